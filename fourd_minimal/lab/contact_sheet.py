@@ -1,0 +1,202 @@
+"""A 4D grid as one still picture: times across, views down, what was given framed.
+
+The checks of what may be called a grid live here too, because every picture of one begins with them.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+KNOWN_RGB = (230, 159, 0)  # orange of the Okabe-Ito palette, which colour-blind readers tell from every grey
+GUTTER_RGB = (222, 222, 222)
+INK_RGB = (70, 70, 70)
+GUTTER = 2  # pixels around every frame
+
+
+def contact_sheet(
+    grid: Tensor,
+    path: str | os.PathLike | None = None,
+    *,
+    known: bool | Tensor = True,
+    scale: int | None = None,
+    labels: bool = True,
+    rows: Sequence[int] | None = None,
+    cols: Sequence[int] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lay every frame of a grid on one sheet.
+
+    Args:
+        grid: `(v, t, 3, h, w)` in [0, 1]; row v is a fixed-view video, column t a freeze-time video.
+        path: where to write the sheet as a PNG as well; missing folders are made.
+        known: which cells to frame as given: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
+        scale: screen pixels per grid pixel, a whole number; by default frames come out near 72 pixels wide.
+        labels: whether to number times and views along the edges.
+        rows: the views to show, in this order; all by default.
+        cols: the times to show, in this order; all by default.
+
+    Returns:
+        The sheet, ready for `plt.imshow` or `PIL.Image.fromarray`.
+
+    Raises:
+        ValueError: an argument has the wrong shape or range.
+
+    Example:
+        >>> contact_sheet(torch.rand(4, 6, 3, 16, 16), scale=2, labels=False).shape
+        (144, 216, 3)
+    """
+    (frames,) = labelled_frames(grid).values()
+    given = known_cells(known, *frames.shape[:2])
+    rows, cols = _chosen("rows", rows, frames.shape[0]), _chosen("cols", cols, frames.shape[1])
+    frames, given = frames[np.ix_(rows, cols)], given[np.ix_(rows, cols)]
+
+    scale = whole_scale(scale, frames.shape[3], target=72)
+    frames = repeat(frames, "v t h w c -> v t (h sh) (w sw) c", sh=scale, sw=scale)
+    v, t, h, w, _ = frames.shape
+    tiles = np.empty((v, t, h + 2 * GUTTER, w + 2 * GUTTER, 3), np.uint8)
+    tiles[:] = np.where(given[..., None], KNOWN_RGB, GUTTER_RGB)[:, :, None, None]
+    tiles[:, :, GUTTER:-GUTTER, GUTTER:-GUTTER] = frames
+    sheet = rearrange(tiles, "v t h w c -> (v h) (t w) c")
+    if labels:
+        sheet = _numbered(sheet, rows, cols)
+    return _written(sheet, path)
+
+
+def compare_sheet(
+    grids: Mapping[str, Tensor], path: str | os.PathLike | None = None, **options
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lay several grids of one scene side by side, each under its label.
+
+    Args:
+        grids: label -> `(v, t, 3, h, w)` in [0, 1], all of one shape.
+        path: where to write the sheet as a PNG as well.
+        options: `known`, `scale`, `labels`, `rows`, `cols` as in `contact_sheet`.
+
+    Example:
+        >>> truth = torch.rand(2, 3, 3, 8, 8)
+        >>> compare_sheet({"truth": truth, "copy": truth}).shape[2]
+        3
+    """
+    labelled_frames(grids)
+    sheets = [contact_sheet(grid, **options) for grid in grids.values()]
+    font, gap = _font(15), 20
+    height, width, _ = sheets[0].shape
+    canvas = Image.new("RGB", (len(sheets) * (width + gap) - gap, height + 26), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, (label, sheet) in enumerate(zip(grids, sheets)):
+        left = i * (width + gap)
+        canvas.paste(Image.fromarray(sheet), (left, 26))
+        draw.text((left + width / 2, 12), label, INK_RGB, font, anchor="mm")
+    return _written(np.asarray(canvas), path)
+
+
+def labelled_frames(grid: Tensor | Mapping[str, Tensor]) -> dict[str, UInt8[np.ndarray, "v t h w 3"]]:
+    """The frames of one grid, or of several under their labels, as bytes.
+
+    Raises:
+        ValueError: not `(v, t, 3, h, w)`, empty, not finite, outside [0, 1] by more than 1e-3, or shapes that differ.
+    """
+    grids = dict(grid) if isinstance(grid, Mapping) else {"": grid}
+    if not grids:
+        raise ValueError("grid is an empty dict; give at least one label -> tensor.")
+    frames = {label: _as_bytes(f"grid[{label!r}]" if label else "grid", g) for label, g in grids.items()}
+    shapes = {label: tuple(f.shape[i] for i in (0, 1, 4, 2, 3)) for label, f in frames.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"grid holds tensors of different shapes, {shapes}; panels that move together need one shape.")
+    return frames
+
+
+def known_cells(known: bool | Tensor, v: int, t: int) -> Bool[np.ndarray, "v t"]:
+    """Which cells of the grid were given: row 0 and column 0 for True, none for False, else what the mask says."""
+    if isinstance(known, bool):
+        mask = np.zeros((v, t), bool)
+        mask[0] = mask[:, 0] = known
+        return mask
+    mask = torch.as_tensor(known)
+    if mask.shape != (v, t) or mask.dtype != torch.bool:
+        raise ValueError(f"known is {mask.dtype} of shape {tuple(mask.shape)}; give True, False or a boolean ({v}, {t}).")
+    return mask.cpu().numpy()
+
+
+def whole_scale(scale: int | None, width: int, target: int) -> int:
+    """Screen pixels per grid pixel: the caller's, or the whole number that brings `width` near `target`."""
+    if scale is None:
+        return max(1, round(target / width))
+    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"scale is {scale!r}; give a whole number of screen pixels per grid pixel, 1 or more.")
+    return scale
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file so that nobody ever finds half of it: beside its place first, then moved in one step."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """A picture as a lossless PNG file."""
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _as_bytes(name: str, grid: Tensor) -> UInt8[np.ndarray, "v t h w 3"]:
+    if not isinstance(grid, Tensor):
+        raise ValueError(f"{name} is a {type(grid).__name__}; give a tensor (v, t, 3, h, w) or a dict label -> tensor.")
+    if grid.ndim != 5 or grid.shape[2] != 3:
+        raise ValueError(f"{name} has shape {tuple(grid.shape)}; give one grid (v, t, 3, h, w), without a batch axis.")
+    if grid.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(grid.shape)}, which is empty; every axis needs at least one entry.")
+    grid = grid.detach().cpu().float()
+    if not grid.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values; give colours in [0, 1].")
+    low, high = grid.min().item(), grid.max().item()
+    if low < -1e-3 or high > 1 + 1e-3:
+        raise ValueError(f"{name} lies in [{low:.3g}, {high:.3g}]; give colours in [0, 1].")
+    return rearrange(grid.clamp(0, 1).mul(255).round().byte(), "v t c h w -> v t h w c").numpy()
+
+
+def _chosen(name: str, wanted: Sequence[int] | None, n: int) -> list[int]:
+    wanted = list(range(n) if wanted is None else wanted)
+    if not wanted or not all(-n <= i < n for i in wanted):
+        raise ValueError(f"{name} is {wanted}; give one or more indices into {n} entries.")
+    return [i % n for i in wanted]
+
+
+def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:
+    """The sheet with `time` numbers above it and `view` numbers at its left."""
+    height, width, _ = sheet.shape
+    font, left, top = _font(12), 44, 22
+    canvas = Image.new("RGB", (left + width, top + height), "white")
+    canvas.paste(Image.fromarray(sheet), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for i, t in enumerate(cols):
+        text = f"time {t}" if i == 0 else f"{t}"
+        draw.text((left + (i + 0.5) * width / len(cols), top / 2), text, INK_RGB, font, anchor="mm")
+    for i, v in enumerate(rows):
+        text = f"view {v}" if i == 0 else f"{v}"
+        draw.text((left - 6, top + (i + 0.5) * height / len(rows)), text, INK_RGB, font, anchor="rm")
+    return np.asarray(canvas)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _written(sheet: np.ndarray, path: str | os.PathLike | None) -> np.ndarray:
+    if path is not None:
+        write_whole(path, png(sheet))
+    return sheet

@@ -1,0 +1,136 @@
+"""Two streams over a grid: the same frozen blocks see its rows and its columns at once, and synchronise.
+
+Section 3.2.1 of 4Real-Video. Both streams hold tokens of the whole grid, v views by t times. At every layer, eq. 4:
+
+    y^v = x^v + phi_l(x^v; c^v)       each column, a freeze-time video: attention runs over the views
+    y^t = x^t + phi_l(x^t; c^t)       each row, a fixed-view video: attention runs over the times
+    x^v, x^t = Sync_l(y^v, y^t)
+
+phi_l is ONE pretrained video block, used by both streams with another context embedding. Eqs. 2 and 3 are the streams
+taken alone (no sync). Eq. 5 is the sequential design the paper argues against: one stream, views first, then times.
+
+    y = x + phi_l(x; c^v),    x' = y + phi_l(y; c^t)
+
+Any block list works: a block is a callable `block(tokens, *cond) -> tokens` on `(batch, frames * n, d)` that includes
+the residual, as the blocks of diffusers' video transformers do. Each entry of `cond` is None or a tensor with one row
+per sequence (batch first); an entry that is the same object for both streams is shared as it is (rotary angles, say).
+
+Departures. The paper swaps the names of the streams between eqs. 2, 3 and eq. 4; we follow eq. 4. When the grid is
+square, both streams go through a block as one batch, which is why its `cond` come in one list per stream.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Grid = Float[Tensor, "b v t n d"]
+Cond = Sequence[Tensor | None]
+Sync = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def columns(grid: Grid) -> Float[Tensor, "bt vn d"]:
+    """Freeze-time videos: `(b t)` sequences of v frames."""
+    return rearrange(grid, "b v t n d -> (b t) (v n) d")
+
+
+def rows(grid: Grid) -> Float[Tensor, "bv tn d"]:
+    """Fixed-view videos: `(b v)` sequences of t frames."""
+    return rearrange(grid, "b v t n d -> (b v) (t n) d")
+
+
+def from_columns(sequences: Float[Tensor, "bt vn d"], views: int, times: int) -> Grid:
+    """The inverse of `columns`."""
+    return rearrange(sequences, "(b t) (v n) d -> b v t n d", v=views, t=times)
+
+
+def from_rows(sequences: Float[Tensor, "bv tn d"], views: int, times: int) -> Grid:
+    """The inverse of `rows`."""
+    return rearrange(sequences, "(b v) (t n) d -> b v t n d", v=views, t=times)
+
+
+def both_streams(block: Callable, x_view: Grid, x_time: Grid, cond_view: Cond, cond_time: Cond) -> tuple[Grid, Grid]:
+    """Eq. 4 before the sync: one block on the columns of `x_view` and on the rows of `x_time`."""
+    v, t = x_view.shape[1:3]
+    sequences = [columns(x_view), rows(x_time)]
+    if v == t:  # sequences of equal length: one batch for both
+        pairs = zip(cond_view, cond_time, strict=True)
+        cond = [of_view if of_view is of_time else torch.cat([of_view, of_time]) for of_view, of_time in pairs]
+        y_view, y_time = block(torch.cat(sequences), *cond).chunk(2)
+    else:
+        y_view, y_time = block(sequences[0], *cond_view), block(sequences[1], *cond_time)
+    return from_columns(y_view, v, t), from_rows(y_time, v, t)
+
+
+class TwoStream(nn.Module):
+    """Eq. 4 over a block list: both streams through every block, a sync after each.
+
+    >>> block = lambda tokens: tokens + tokens.mean(1, keepdim=True)      # a "video model" that smooths
+    >>> average = lambda y_view, y_time, cond: ((y_view + y_time) / 2,) * 2
+    >>> model = TwoStream([block, block], [average, average])
+    >>> x_view, x_time = model(torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 5, 4))
+    >>> x_view.shape, torch.equal(x_view, x_time)
+    (torch.Size([1, 2, 3, 5, 4]), True)
+    """
+
+    def __init__(self, blocks: Sequence[Callable], sync: Sequence[Sync]):
+        super().__init__()
+        if len(blocks) != len(sync):
+            raise ValueError(f"sync has {len(sync)} layers; it needs one for each of the {len(blocks)} blocks.")
+        self.blocks = blocks if not all(isinstance(m, nn.Module) for m in blocks) else nn.ModuleList(blocks)
+        self.sync = sync if not all(isinstance(m, nn.Module) for m in sync) else nn.ModuleList(sync)
+
+    def forward(
+        self,
+        x_view: Grid,
+        x_time: Grid,
+        cond_view: Cond = (),
+        cond_time: Cond = (),
+        cond_sync: Float[Tensor, "b v t k"] | None = None,
+        observe: Callable[[int, Grid, Grid, Grid, Grid], None] | None = None,
+    ) -> tuple[Grid, Grid]:
+        """Run all layers.
+
+        Args:
+            x_view, x_time: tokens of the grid as each stream embedded them.
+            cond_view: what the block gets for the columns, `b * t` sequences.
+            cond_time: the same entries for the rows, `b * v` sequences.
+            cond_sync: what the sync gets, an embedding of sigma for every cell.
+            observe: called as `observe(layer, y_view, y_time, x_view, x_time)` after every sync, for Fig. 3.
+
+        Returns:
+            the tokens of the view stream and of the time stream.
+
+        Raises:
+            ValueError: the streams differ in shape.
+        """
+        if x_view.shape != x_time.shape:
+            raise ValueError(f"x_time has shape {tuple(x_time.shape)}; it must be x_view's, {tuple(x_view.shape)}.")
+        for layer, (block, sync) in enumerate(zip(self.blocks, self.sync, strict=True)):
+            y_view, y_time = both_streams(block, x_view, x_time, cond_view, cond_time)
+            x_view, x_time = sync(y_view, y_time, cond_sync)
+            if observe is not None:
+                observe(layer, y_view, y_time, x_view, x_time)
+        return x_view, x_time
+
+
+class Sequential4D(nn.Module):
+    """Eq. 5 over a block list: one stream; each block runs over the views, then again over the times.
+
+    >>> model = Sequential4D([lambda tokens: 2 * tokens])
+    >>> model(torch.ones(1, 2, 3, 5, 4)).unique()
+    tensor([4.])
+    """
+
+    def __init__(self, blocks: Sequence[Callable]):
+        super().__init__()
+        self.blocks = blocks if not all(isinstance(m, nn.Module) for m in blocks) else nn.ModuleList(blocks)
+
+    def forward(self, x: Grid, cond_view: Cond = (), cond_time: Cond = ()) -> Grid:
+        v, t = x.shape[1:3]
+        for block in self.blocks:
+            y = from_columns(block(columns(x), *cond_view), v, t)
+            x = from_rows(block(rows(y), *cond_time), v, t)
+        return x

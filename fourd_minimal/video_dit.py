@@ -1,0 +1,253 @@
+"""A video diffusion transformer: the base model whose frozen blocks both streams of 4Real-Video share.
+
+Section 3.1: a pixel-space DiT that denoises a video. Two things make it usable for a 4D grid. It is trained with random
+masks, to predict unseen frames from any subset of seen ones; and it knows two contexts, "dynamic" (the camera rests,
+the scene moves) and "freeze" (the scene rests, the camera moves). Each block adds an update to the tokens, eq. 1:
+
+    x <- x + phi_l(x; c)
+
+The block is Wan 2.1's (arXiv 2503.20314): AdaLN-Zero around self-attention with QK-norm and rotary positions over
+frame, row and column; optional cross-attention to text; a feed-forward. It is tested against diffusers'
+`WanTransformerBlock` with the same weights.
+
+Departures. The paper conditions on seen frames in a way it does not describe; here, as in Open-Sora and Wan image-to-
+video: a seen frame has sigma = 0, and every frame gets two extra inputs, a mask channel and the nearest seen frame.
+The paper's 600M model has text; here it is optional (`text_dim`). What the output means (velocity, clean frames) is
+the caller's choice.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+CONTEXTS = ("dynamic", "freeze")
+Context = Literal["dynamic", "freeze"]
+
+
+@dataclass(frozen=True)
+class VideoDiTConfig:
+    """The shape of a `VideoDiT`. The paper's: 24 blocks of 1024 channels, 36x64 pixels."""
+
+    image_size: tuple[int, int] = (36, 64)
+    patch: int = 2
+    dim: int = 1024
+    depth: int = 24
+    heads: int = 16
+    mlp_ratio: float = 4.0
+    channels: int = 3
+    text_dim: int = 0
+    """Width of the text tokens; 0 leaves the cross-attention out."""
+
+    def __post_init__(self):
+        if any(side % self.patch for side in self.image_size):
+            raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
+
+
+def nearest_seen(
+    clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]
+) -> Float[Tensor, "b t c h w"]:
+    """For every frame, the seen frame closest in index (the earlier one on a tie); zeros where nothing is seen.
+
+    >>> clean = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
+    >>> nearest_seen(clean, torch.tensor([[True, False, False, True]])).flatten()
+    tensor([0., 0., 3., 3.])
+    """
+    t = torch.arange(clean.shape[1], device=clean.device)
+    distance = (t[:, None] - t).abs().masked_fill(~seen[:, None], clean.shape[1])
+    index = distance.argmin(-1)
+    fill = clean[torch.arange(len(clean), device=clean.device)[:, None], index]
+    return fill * seen.any(1)[:, None, None, None, None]
+
+
+def sigma_embedding(sigma: Float[Tensor, "..."], dim: int) -> Float[Tensor, "... dim"]:
+    """Sines and cosines of 1000 sigma at `dim / 2` frequencies from 1 down to 1/10000."""
+    frequencies = torch.exp(torch.arange(dim // 2, device=sigma.device) * (-torch.log(torch.tensor(1e4)) / (dim // 2)))
+    angles = 1000 * sigma[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+def rotary_angles(frames: int, rows: int, columns: int, head_dim: int) -> Float[Tensor, "n half"]:
+    """The angle by which each pair of channels turns at each token, tokens ordered frame, row, column.
+
+    The channels of a head are shared out as in Wan: a third each for row and column (rounded down to even), the rest
+    for the frame. Angles are position / 10000^(2i / channels of that axis).
+    """
+    third = 2 * (head_dim // 6)
+    angles = []
+    for length, channels in ((frames, head_dim - 2 * third), (rows, third), (columns, third)):
+        frequencies = 1e4 ** (-torch.arange(0, channels, 2).float() / max(channels, 1))
+        angles.append(torch.arange(length).float()[:, None] * frequencies)
+    f, r, c = angles
+    return torch.cat([
+        repeat(f, "f a -> (f r c) a", r=rows, c=columns),
+        repeat(r, "r a -> (f r c) a", f=frames, c=columns),
+        repeat(c, "c a -> (f r c) a", f=frames, r=rows),
+    ], -1)  # fmt: skip
+
+
+def rotate(x: Float[Tensor, "b h n d"], angles: Float[Tensor, "n half"]) -> Float[Tensor, "b h n d"]:
+    """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle."""
+    pairs = x.unflatten(-1, (-1, 2))
+    cos, sin = angles.cos().to(x), angles.sin().to(x)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys (over all heads at once, as in Wan)."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_kv = nn.Linear(context_dim or dim, 2 * dim)
+        self.norm_q = nn.RMSNorm(dim, eps=1e-6)
+        self.norm_k = nn.RMSNorm(dim, eps=1e-6)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"], context: Tensor | None = None, angles: Tensor | None = None):
+        q = self.norm_q(self.to_q(x))
+        k, v = self.to_kv(x if context is None else context).chunk(2, -1)
+        k = self.norm_k(k)
+        q, k, v = (rearrange(a, "b n (h d) -> b h n d", h=self.heads) for a in (q, k, v))
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
+
+class Block(nn.Module):
+    """One layer, eq. 1: x + phi_l(x; c). With AdaLN-Zero, phi_l is 0 at the start."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, text_dim: int = 0):
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.modulation = nn.Linear(dim, 6 * dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.text_attention = Attention(dim, heads, text_dim) if text_dim else None
+        self.text_norm = nn.LayerNorm(dim, eps=1e-6) if text_dim else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        c: Float[Tensor, "b f d"],
+        text: Float[Tensor, "b m k"] | None = None,
+        angles: Float[Tensor, "n half"] | None = None,
+    ) -> Float[Tensor, "b n d"]:
+        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
+        shape = x.shape
+
+        def modulated(norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:
+            return ((1 + scale) * norm(x).view(b, f, -1, d) + shift).view(shape)
+
+        b, f, d = c.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c))[:, :, None].chunk(6, -1)
+        update = self.attention(modulated(self.norm1, shift1, scale1), angles=angles)
+        x = x + (gate1 * update.view(b, f, -1, d)).view(shape)
+        if self.text_attention is not None:
+            x = x + self.text_attention(self.text_norm(x), text)
+        update = self.mlp(modulated(self.norm2, shift2, scale2))
+        return x + (gate2 * update.view(b, f, -1, d)).view(shape)
+
+
+class VideoDiT(nn.Module):
+    """`(b, t, c, h, w)` -> the same shape. `embed`, `.blocks` and `unembed` are apart, so that `two_stream` can step in.
+
+    >>> config = VideoDiTConfig(image_size=(8, 8), patch=4, dim=24, depth=2, heads=2)
+    >>> model = VideoDiT(config)
+    >>> video, sigma = torch.randn(1, 3, 3, 8, 8), torch.tensor([[0.0, 0.7, 0.7]])
+    >>> seen = torch.tensor([[True, False, False]])
+    >>> model(video, sigma, seen=seen, clean=video, context="freeze").shape
+    torch.Size([1, 3, 3, 8, 8])
+    """
+
+    def __init__(self, config: VideoDiTConfig):
+        super().__init__()
+        self.config = config
+        dim, patch = config.dim, config.patch
+        inputs = (2 * config.channels + 1) * patch**2
+        self.patch_in = nn.Linear(inputs, dim)
+        self.sigma_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.context_in = nn.Embedding(len(CONTEXTS), dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, config.mlp_ratio, config.text_dim) for _ in range(config.depth)
+        )
+        self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.modulation_out = nn.Linear(dim, 2 * dim)
+        self.patch_out = nn.Linear(dim, config.channels * patch**2)
+        for layer in (self.modulation_out, self.patch_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def embed(
+        self,
+        x: Float[Tensor, "b t c h w"],
+        sigma: Float[Tensor, "b t"],
+        seen: Bool[Tensor, "b t"] | None = None,
+        clean: Float[Tensor, "b t c h w"] | None = None,
+        context: Context = "dynamic",
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "n half"]]:
+        """Frames -> tokens, one condition per frame, and the rotary angles. Arguments as in `forward`."""
+        b, t, channels, h, w = x.shape
+        if (channels, (h, w)) != (self.config.channels, tuple(self.config.image_size)):
+            wanted = (self.config.channels, *self.config.image_size)
+            raise ValueError(f"x has frames of shape {(channels, h, w)}; this model wants {wanted}.")
+        if context not in CONTEXTS:
+            raise ValueError(f"context is {context!r}; it must be one of {CONTEXTS}.")
+        if (seen is None) != (clean is None):
+            raise ValueError("seen and clean belong together: give both or neither.")
+        if seen is None:
+            seen, clean = torch.zeros(b, t, dtype=torch.bool, device=x.device), torch.zeros_like(x)
+        mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
+        frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
+        p = self.config.patch
+        tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
+        c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
+        c = c + self.context_in.weight[CONTEXTS.index(context)]
+        angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
+        return tokens, c, angles
+
+    def unembed(self, tokens: Float[Tensor, "b n d"], c: Float[Tensor, "b t d"]) -> Float[Tensor, "b t c h w"]:
+        """Tokens -> frames."""
+        p, (h, w) = self.config.patch, self.config.image_size
+        shift, scale = self.modulation_out(F.silu(c))[:, :, None].chunk(2, -1)
+        tokens = (1 + scale) * rearrange(self.norm_out(tokens), "b (t s) d -> b t s d", t=c.shape[1]) + shift
+        return rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=h // p, k=w // p, p=p, q=p)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t c h w"],
+        sigma: Float[Tensor, "b t"],
+        seen: Bool[Tensor, "b t"] | None = None,
+        clean: Float[Tensor, "b t c h w"] | None = None,
+        context: Context = "dynamic",
+        text: Float[Tensor, "b m k"] | None = None,
+    ) -> Float[Tensor, "b t c h w"]:
+        """Predict (velocity or clean frames: what it was trained for) from a noisy video.
+
+        Args:
+            x: noisy frames; seen ones are clean.
+            sigma: noise level of each frame in [0, 1]; 0 where a frame is seen.
+            seen: which frames are given. None: none.
+            clean: the given frames, in [-1, 1]; where `seen` is False it is not looked at.
+            context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
+            text: tokens of width `text_dim`, when the model was built with text.
+
+        Raises:
+            ValueError: frames of another shape, an unknown context, `seen` without `clean`.
+        """
+        tokens, c, angles = self.embed(x, sigma, seen, clean, context)
+        for block in self.blocks:
+            tokens = block(tokens, c, text, angles)
+        return self.unembed(tokens, c)
