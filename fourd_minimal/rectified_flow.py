@@ -82,7 +82,7 @@ def sample_sigma(
     shift: float = 1.0,
     distribution: str = "logit_normal",
     generator: torch.Generator | None = None,
-) -> Float[Tensor, " n"]:
+) -> Float[Tensor, " {n}"]:
     """Draw `n` noise levels in (0, 1) to train on.
 
     Args:
@@ -108,7 +108,7 @@ def sample_sigma(
     return shift_sigma(sigma, shift)
 
 
-def sigma_steps(n_steps: int, shift: float = 1.0) -> Float[Tensor, " n_steps+1"]:
+def sigma_steps(n_steps: int, shift: float = 1.0) -> Float[Tensor, " {n_steps}+1"]:
     """The noise levels a sampler visits: from 1 down to 0 evenly, then shifted.
 
     >>> sigma_steps(4)

@@ -25,12 +25,14 @@ Condition = Float[Tensor, "b v t k"]
 """One embedding of sigma for every cell of the grid."""
 
 
-def average_sync(y_view: Grid, y_time: Grid) -> Grid:
+def average_sync(y_view: Float[Tensor, "*grid"], y_time: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
     """Eq. 12: 1/2 (y^v + y^t), the new tokens of both streams."""
     return (y_view + y_time) / 2
 
 
-def weighted_sync(y_view: Grid, y_time: Grid, w: float) -> tuple[Grid, Grid]:
+def weighted_sync(
+    y_view: Float[Tensor, "*grid"], y_time: Float[Tensor, "*grid"], w: float
+) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:
     """Eq. 13: each stream moves a share `w` towards the other; w = 0 changes nothing, w = 1/2 is eq. 12.
 
     >>> weighted_sync(torch.zeros(1), torch.ones(1), 0.25)
@@ -62,7 +64,7 @@ class ModLinear(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, y: Grid, cond: Condition) -> Grid:
+    def forward(self, y: Float[Tensor, "b v t n i"], cond: Condition) -> Float[Tensor, "b v t n o"]:
         a, b = self.scale(cond)[..., None, :], self.shift(cond)[..., None, :]
         return ((1 + a) * y) @ self.weight.T + b
 

@@ -63,30 +63,24 @@ def trace(
         depth (infinite where nothing is hit) and the index of the object hit.
     """
     matrix, offset = _inverse(objects.to_world)
-    n, t, k = matrix.shape[:3]
-    v, p = directions.shape[1], directions.shape[3]
+    m, v = objects.n_balls, origins.shape[1]
     o = torch.einsum("ntkij,nvj->nvtki", matrix, origins) + offset[:, None]
-    if directions.shape[2] == 1:  # all times share their rays: one matrix product for all of them
-        flat = rearrange(matrix, "n t k i j -> n 1 j (t k i)")
-        d = rearrange(directions[:, :, 0] @ flat, "n v p (t k i) -> i n v t k p", t=t, k=k)
-    else:
-        flat = rearrange(matrix, "n t k i j -> n 1 t j (k i)")
-        d = rearrange(directions @ flat, "n v t p (k i) -> i n v t k p", k=k)
-    o = rearrange(o, "n v t k i -> i n v t k 1")
-    depth = torch.full((n, v, t, k, p), torch.inf, device=d.device)
-    m = objects.n_balls
-    if m:  # |o + s d| = 1
-        do, dd = o[..., :m, :], d[..., :m, :]
-        a, b, c = (dd * dd).sum(0), (dd * do).sum(0), (do * do).sum(0) - 1
-        root = (b * b - a * c).sqrt()  # NaN where the ray misses: comparisons with it are False
-        s = (-b - root) / a
-        depth[..., :m, :] = torch.where(s > 0, s, torch.inf)
-    if m < k:  # enters the last of three slabs before it leaves the first
-        inverse = 1 / d[..., m:, :]
-        middle, half = -o[..., m:, :] * inverse, inverse.abs()
+    hits = []
+    if m:  # |o + s d|^2 = 1, written as a s^2 + 2 b s + c = 0 with a and b linear in products of the world direction
+        quadric = rearrange(torch.einsum("ntkli,ntklj->ntkij", matrix[:, :, :m], matrix[:, :, :m]), "... i j -> ... (i j)")
+        squares = (directions[..., :, None] * directions[..., None, :]).flatten(-2)
+        a = squares @ quadric[:, None].mT
+        b = directions @ torch.einsum("nvtki,ntkij->nvtjk", o[:, :, :, :m], matrix[:, :, :m])
+        c = o[:, :, :, None, :m].square().sum(-1) - 1
+        near = (-b - (b * b - a * c).sqrt()) / a  # NaN where the ray misses: comparisons with it are False
+        hits.append(torch.where(near > 0, near, torch.inf))
+    if m < matrix.shape[2]:  # enters the last of three slabs before it leaves the first
+        flat = rearrange(matrix[:, None, :, m:], "n 1 t k i j -> n 1 t j (i k)")
+        inverse = rearrange(directions @ flat, "n v t p (i k) -> i n v t p k", i=3).reciprocal()
+        middle, half = -rearrange(o[:, :, :, None, m:], "n v t 1 k i -> i n v t 1 k") * inverse, inverse.abs()
         near, far = (middle - half).amax(0), (middle + half).amin(0)
-        depth[..., m:, :] = torch.where((near < far) & (near > 0), near, torch.inf)
-    return depth.min(-2)
+        hits.append(torch.where((near < far) & (near > 0), near, torch.inf))
+    return torch.cat(hits, -1).min(-1)
 
 
 def _surface(objects: MovingObjects, points: Tensor, scene: Tensor, time: Tensor, k: Tensor) -> Tensor:

@@ -41,10 +41,10 @@ class _Draw:
         return torch.where(self.chance(0.5, *shape), 1.0, -1.0)
 
     def wave(self, time: Float[Tensor, " t"], *shape: int) -> Float[Tensor, "n t *shape"]:
-        """Smooth motions that start at 0: half to one swing of a sine over the clip, from a random phase."""
-        phase, rate = self.uniform(0, 2 * math.pi, 1, *shape), self.uniform(math.pi, 2 * math.pi, 1, *shape)
+        """Smooth motions in [-1, 1]: a third to 0.6 of a period of a sine over the clip, from a random phase."""
+        phase, rate = self.uniform(0, 2 * math.pi, 1, *shape), self.uniform(0.6 * math.pi, 1.2 * math.pi, 1, *shape)
         time = time.reshape(-1, *(1,) * len(shape))
-        return torch.sin(phase + rate * time) - torch.sin(phase)
+        return torch.sin(phase + rate * time)
 
 
 def hue(h: Float[Tensor, "*b"], saturation: float = 0.85, value: float = 0.95) -> Float[Tensor, "*b 3"]:
@@ -78,15 +78,15 @@ def _one_object(draw: _Draw, time: Tensor, in_depth: bool) -> tuple[Tensor, int,
     n, t = draw.n, len(time)
     half = draw.uniform(0.42, 0.72, 1, 3).expand(n, t, 3)
     bounces = draw.chance(0.6, 1)
-    height = torch.where(bounces, 0.3 * draw.wave(time), 0.0)
-    squash = torch.where(bounces & draw.chance(0.6, 1), 0.0, 0.28 * draw.wave(time)).exp()
+    height = torch.where(bounces, 0.4 * draw.wave(time), 0.0)
+    squash = torch.where(bounces & draw.chance(0.6, 1), 0.0, 0.35 * draw.wave(time)).exp()
     scale = half * torch.stack([squash**-0.5, squash, squash**-0.5], -1)
     position = torch.stack([torch.zeros(n, t), height, torch.zeros(n, t)], -1)
     turn = rotation(draw.uniform(0, 2 * math.pi, 1), "y")
     if in_depth:
-        slide = 0.25 * draw.wave(time, 2)
+        slide = 0.3 * draw.wave(time, 2)
         position = position + torch.stack([slide[..., 0], torch.zeros(n, t), slide[..., 1]], -1)
-        turn = turn @ rotation(0.35 * draw.wave(time), "x") @ rotation(0.35 * draw.wave(time), "z")
+        turn = turn @ rotation(0.4 * draw.wave(time), "x") @ rotation(0.4 * draw.wave(time), "z")
     linear = turn * scale[..., None, :]
     box = draw.chance(0.5, 1, 1)
     shown = torch.stack([torch.where(box, 1e-4, 1.0), torch.where(box, 1.0, 1e-4)], 2)[..., None]
@@ -133,7 +133,7 @@ def _creature(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
     face = hue(draw.uniform(0, 1, 1), 0.5)
     order = [base, face, accent, accent, base, accent, accent, base, accent]
     colours = torch.cat(order, 1)[:, :, None].expand(-1, -1, 6, -1)
-    return heading @ parts * (1.5 * one[..., None, None, None]), 8, colours, torch.zeros(9)
+    return heading @ parts * (1.3 * one[..., None, None, None]), 8, colours, torch.zeros(9)
 
 
 def _several(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:

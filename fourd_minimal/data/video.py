@@ -1,9 +1,10 @@
-"""Frames in from mp4, webm, gif or a folder of PNG, and out again; transparency is kept wherever the format can hold it."""
+"""Frames in from mp4, webm, gif or a folder of PNG, and out again; alpha is kept where the format can hold it."""
 
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -12,12 +13,22 @@ from typing import NamedTuple
 import av
 import torch
 import torch.nn.functional as F
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import Colorspace
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-ALPHA_DECODER = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these two drop the alpha
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these two drop the alpha
+
+FORMATS = {  # (suffix, lossless, with alpha): codec, pixels, codec options, file options
+    (".mp4", False, False): ("libx264", "yuv420p", {"crf": "16"}, {"movflags": "+faststart"}),
+    (".mp4", True, False): ("libx264rgb", "rgb24", {"qp": "0"}, {"movflags": "+faststart"}),
+    (".webm", False, False): ("libvpx-vp9", "yuv420p", {"crf": "16", "b": "0"}, {}),
+    (".webm", False, True): ("libvpx-vp9", "yuva420p", {"crf": "16", "b": "0"}, {}),
+    (".gif", False, False): ("gif", "pal8", {}, {}),
+    ("", True, False): ("png", "rgb24", {}, {"start_number": "0"}),
+    ("", True, True): ("png", "rgba", {}, {"start_number": "0"}),
+}
 
 
 class Video(NamedTuple):
@@ -52,64 +63,189 @@ def read_video(
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"path: nothing is at {path}; a video, a GIF or a folder of PNG is wanted")
-    indices = _choose(frames, sum(1 for _ in _decode(path)), path)
-    read = {}
-    for i, frame in enumerate(islice(_decode(path), max(indices) + 1)):
-        if i in indices:
-            read[i] = _pixels(frame) if size is None else _resize(_pixels(frame), size)
-    rgb, alpha = torch.stack([read[i] for i in indices]).split([3, 1], dim=1)
-    return Video(rgb, None if (alpha == 1).all() else alpha)
+        raise FileNotFoundError(f"path: a video, a GIF or a folder of PNG is wanted, but nothing is at {path}")
+    wanted = _choose(frames, sum(1 for _ in _decode(path)), path)
+    read = {
+        i: _pixels(frame) if size is None else _crop_resize(_pixels(frame), size)
+        for i, frame in enumerate(islice(_decode(path), max(wanted) + 1))
+        if i in wanted
+    }
+    rgb, alpha = torch.stack([read[i] for i in wanted]).split([3, 1], dim=1)
+    return Video(rgb, None if alpha.min() > 1 - 1e-3 else alpha)
 
 
 def write_video(
-    rgb: Tensor,
-    path: str | os.PathLike,
-    fps: float = 8,
-    alpha: Tensor | None = None,
-    lossless: bool = False,
+    rgb: Tensor, path: str | os.PathLike, fps: float = 8, alpha: Tensor | None = None, lossless: bool = False
 ) -> None:
-    """Write a clip, whole or not at all.
+    """Write a clip, whole or not at all; what stood at `path` is replaced.
 
     Args:
         rgb: `(t, 3, h, w)` in [0, 1].
         path: its suffix is the format. `.mp4` plays everywhere (an odd height or width gains a repeated line), `.webm`
-            keeps alpha, `.gif` loops; no suffix is a folder of PNG, which is exact. What stood there is replaced.
+            holds alpha, `.gif` loops; no suffix is a folder of PNG, which is exact and holds alpha.
         fps: frames per second.
-        alpha: `(t, 1, h, w)` in [0, 1], for a `.webm` or a folder of PNG.
-        lossless: with `.mp4`: reads back 8-bit pixels exactly, though few players show it.
+        alpha: `(t, 1, h, w)` in [0, 1].
+        lossless: an `.mp4` that reads back 8-bit pixels exactly, though few players show it.
 
     Raises:
-        ValueError: wrong shape or range, NaN, an unknown suffix, or one that cannot hold what is asked.
+        ValueError: wrong shape or range, NaN, or a format that is unknown or cannot hold what is asked.
     """
     path = Path(path)
-    _check("rgb", rgb, 3)
+    suffix = path.suffix.lower()
+    form = suffix, lossless or not suffix, alpha is not None
+    if form not in FORMATS:
+        raise ValueError(
+            "path: .mp4 (also lossless), .webm (also with alpha), .gif or no suffix (a folder of PNG, all of these) is "
+            f"wanted, given {path.name} with lossless={lossless} and {'an' if form[2] else 'no'} alpha"
+        )
+    _check_pictures("rgb", rgb, 3)
     if alpha is not None:
-        _check("alpha", alpha, 1)
-        if alpha.shape[0] != rgb.shape[0] or alpha.shape[2:] != rgb.shape[2:]:
-            raise ValueError(f"alpha: one value per pixel of rgb {_shape(rgb)} is wanted, given {_shape(alpha)}")
-        if path.suffix not in ("", ".webm"):
-            raise ValueError(f"alpha: {path.name} cannot hold it; a .webm or a folder of PNG (no suffix) can")
-    if lossless and path.suffix not in ("", ".mp4"):
-        raise ValueError(f"lossless: {path.name} cannot be exact; an .mp4 or a folder of PNG (no suffix) can")
+        _check_pictures("alpha", alpha, 1)
+        if alpha[:, 0].shape != rgb[:, 0].shape:
+            raise ValueError(f"alpha: what fits rgb {tuple(rgb.shape)} is wanted, given {tuple(alpha.shape)}")
     if not fps > 0:
-        raise ValueError(f"fps: more than 0 frames per second are wanted, given {fps}")
-    images = rearrange(rgb if alpha is None else torch.cat([rgb, alpha], dim=1), "t c h w -> t h w c")
-    images = (images.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+        raise ValueError(f"fps: more than 0 is wanted, given {fps}")
+    if path.is_dir() and any(file.suffix != ".png" for file in path.iterdir()):
+        raise ValueError(f"path: a folder to replace may hold only PNG, but {path} holds other files")
 
+    pictures = rgb if alpha is None else torch.cat([rgb, alpha], dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        written = Path(folder, "new", path.name)
-        written.parent.mkdir()
-        match path.suffix, lossless:
-            case ".mp4", True:
-                _encode(images, written, fps, "libx264rgb", "rgb24", {"qp": "0"})
-            case ".mp4", False:
-                _encode(_even(images), written, fps, "libx264", "yuv420p", {"crf": "16"})
-            case ".webm", _:
-                _encode(images, written, fps, "libvpx-vp9", "yuv420p" if alpha is None else "yuva420p", {"crf": "16", "b": "0"})
-            case ".gif", _:
-                _encode(images, written, fps, "gif", "pal8", {})
-            case "", _:
-                _encode(images, written / "%04d.png", fps, "png", "rgb24" if alpha is None else "rgba", {})
-        os.replace(written, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing_") as temporary:
+        written = Path(temporary, path.name)
+        if not suffix:
+            written.mkdir()
+        _encode(pictures, written if suffix else written / "%04d.png", fps, *FORMATS[form])
+        if path.is_dir():
+            path.rename(Path(temporary, "replaced"))
+        written.replace(path)
+
+
+def _decode(path: Path) -> Iterator[av.VideoFrame]:
+    """Every frame at `path`, all of one size."""
+    files = sorted(path.glob("*.png"), key=_counted) if path.is_dir() else [path]
+    first = None
+    for i, frame in enumerate(frame for file in files for frame in _decode_file(file)):
+        first = first or frame
+        if (frame.width, frame.height) != (first.width, first.height):
+            raise ValueError(
+                f"path: frames of one size are wanted, but in {path} frame 0 is {first.width}x{first.height} "
+                f"and frame {i} is {frame.width}x{frame.height}"
+            )
+        yield frame
+    if first is None:
+        raise ValueError(f"path: at least 1 frame is wanted, but {path} holds none")
+
+
+def _counted(file: Path) -> list[int | str]:
+    """The order a person would count in: frame 2 before frame 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _decode_file(file: Path) -> Iterator[av.VideoFrame]:
+    try:
+        with av.open(str(file)) as container:
+            if not container.streams.video or container.format.name == "tty":  # FFmpeg plays any text as a terminal
+                raise ValueError(f"path: a video is wanted, but {file} holds no pictures")
+            stream = container.streams.video[0]
+            decoder = stream.codec_context
+            if decoder.name in ALPHA_DECODERS:
+                decoder = av.CodecContext.create(ALPHA_DECODERS[decoder.name], "r")
+                decoder.extradata = stream.codec_context.extradata
+            for packet in container.demux(stream):
+                yield from decoder.decode(packet)
+    except av.FFmpegError as error:
+        raise ValueError(f"path: a video is wanted, but {file} cannot be read as one ({error.strerror})") from error
+
+
+def _choose(frames: int | slice | Sequence[int] | None, count: int, path: Path) -> list[int]:
+    """The indices meant by `frames` in a clip of `count`."""
+    everything = range(count)
+    if isinstance(frames, int):
+        chosen = torch.linspace(0, count - 1, frames).round().int().tolist() if 1 <= frames <= count else []
+    elif frames is None or isinstance(frames, slice):
+        chosen = list(everything[frames or slice(None)])
+    else:
+        chosen = [everything[i] for i in frames] if all(-count <= i < count for i in frames) else []
+    if not chosen:
+        raise ValueError(f"frames: 1 to {count} frames of {path} are wanted, given {frames}")
+    return chosen
+
+
+def _pixels(frame: av.VideoFrame) -> Float[Tensor, "4 h w"]:
+    """Colour and alpha in [0, 1], upright as the camera was held."""
+    upright = torch.rot90(torch.from_numpy(frame.to_ndarray(format="rgba")), frame.rotation // 90)
+    return rearrange(upright, "h w c -> c h w") / 255
+
+
+def _crop_resize(rgba: Float[Tensor, "4 _ _"], size: int | tuple[int, int]) -> Float[Tensor, "4 h w"]:
+    """Resize the largest centred part that has the wanted shape; what is transparent lends no colour."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if min(size) < 1:
+        raise ValueError(f"size: at least 1 pixel is wanted, given {size}")
+    h, w = rgba.shape[1:]
+    scale = min(h / size[0], w / size[1])
+    crop_h, crop_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top, left = (h - crop_h) // 2, (w - crop_w) // 2
+    rgba = rgba[:, top : top + crop_h, left : left + crop_w]
+    premultiplied = torch.cat([rgba[:3] * rgba[3:], rgba[3:]])
+    small = F.interpolate(premultiplied[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return torch.cat([small[:3] / small[3:].clamp(min=1e-6), small[3:]]).clamp(0, 1)
+
+
+def _check_pictures(name: str, pictures: Tensor, channels: int) -> None:
+    if pictures.ndim != 4 or pictures.shape[1] != channels or not pictures.numel():
+        raise ValueError(
+            f"{name}: shape (t, {channels}, h, w) with at least 1 frame is wanted, given {tuple(pictures.shape)}"
+        )
+    low, high = (float(x) for x in pictures.aminmax())
+    if not pictures.is_floating_point() or not -1e-3 <= low <= high <= 1 + 1e-3:
+        raise ValueError(f"{name}: floating point in [0, 1] is wanted, given {pictures.dtype} from {low:g} to {high:g}")
+
+
+def _encode(
+    pictures: Float[Tensor, "t c h w"],
+    path: Path,
+    fps: float,
+    codec: str,
+    pixels: str,
+    codec_options: dict[str, str],
+    file_options: dict[str, str],
+) -> None:
+    if codec == "libx264":  # it stores colour once per 2x2 pixels
+        pictures = F.pad(pictures, (0, pictures.shape[3] % 2, 0, pictures.shape[2] % 2), mode="replicate")
+    images = (pictures.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    images = rearrange(images, "t c h w -> t h w c").contiguous().numpy()
+    frames = (av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24") for image in images)
+    with av.open(str(path), "w", options=file_options) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=codec_options)
+        stream.height, stream.width, stream.pix_fmt = images.shape[1], images.shape[2], pixels
+        if pixels == "pal8":
+            frames = _with_one_palette(frames, stream)
+        if pixels.startswith("yuv"):  # name the colours, or players guess them
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1  # BT.709
+            frames = (frame.reformat(format=pixels, dst_colorspace=Colorspace.ITU709) for frame in frames)
+        for frame in frames:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _with_one_palette(frames: Iterable[av.VideoFrame], stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """The same frames in the 256 colours that suit the whole clip, so that nothing shimmers."""
+    graph = av.filter.Graph()
+    tick = 1 / stream.codec_context.framerate
+    source = graph.add_buffer(width=stream.width, height=stream.height, format="rgb24", time_base=tick)
+    split, choose, apply, sink = (graph.add(name) for name in ("split", "palettegen", "paletteuse", "buffersink"))
+    source.link_to(split)
+    split.link_to(apply, 0, 0)
+    split.link_to(choose, 1, 0)
+    choose.link_to(apply, 0, 1)
+    apply.link_to(sink)
+    graph.configure()
+    for i, frame in enumerate(frames):
+        frame.pts, frame.time_base = i, tick
+        source.push(frame)
+    source.push(None)
+    with suppress(av.EOFError):
+        while True:
+            yield sink.pull()

@@ -19,6 +19,7 @@ KNOWN_RGB = (230, 159, 0)  # orange of the Okabe-Ito palette, which colour-blind
 GUTTER_RGB = (222, 222, 222)
 INK_RGB = (70, 70, 70)
 GUTTER = 2  # pixels around every frame
+MARGIN = (44, 22)  # pixels at the left and above, for the numbers
 
 
 def contact_sheet(
@@ -86,14 +87,14 @@ def compare_sheet(
     """
     labelled_frames(grids)
     sheets = [contact_sheet(grid, **options) for grid in grids.values()]
-    font, gap = _font(15), 20
     height, width, _ = sheets[0].shape
-    canvas = Image.new("RGB", (len(sheets) * (width + gap) - gap, height + 26), "white")
+    gap, top, margin = 20, 26, MARGIN[0] if options.get("labels", True) else 0
+    canvas = Image.new("RGB", (len(sheets) * (width + gap) - gap, top + height), "white")
     draw = ImageDraw.Draw(canvas)
-    for i, (label, sheet) in enumerate(zip(grids, sheets)):
+    for i, (label, sheet) in enumerate(zip(grids, sheets, strict=True)):
         left = i * (width + gap)
-        canvas.paste(Image.fromarray(sheet), (left, 26))
-        draw.text((left + width / 2, 12), label, INK_RGB, font, anchor="mm")
+        canvas.paste(Image.fromarray(sheet), (left, top))
+        draw.text((left + (margin + width) / 2, top / 2), label, INK_RGB, _font(15), anchor="mm")
     return _written(np.asarray(canvas), path)
 
 
@@ -121,7 +122,8 @@ def known_cells(known: bool | Tensor, v: int, t: int) -> Bool[np.ndarray, "v t"]
         return mask
     mask = torch.as_tensor(known)
     if mask.shape != (v, t) or mask.dtype != torch.bool:
-        raise ValueError(f"known is {mask.dtype} of shape {tuple(mask.shape)}; give True, False or a boolean ({v}, {t}).")
+        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
+        raise ValueError(f"known is {given}; give True, False or a boolean ({v}, {t}).")
     return mask.cpu().numpy()
 
 
@@ -179,7 +181,7 @@ def _chosen(name: str, wanted: Sequence[int] | None, n: int) -> list[int]:
 def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:
     """The sheet with `time` numbers above it and `view` numbers at its left."""
     height, width, _ = sheet.shape
-    font, left, top = _font(12), 44, 22
+    font, (left, top) = _font(12), MARGIN
     canvas = Image.new("RGB", (left + width, top + height), "white")
     canvas.paste(Image.fromarray(sheet), (left, top))
     draw = ImageDraw.Draw(canvas)

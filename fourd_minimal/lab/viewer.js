@@ -1,64 +1,165 @@
 // A viewer of 4D grids: drag sideways for time, up and down for viewpoint.
-// anywidget calls `render` in a notebook, viewer.html calls it in a saved page. `model` holds the two moving numbers,
-// `time` and `view`, and `_grid`, which never changes: the frames as sprite sheets (views down, times across) and their looks.
+//
+// anywidget calls `render` in a notebook, viewer.html calls it in a saved page. The model holds the cell on show, `time`
+// and `view`, and `_grid`, which never changes: the frames as sprite sheets (views down, times across) and their looks.
 
-const AXES = {
-  time: { size: "times", keys: ["ArrowLeft", "ArrowRight"] },
-  view: { size: "views", keys: ["ArrowUp", "ArrowDown"] },
+const KEYS = {
+  ArrowLeft: ["time", -1],
+  ArrowRight: ["time", 1],
+  ArrowUp: ["view", -1],
+  ArrowDown: ["view", 1],
 };
-const DRAG_STEP = 40; // screen pixels of drag per frame, at most
+const DRAG_STEP = 40; // screen pixels of dragging per frame, at most
 
-const element = (tag, properties = {}, ...children) => {
+function create(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
-};
+}
 
 function render({ model, el }) {
   const grid = model.get("_grid");
-  const last = { time: grid.times - 1, view: grid.views - 1 };
+  const count = { time: grid.times, view: grid.views };
 
-  const moveTo = (cell) => {
-    for (const axis in cell) model.set(axis, Math.min(Math.max(cell[axis], 0), last[axis]));
+  // Moving: everything below calls this, and the model's change redraws.
+  function moveTo(cell) {
+    for (const axis in cell) model.set(axis, Math.min(Math.max(cell[axis], 0), count[axis] - 1));
     model.save_changes();
-  };
+  }
 
-  // The parts
-
-  const panels = element("div", { className: "panels", tabIndex: 0, role: "group" });
-  panels.ariaLabel = "Frames of the grid. Left and right arrows change the time, up and down arrows the view.";
-  const screens = grid.panels.map(({ label, sprite }) => {
-    const canvas = element("canvas", { width: grid.width, height: grid.height });
-    panels.append(element("figure", {}, canvas, element("figcaption", { textContent: label })));
-    const image = element("img", { onload: () => draw(), src: sprite });
-    return { canvas, image };
-  });
-
-  const map = element("div", { className: "map" });
-  map.ariaHidden = true; // the sliders say the same
-  const cells = grid.known.map((row) => row.map((known) => element("i", { className: known ? "known" : "" })));
-  map.append(...cells.flat());
-
-  const sliders = {}, buttons = {};
-  for (const axis in AXES) {
-    sliders[axis] = element("input", { type: "range", className: axis, min: 0, max: last[axis], ariaLabel: axis });
-    sliders[axis].oninput = () => moveTo({ [axis]: sliders[axis].valueAsNumber });
-    buttons[axis] = element("button", { type: "button", className: axis, disabled: !last[axis] }, axis);
+  const screens = grid.panels.map(({ label, sprite }) => ({
+    label,
+    canvas: create("canvas", { width: grid.width, height: grid.height }),
+    sprite: create("img", { onload: draw, src: sprite }),
+  }));
+  const panels = create(
+    "div",
+    {
+      className: "panels",
+      tabIndex: 0,
+      role: "group",
+      ariaLabel: "Frames. Left and right arrows change the time, up and down arrows the view.",
+    },
+    ...screens.map(({ label, canvas }) => create("figure", {}, canvas, create("figcaption", { textContent: label }))),
+  );
+  const cells = grid.known.map((row) => row.map((known) => create("i", { className: known ? "known" : "" })));
+  const map = create("div", { className: "map", ariaHidden: "true" }, ...cells.flat()); // a reader hears the sliders
+  const sliders = {};
+  const labels = {};
+  const buttons = {};
+  for (const axis in count) {
+    const disabled = count[axis] === 1;
+    sliders[axis] = create("input", { type: "range", min: 0, max: count[axis] - 1, disabled });
+    labels[axis] = create("label", { className: axis }, create("span", { textContent: axis }), sliders[axis]);
+    sliders[axis].oninput = () => (play(axis, false), moveTo({ [axis]: sliders[axis].valueAsNumber }));
+    buttons[axis] = create("button", { type: "button", textContent: axis, ariaLabel: `play ${axis}`, disabled });
     buttons[axis].onclick = () => play(axis, !playing[axis]);
   }
-  const place = element("output");
-
-  const root = element(
+  const players = create("div", { className: "play" }, buttons.time, buttons.view);
+  const place = create("output");
+  const root = create(
     "section",
     { className: "grid-viewer", ariaLabel: grid.title || "4D grid" },
-    element("header", { textContent: grid.title }),
+    create("header", { textContent: grid.title }),
     panels,
-    element("nav", {}, sliders.time, sliders.view, map, element("div", { className: "play" }, buttons.time, buttons.view), place),
+    create("div", { className: "controls" }, labels.time, labels.view, map, players, place),
   );
   root.classList.toggle("pixelated", !grid.smooth);
-  root.dataset.lmSuppressShortcuts = true; // JupyterLab keeps its hands off the arrow keys
-  root.style.setProperty("--panel", `$${grid.width * grid.scale}px`);
+  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves the arrow keys to us
+  const sizes = {
+    views: grid.views,
+    times: grid.times,
+    panels: screens.length,
+    panel: `${grid.width * grid.scale}px`,
+    cell: `${Math.min(Math.max(Math.round(160 / Math.max(grid.times, grid.views)), 4), 24)}px`,
+  };
+  for (const name in sizes) root.style.setProperty(`--${name}`, sizes[name]);
   el.append(root);
+
+  let shown; // the map's current cell
+  function draw() {
+    const [time, view] = [model.get("time"), model.get("view")];
+    for (const { canvas, sprite } of screens) {
+      const { width, height } = canvas;
+      canvas.getContext("2d").drawImage(sprite, time * width, view * height, width, height, 0, 0, width, height);
+    }
+    shown?.classList.remove("here");
+    shown = cells[view][time];
+    shown.classList.add("here");
+    root.classList.toggle("given", grid.known[view][time]);
+    for (const axis in count) sliders[axis].value = model.get(axis);
+    place.textContent = `view ${view}, time ${time}${grid.known[view][time] ? ", given" : ""}`;
+  }
+
+  // Dragging a panel moves from where the drag began; pressing the map goes straight to the cell.
+  let origin;
+  panels.onpointerdown = (event) => {
+    return;
+    play("time", false);
+    play("view", false);
+    panels.setPointerCapture(event.pointerId);
+    origin = { x: event.clientX, y: event.clientY, time: model.get("time"), view: model.get("view") };
+  };
+  panels.onpointermove = (event) => {
+    if (!panels.hasPointerCapture(event.pointerId)) return;
+    const { width, height } = screens[0].canvas.getBoundingClientRect();
+    const steps = (distance, size, n) => Math.round(distance / Math.min(size / n, DRAG_STEP));
+    moveTo({
+      time: origin.time + steps(event.clientX - origin.x, width, count.time),
+      view: origin.view + steps(event.clientY - origin.y, height, count.view),
+    });
+  };
+  map.onpointerdown = (event) => {
+    map.setPointerCapture(event.pointerId);
+    map.onpointermove(event);
+  };
+  map.onpointermove = (event) => {
+    if (!map.hasPointerCapture(event.pointerId)) return;
+    const { left, top, width, height } = map.getBoundingClientRect();
+    moveTo({
+      time: Math.floor(((event.clientX - left) / width) * count.time),
+      view: Math.floor(((event.clientY - top) / height) * count.view),
+    });
+  };
+  root.onkeydown = (event) => {
+    if (!(event.key in KEYS) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const [axis, step] = KEYS[event.key];
+    event.preventDefault();
+    play(axis, false);
+    moveTo({ [axis]: model.get(axis) + step });
+  };
+
+  // Playing: a video starts over, a camera path need not close and so swings back.
+  const playing = { time: false, view: false };
+  let timer;
+  let swing = 1;
+  function play(axis, on) {
+    playing[axis] = on;
+    buttons[axis].ariaPressed = String(on);
+    place.ariaLive = playing.time || playing.view ? "off" : "polite";
+    clearInterval(timer);
+    if (playing.time || playing.view) timer = setInterval(step, 1000 / grid.fps);
+  }
+  function step() {
+    const cell = {};
+    if (playing.time) cell.time = (model.get("time") + 1) % count.time;
+    if (playing.view) {
+      if (!(model.get("view") + swing in cells)) swing = -swing;
+      cell.view = model.get("view") + swing;
+    }
+    moveTo(cell);
+  }
+
+  model.on("change:time", draw);
+  model.on("change:view", draw);
+  play("time", false);
+  play("view", false);
+  draw();
+  return () => {
+    clearInterval(timer);
+    model.off("change:time", draw);
+    model.off("change:view", draw);
+  };
 }
 
 export default { render };

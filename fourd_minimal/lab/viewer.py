@@ -1,7 +1,7 @@
 """A 4D grid under your fingers: drag sideways for time, up and down for viewpoint.
 
-`GridViewer` shows it in a notebook, `save_html` as one file that opens anywhere; viewer.js draws both. All frames travel
-with the viewer as a sprite sheet, so moving about asks neither a kernel nor a server.
+`GridViewer` shows it in a notebook, `save_html` as one file that opens anywhere; viewer.js draws both. All frames
+travel with the viewer as a sprite sheet, so moving about asks neither a kernel nor a server.
 """
 
 import json
@@ -13,15 +13,17 @@ from pathlib import Path
 from string import Template
 
 import anywidget
+import numpy as np
 import traitlets
 from einops import rearrange
+from jaxtyping import UInt8
 from torch import Tensor
 
 from fourd_minimal.lab.contact_sheet import known_cells, labelled_frames, png, whole_scale, write_whole
 
 HERE = Path(__file__).parent
 PANEL_WIDTH = 320  # screen pixels a frame aims at
-SMOOTH_FROM = 24  # narrower frames have too few pixels to interpolate between and are shown as squares
+SMOOTH_FROM = 32  # narrower frames have too few pixels to interpolate between and are shown as squares
 
 
 class GridViewer(anywidget.AnyWidget):
@@ -32,7 +34,7 @@ class GridViewer(anywidget.AnyWidget):
         title: a line above the picture.
         scale: screen pixels per grid pixel, a whole number; by default a panel is near 320 pixels wide.
         known: which cells to mark as given: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
-        smooth: whether to interpolate when enlarging; by default from 24 pixels of width on.
+        smooth: whether to interpolate when enlarging; by default from 32 pixels of width on.
         fps: steps a second while playing.
         time, view: the cell to start at. Both stay as traits: read them, set them, link them to other widgets.
 
@@ -40,6 +42,7 @@ class GridViewer(anywidget.AnyWidget):
         ValueError: an argument has the wrong shape or range.
 
     Example:
+        >>> import torch
         >>> viewer = GridViewer({"truth": torch.rand(4, 6, 3, 16, 16), "guess": torch.rand(4, 6, 3, 16, 16)})
         >>> viewer.time = 5
         >>> viewer.time, viewer.view
@@ -61,7 +64,7 @@ class GridViewer(anywidget.AnyWidget):
         scale: int | None = None,
         known: bool | Tensor = True,
         smooth: bool | None = None,
-        fps: float = 8,
+        fps: int = 8,
         time: int = 0,
         view: int = 0,
     ):
@@ -74,7 +77,7 @@ class GridViewer(anywidget.AnyWidget):
             time=time,
             view=view,
             _grid={
-                "panels": [{"label": label, "sprite": _data_url(_sprite(f))} for label, f in frames.items()],
+                "panels": [{"label": label, "sprite": _sprite(f)} for label, f in frames.items()],
                 "views": views,
                 "times": times,
                 "height": height,
@@ -108,7 +111,9 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
         ValueError: an argument has the wrong shape or range.
 
     Example:
-        >>> save_html(torch.rand(4, 6, 3, 16, 16), "noise.html", title="Noise", fps=4)
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_html(torch.rand(4, 6, 3, 16, 16), f"{folder}/noise.html", title="Noise", fps=4)
     """
     viewer = GridViewer(grid, title=title, **options)
     state = json.dumps({name: getattr(viewer, name) for name in ("time", "view", "_grid")})
@@ -122,9 +127,7 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
     write_whole(path, page.encode())
 
 
-def _sprite(frames):
-    return rearrange(frames, "v t h w c -> (v h) (t w) c")
-
-
-def _data_url(image) -> str:
-    return "data:image/png;base64," + b64encode(png(image)).decode()
+def _sprite(frames: UInt8[np.ndarray, "v t h w 3"]) -> str:
+    """All frames in one lossless picture, views down and times across, as a data URL."""
+    sheet = rearrange(frames, "v t h w c -> (v h) (t w) c")
+    return "data:image/png;base64," + b64encode(png(sheet)).decode()

@@ -1,0 +1,8 @@
+"""What holds for every test, and for the notebooks' kernels, which inherit the environment."""
+
+import os
+
+collect_ignore = ["fourd_minimal/data/blender_render.py"]  # a program for Blender's Python
+
+os.environ.setdefault("FOURD_PRESET", "smoke")
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))  # more only slow such small tensors

@@ -1,0 +1,45 @@
+"""The command `fourd`: what the package can do, from a shell.
+
+    fourd generate --fixed-view a.mp4 --freeze-time b.mp4 --out dir      two videos become a grid
+    fourd generate --asset fox.glb                                       an animated asset does
+    fourd train --preset cpu --out runs/cpu                              make the weights again
+    fourd evaluate --out figures                                         the README's numbers again
+
+Every flag is a field of a dataclass: `Generate`, `Train`, `Evaluate`, and below `Train` the preset itself, so any of
+its values can be changed (`--settings.sync-steps 100`).
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.lab.evaluate import Evaluate
+from fourd_minimal.lab.generate import Generate
+from fourd_minimal.lab.train import Train
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run; bad input ends in one sentence and exit status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    train = Train(preset=(name := _named_preset(arguments)), settings=PRESETS[name])
+    commands = (
+        Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    )
+    command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
+    try:
+        command.run()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        print(f"fourd: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _named_preset(arguments: Sequence[str]) -> str:
+    """The word after `--preset`: its values are the defaults of every other flag of `train`."""
+    words = [w for a in arguments for w in a.split("=", 1)]
+    name = words[words.index("--preset") + 1] if "--preset" in words[:-1] else "cpu"
+    return name if name in PRESETS else "cpu"  # an unknown one is reported by the parser

@@ -1,0 +1,97 @@
+"""The main job, from files to files: two videos, or one animated asset, become a grid to look around in."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.video import read_video, write_video
+from fourd_minimal.lab.contact_sheet import contact_sheet
+from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
+from fourd_minimal.lab.viewer import save_html
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+EXAMPLE = Path(__file__).parents[1] / "examples"
+"""A held-out scene of the headline world: `fixed_view.mp4`, `freeze_time.mp4`."""
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Complete a 4D grid and write `grid.html` to look around in, `grid.png`, and the frames.
+
+    Give two videos whose first frames agree, or an animated asset; nothing at all runs the bundled example.
+    """
+
+    fixed_view: Path | None = None
+    """A video in which the scene moves and the camera rests: mp4, webm, gif or a folder of PNG."""
+    freeze_time: Path | None = None
+    """A video in which the camera moves and the scene rests."""
+    asset: Path | None = None
+    """A .gltf or .glb with an animation: both videos are rendered from it, and the result is compared with the truth."""
+    clip: str | None = None
+    """Which of the asset's animations; left out, the first that moves."""
+    out: Path = Path("fourd_out")
+    """Where the results go."""
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train` wrote."""
+    steps: int = 8
+    """Euler steps."""
+    seed: int = 0
+    """Of the noise."""
+
+    def run(self) -> None:
+        """Do it, and say where the result is.
+
+        Raises:
+            ValueError: one video without the other, or an asset and videos at once; and whatever reading them raises.
+        """
+        if (self.fixed_view is None) != (self.freeze_time is None):
+            missing = "--freeze-time" if self.freeze_time is None else "--fixed-view"
+            raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
+        if self.asset and self.fixed_view:
+            raise ValueError("--asset and --fixed-view were both given; give an asset or two videos.")
+        if self.steps < 1:
+            raise ValueError(f"--steps is {self.steps}; it must be at least 1.")
+        model = FourRealVideo.from_pretrained(self.weights)
+        if self.asset:
+            self._from_asset(model)
+        else:
+            row, column = self.fixed_view or EXAMPLE / "fixed_view.mp4", self.freeze_time or EXAMPLE / "freeze_time.mp4"
+            size = model.image_size
+            self._write({"": self._complete(model, opaque(row, size, model.times), opaque(column, size, model.views))})
+
+    def _complete(self, model: FourRealVideo, fixed_view: Tensor, freeze_time: Tensor) -> Float[Tensor, "v t 3 h w"]:
+        start = time.perf_counter()
+        grid = model.generate(fixed_view, freeze_time, self.steps, self.seed)
+        v, t, _, h, w = grid.shape
+        print(f"{v} views x {t} times of {h}x{w} pixels in {time.perf_counter() - start:.1f} s, {self.steps} steps")
+        return grid
+
+    def _from_asset(self, model: FourRealVideo) -> None:
+        record = render_asset(self.asset, model.views, model.times, model.image_size[0], self.clip)
+        truth = record.rgb
+        grid = self._complete(model, truth[0, 0], truth[0, :, 0])
+        moving = moving_pixels(record.alpha)
+        for name, found in {"generated": grid[None], **{k: complete(truth) for k, complete in TRIVIAL.items()}}.items():
+            print(f"  {name:20s} {psnr(found, truth):6.2f} dB, moving pixels {psnr(found, truth, moving):6.2f} dB")
+        self._write({"generated": grid, "truth": truth[0]})
+
+    def _write(self, grids: dict[str, Tensor]) -> None:
+        grid = next(iter(grids.values()))
+        contact_sheet(grid, self.out / "grid.png")
+        for view, frames in enumerate(grid):
+            write_video(frames, self.out / "frames" / f"view_{view}")
+        save_html(grids if len(grids) > 1 else grid, self.out / "grid.html", title="Drag: sideways is time, up and down is viewpoint")
+        print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
+
+
+def opaque(path: Path, size: tuple[int, int], most: int) -> Float[Tensor, "t 3 h w"]:
+    """A video's frames on white, at most `most` of them, evenly spaced."""
+    video = read_video(path, size)
+    if len(video.rgb) > most:
+        video = read_video(path, size, frames=most)
+    return video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)

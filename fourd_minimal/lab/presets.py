@@ -1,0 +1,32 @@
+"""Which of the four presets is in force, and on which device: `FOURD_PRESET` = smoke | cpu | gpu | full.
+
+Unset, it is `gpu` where CUDA is there, else `cpu`.
+"""
+
+import os
+
+import torch
+
+from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def preset_name() -> str:
+    """The name in force.
+
+    Raises:
+        ValueError: `FOURD_PRESET` holds another word.
+    """
+    name = os.environ.get("FOURD_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
+    if name not in PRESETS:
+        raise ValueError(f"FOURD_PRESET is {name!r}; it must be one of {', '.join(PRESETS)}.")
+    return name
+
+
+def four_real_video(name: str | None = None) -> FourRealVideoPreset:
+    """The preset of 4Real-Video called `name`, or the one in force."""
+    return PRESETS[name or preset_name()]

@@ -1,0 +1,45 @@
+"""Make weights: the base model, then its synchronisation layers, into a folder `from_pretrained` reads."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
+from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.training import Stage, train
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the base and then the synchronisation layers. Stop it whenever you like: run again, and it goes on."""
+
+    preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
+    """Where the settings below come from."""
+    stage: Literal["base", "sync", "both"] = "both"
+    """"sync" wants `base.safetensors` in the folder."""
+    out: Path = Path("runs/four_real_video")
+    """Where checkpoints and weights go."""
+    settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
+    """Every value of the preset, to be changed one by one."""
+
+    def run(self) -> None:
+        """Train, and leave `base.safetensors` and `soft_sync.safetensors` in `out`."""
+        if self.stage in ("base", "both"):
+            self._stage("base", None)
+        if self.stage in ("sync", "both"):
+            self._stage("sync", FourRealVideo.from_pretrained(self.out, sync="weighted"))
+
+    def _stage(self, stage: Stage, base: FourRealVideo | None) -> None:
+        start, steps = time.perf_counter(), getattr(self.settings, f"{stage}_steps")
+        progress = tqdm(total=steps, desc=stage, unit="step")
+        for step in train(stage, self.settings, self.out, base, device=device()):
+            progress.update(step.number - progress.n)
+            progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+        progress.close()
+        minutes = (time.perf_counter() - start) / 60
+        made = f"fourd train --preset {self.preset} --stage {stage}"
+        step.averaged().save_pretrained(self.out, made_by=made, device=str(device()), minutes=round(minutes, 1))

@@ -1,0 +1,213 @@
+"""The training loop: one generator for both stages, so the caller owns the `for`.
+
+    for step in train("base", preset, folder):  print(step.number, step.loss)
+    for step in train("sync", preset, folder):  ...
+
+Stage "base" trains the video model on single videos with random masks (section 3.1); stage "sync" freezes it and trains
+the synchronisation layers on grids (section 3.3). Both minimise the velocity-matching loss.
+
+Everything random in a step (its scenes, masks, noise levels, noise) is a function of the preset's seed and the step's
+number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fourd_minimal.configs.four_real_video import FourRealVideoPreset
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.rectified_flow import add_noise, sample_sigma
+from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.weights import load_weights, save_weights
+
+Stage = Literal["base", "sync"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the caller sees after each step."""
+
+    number: int
+    loss: float
+    averaged: Callable[[], FourRealVideo]
+    """Makes the model with the averaged weights: the result so far."""
+
+
+def step_generator(preset: FourRealVideoPreset, stage: Stage, number: int) -> torch.Generator:
+    """The source of all randomness of one step."""
+    return torch.Generator().manual_seed((preset.seed * 2 + (stage == "sync")) * 10_000_000 + number)
+
+
+def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
+    """`n` fresh scenes of the preset's families, `(n, views, times, 3, h, w)` in [-1, 1]."""
+    names, shares = zip(*preset.families, strict=True)
+    counts = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator).bincount(
+        minlength=len(names)
+    )
+    size = preset.model.dit.image_size[0]
+    parts = []
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if count:
+            seed = int(torch.randint(HELD_OUT, (), generator=generator))
+            parts.append(sample_scenes(count, views, times, size, seed, name, geometry=False).rgb)
+    return torch.cat(parts) * 2 - 1
+
+
+def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
+    """Which frames are given: only the first (35%), the first and the last (25%), the first k, or any subset."""
+    kind = torch.rand(n, 1, generator=generator)
+    index = torch.arange(frames)
+    first, last = index == 0, index == frames - 1
+    leading = index <= torch.randint(0, frames - 1, (n, 1), generator=generator)
+    subset = torch.rand(n, frames, generator=generator) < torch.rand(n, 1, generator=generator)
+    subset[:, -1] &= ~subset.all(1)  # something is left to predict
+    masks = torch.where(kind < 0.35, first, torch.where(kind < 0.6, first | last, leading))
+    return torch.where(kind < 0.8, masks, subset)
+
+
+def noise_levels(preset: FourRealVideoPreset, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Logit-normal and shifted, a share of them at 1."""
+    sigma = sample_sigma(n, preset.sigma_shift, generator=generator)
+    return torch.where(torch.rand(n, generator=generator) < preset.share_pure_noise, 1.0, sigma)
+
+
+def velocity_loss(predicted: Tensor, clean: Tensor, sigma: Float[Tensor, " b"], unseen: Tensor) -> Tensor:
+    """Velocity matching for a network that predicts clean frames, over unseen frames.
+
+    v - v* = (x* - x) / sigma, so the squared error of the velocity is that of the frames over sigma^2; sigma is kept
+    above 0.3 there, or the nearly clean samples would drown the others.
+    """
+    error = (predicted - clean).square().flatten(-3).mean(-1).flatten(1)
+    weight = unseen.flatten(1) / sigma.clamp(min=0.3)[:, None] ** 2
+    return (error * weight).sum() / unseen.sum()
+
+
+def base_loss(model: FourRealVideo, preset: FourRealVideoPreset, generator: torch.Generator, device) -> Tensor:
+    """One batch of single videos: the first half fixed-view, the second freeze-time."""
+    half, cfg = preset.base_batch // 2, preset.model
+    losses = []
+    for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
+        clean = rearrange(sample_frames(preset, half, views, times, generator), "n v t c h w -> n (v t) c h w")
+        seen = random_masks(half, clean.shape[1], generator)
+        sigma = noise_levels(preset, half, generator)
+        noisy = add_noise(clean, torch.randn(clean.shape, generator=generator), sigma)
+        noisy, sigma, seen, clean = (a.to(device) for a in (noisy, sigma, seen, clean))
+        losses.append(velocity_loss(model.denoise_video(noisy, sigma, seen, clean, context), clean, sigma, ~seen))
+    return sum(losses) / 2
+
+
+def sync_loss(model: FourRealVideo, preset: FourRealVideoPreset, generator: torch.Generator, device) -> Tensor:
+    """One batch of grids whose first row and column are known."""
+    n, cfg = preset.sync_batch, preset.model
+    clean = sample_frames(preset, n, cfg.views, cfg.times, generator)
+    sigma = noise_levels(preset, n, generator)
+    noisy = add_noise(clean, torch.randn(clean.shape, generator=generator), sigma)
+    noisy, sigma, clean = (a.to(device) for a in (noisy, sigma, clean))
+    unseen = ~known_cells(cfg.views, cfg.times).to(device).expand(n, -1, -1)
+    return velocity_loss(model.denoise_grid(noisy, sigma, clean), clean, sigma, unseen)
+
+
+def learning_rate(preset: FourRealVideoPreset, stage: Stage, number: int) -> float:
+    """Linear warm-up, then a half cosine down to 0."""
+    peak, steps = (preset.base_lr, preset.base_steps) if stage == "base" else (preset.sync_lr, preset.sync_steps)
+    progress = max(0, number - preset.warmup) / max(1, steps - preset.warmup)
+    return peak * min(1.0, (number + 1) / preset.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def trained_part(model: FourRealVideo, stage: Stage) -> torch.nn.Module:
+    """What a stage trains, and all it may touch: the base model, or the synchronisation layers."""
+    return model.base if stage == "base" else model.two_stream.sync
+
+
+def train(
+    stage: Stage,
+    preset: FourRealVideoPreset,
+    folder: str | Path | None = None,
+    base: FourRealVideo | None = None,
+    checkpoint_every: int = 500,
+    device: str | torch.device = "cpu",
+) -> Iterator[Step]:
+    """Train one stage, yielding after every step; the last step's `averaged()` is the result.
+
+    Args:
+        stage: "base", or "sync", which keeps the base frozen.
+        preset: everything else.
+        folder: where `<stage>_checkpoint.safetensors` is kept; if it is there, training goes on from it.
+        base: for "sync": the model whose base is used.
+        checkpoint_every: steps between checkpoints; one is also written at the end.
+        device: where to train.
+
+    Raises:
+        ValueError: stage "sync" without `base`, or a checkpoint of another preset.
+    """
+    if stage == "sync" and base is None:
+        raise ValueError("base is None; stage 'sync' needs the model whose base it freezes.")
+    torch.manual_seed(preset.seed)
+    model = FourRealVideo(preset.model).to(device)
+    if base is not None:
+        model.base.load_state_dict(base.base.state_dict())
+    model.requires_grad_(False)
+    part = trained_part(model, stage).requires_grad_(True)
+    averaged = AveragedModel(part, multi_avg_fn=get_ema_multi_avg_fn(preset.ema))
+    optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    steps = preset.base_steps if stage == "base" else preset.sync_steps
+    path = Path(folder) / f"{stage}_checkpoint.safetensors" if folder is not None else None
+    start = _resume(path, preset, part, averaged, optimiser) if path is not None and path.exists() else 0
+
+    def snapshot() -> FourRealVideo:
+        result = copy.deepcopy(model).requires_grad_(False)
+        trained_part(result, stage).load_state_dict(averaged.module.state_dict())
+        return result
+
+    if start == steps:
+        yield Step(steps, math.nan, snapshot)
+    loss_of = base_loss if stage == "base" else sync_loss
+    for number in range(start, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(preset, stage, number)
+        loss = loss_of(model, preset, step_generator(preset, stage, number), device)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        optimiser.step()
+        averaged.update_parameters(part)
+        done = number + 1
+        if path is not None and (done % checkpoint_every == 0 or done == steps):
+            save_weights(path, _state(part, averaged, optimiser), preset, stage=stage, step=done)
+        yield Step(done, loss.item(), snapshot)
+
+
+def _state(part, averaged, optimiser) -> dict[str, Tensor]:
+    """Everything a run needs to go on, as flat named tensors."""
+    names = [name for name, _ in part.named_parameters()]
+    state = {f"part.{k}": v for k, v in part.state_dict().items()}
+    state |= {f"averaged.{k}": v for k, v in averaged.state_dict().items()}
+    for index, slot in optimiser.state_dict()["state"].items():
+        state |= {f"optimiser.{names[index]}.{key}": value for key, value in slot.items()}
+    return {k: v.clone() for k, v in state.items()}
+
+
+def _resume(path: Path, preset: FourRealVideoPreset, part, averaged, optimiser) -> int:
+    """Load a checkpoint into the three, and say after which step it was written."""
+    tensors, saved, notes = load_weights(path, type(preset))
+    if saved != preset:
+        changed = [k for k, v in asdict(saved).items() if v != asdict(preset)[k]]
+        raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
+    cut = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("part", "averaged")}
+    part.load_state_dict(cut["part"])
+    averaged.load_state_dict(cut["averaged"])
+    slots = {
+        index: {key: tensors[f"optimiser.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        for index, (name, _) in enumerate(part.named_parameters())
+    }
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    return notes["step"]

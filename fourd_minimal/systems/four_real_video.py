@@ -1,0 +1,280 @@
+"""4Real-Video, end to end: one fixed-view video and one freeze-time video become a grid of frames.
+
+    grid[b, v, t, c, h, w]      row v: a fixed-view video      column t: a freeze-time video
+    known cells: grid[:, 0] and grid[:, :, 0]                  (the conventions and why: see two_stream.py)
+
+The base model denoises single videos. `denoise_grid` runs its frozen blocks as two streams and synchronises them;
+`generate` starts from noise and walks down a rectified flow, with the known cells held at sigma = 0.
+
+Departures from the paper, which leaves these open: the network predicts the clean frames, from which the velocity
+follows, v = (x_sigma - x) / sigma; the output is the mean of both streams; one noise level for all unknown cells.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fourd_minimal.rectified_flow import euler
+from fourd_minimal.sync import HardSync, SoftSync, average_sync, sync_weight, weighted_sync
+from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.two_stream import TwoStream, columns, from_columns, from_rows, rows
+from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, sigma_embedding
+
+SyncKind = Literal["soft", "hard", "average", "weighted"]
+TRAINED: tuple[SyncKind, ...] = ("soft", "hard")
+SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
+FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
+"""Mean absolute difference of the two videos' first frames, in [0, 1], beyond which we warn, and refuse."""
+
+
+@dataclass(frozen=True)
+class FourRealVideoConfig:
+    """A base model, the grid it was trained for, and how its streams synchronise."""
+
+    dit: VideoDiTConfig = field(default_factory=VideoDiTConfig)
+    views: int = 8
+    times: int = 8
+    sync: SyncKind = "soft"
+    """"soft" eqs. 9-10, "hard" eq. 8 (both trained); "average" eq. 12, "weighted" eq. 13 (no training)."""
+
+
+def build_sync(config: FourRealVideoConfig) -> list:
+    """One synchronisation layer per block. The soft ones start at eq. 13, which is better than the identity."""
+    dim, depth = config.dit.dim, config.dit.depth
+    if config.sync == "soft":
+        return [SoftSync(dim, dim).start_at(sync_weight(layer, depth)) for layer in range(depth)]
+    if config.sync == "hard":
+        return [HardSync(dim, dim) for _ in range(depth)]
+    if config.sync == "average":
+        return [lambda y_view, y_time, cond: (average_sync(y_view, y_time),) * 2 for _ in range(depth)]
+    if config.sync == "weighted":
+        return [partial(_weighted, w=sync_weight(layer, depth)) for layer in range(depth)]
+    raise ValueError(f"sync is {config.sync!r}; it must be 'soft', 'hard', 'average' or 'weighted'.")
+
+
+def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[Tensor, Tensor]:
+    return weighted_sync(y_view, y_time, w)
+
+
+def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
+    """The cells that are given: the first row and the first column.
+
+    >>> known_cells(2, 3)
+    tensor([[ True,  True,  True],
+            [ True, False, False]])
+    """
+    known = torch.zeros(views, times, dtype=torch.bool)
+    known[0], known[:, 0] = True, True
+    return known
+
+
+def assemble(fixed_view: Float[Tensor, "t c h w"], freeze_time: Float[Tensor, "v c h w"]) -> Float[Tensor, "1 v t c h w"]:
+    """Lay the two videos into the first row and the first column of an otherwise empty grid."""
+    grid = fixed_view.new_zeros(1, len(freeze_time), *fixed_view.shape)
+    grid[0, :, 0], grid[0, 0] = freeze_time, fixed_view
+    return grid
+
+
+def _check_video(name: str, video: Tensor, most: int, size: tuple[int, int]) -> None:
+    """One clear sentence for whatever is wrong with an input video."""
+    h, w = size
+    if video.ndim != 4 or video.shape[1] != 3:
+        raise ValueError(f"{name} has shape {tuple(video.shape)}; (frames, 3, {h}, {w}) is wanted.")
+    if tuple(video.shape[2:]) != (h, w):
+        given = "x".join(map(str, video.shape[2:]))
+        raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
+    if not 2 <= len(video) <= most:
+        raise ValueError(f"{name} has {len(video)} frames; this model takes 2 to {most}: read_video(path, frames={most}).")
+    if not video.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values; pixels in [0, 1] are wanted.")
+    if video.min() < 0 or video.max() > 1:
+        raise ValueError(f"{name} reaches from {video.min():.3g} to {video.max():.3g}; pixels in [0, 1] are wanted.")
+
+
+class FourRealVideo(nn.Module):
+    """The base model and its synchronisation layers."""
+
+    def __init__(self, config: FourRealVideoConfig):
+        super().__init__()
+        self.config = config
+        self.base = VideoDiT(config.dit)
+        self.two_stream = TwoStream(self.base.blocks, build_sync(config))
+
+    @property
+    def views(self) -> int:
+        """The most viewpoints it was trained for."""
+        return self.config.views
+
+    @property
+    def times(self) -> int:
+        """The most moments it was trained for."""
+        return self.config.times
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(h, w) of its frames."""
+        return self.config.dit.image_size
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toy", sync: SyncKind = "soft") -> "FourRealVideo":
+        """Load `base.safetensors`, and for a trained sync `<sync>_sync.safetensors`, from a folder.
+
+        Args:
+            name: "toy" for the weights shipped with the package, or a folder.
+            sync: "average" and "weighted" need no trained weights.
+
+        Raises:
+            ValueError: a file is missing, cut short, of another kind or of another configuration.
+
+        >>> FourRealVideo.from_pretrained("toy").eval().image_size
+        (24, 24)
+        """
+        folder = SHIPPED.get(str(name), Path(name))
+        base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
+        model = cls(replace(config, sync=sync))
+        model.base.load_state_dict(base)
+        if sync in TRAINED:
+            path = folder / f"{sync}_sync.safetensors"
+            layers, trained_as, _ = load_weights(path, FourRealVideoConfig)
+            if trained_as != model.config:
+                raise ValueError(f"{path} was trained for {trained_as}; the base beside it wants {model.config}.")
+            model.two_stream.sync.load_state_dict(layers)
+        return model.requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> None:
+        """Write the base, and the sync where it is trained, each into a file of its own; `notes` go inside."""
+        parts = {"base": self.base}
+        if self.config.sync in TRAINED:
+            parts[f"{self.config.sync}_sync"] = self.two_stream.sync
+        for name, part in parts.items():
+            tensors = {k: v.to(dtype) for k, v in part.state_dict().items()}
+            save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
+
+    def generate(
+        self,
+        fixed_view: Float[Tensor, "t 3 h w"],
+        freeze_time: Float[Tensor, "v 3 h w"],
+        n_steps: int = 8,
+        seed: int = 0,
+    ) -> Float[Tensor, "v t 3 h w"]:
+        """Two videos in, a grid out; everything in [0, 1].
+
+        Args:
+            fixed_view: the scene moves, the camera rests: the grid's first row. 2 to `times` frames.
+            freeze_time: the camera moves, the scene rests: the grid's first column. 2 to `views` frames.
+            n_steps: Euler steps. One gives the blurred mean of what may be there, more give one possibility.
+            seed: of the noise.
+
+        Raises:
+            ValueError: frames of another size than `image_size` or of two sizes, too few or too many frames, NaN or
+                values outside [0, 1], or first frames that are not the same picture.
+        """
+        for name, video, most in (("fixed_view", fixed_view, self.times), ("freeze_time", freeze_time, self.views)):
+            _check_video(name, video, most, self.image_size)
+        gap = (fixed_view[0] - freeze_time[0]).abs().mean().item()
+        if gap > FIRST_FRAMES_FAIL:
+            raise ValueError(
+                f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; both videos must "
+                f"start at the same picture (at most {FIRST_FRAMES_FAIL} is let through)."
+            )
+        if gap > FIRST_FRAMES_WARN:
+            warnings.warn(
+                f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; fixed_view's is used.",
+                stacklevel=2,
+            )
+        known = assemble(fixed_view, freeze_time) * 2 - 1
+        *_, sample = self.sample_grid(known.to(next(self.parameters()).device), n_steps, seed)
+        grid = ((sample[0] + 1) / 2).clamp(0, 1).to(fixed_view.device)
+        grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
+        return grid
+
+    def denoise_video(
+        self,
+        x: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, " b"],
+        seen: Bool[Tensor, "b f"],
+        clean: Float[Tensor, "b f c h w"],
+        context: Context,
+    ) -> Float[Tensor, "b f c h w"]:
+        """The base alone: clean frames from a noisy video whose `seen` frames are given."""
+        x = torch.where(seen[:, :, None, None, None], clean, x)
+        return self.base(x, sigma[:, None] * ~seen, seen, clean, context)
+
+    def denoise_grid(
+        self,
+        x: Float[Tensor, "b v t c h w"],
+        sigma: Float[Tensor, " b"],
+        clean: Float[Tensor, "b v t c h w"],
+        observe=None,
+    ) -> Float[Tensor, "b v t c h w"]:
+        """Eq. 4: clean frames from a noisy grid whose first row and column are given by `clean`."""
+        b, v, t = x.shape[:3]
+        seen = known_cells(v, t).to(x.device).expand(b, v, t)
+        x = torch.where(seen[..., None, None, None], clean, x)
+        levels = sigma[:, None, None] * ~seen
+        as_columns = lambda a: rearrange(a, "b v t ... -> (b t) v ...")  # noqa: E731
+        as_rows = lambda a: rearrange(a, "b v t ... -> (b v) t ...")  # noqa: E731
+        embed = lambda cut, context: self.base.embed(*(cut(a) for a in (x, levels, seen, clean)), context)  # noqa: E731
+        tokens_view, c_view, angles_view = embed(as_columns, "freeze")
+        tokens_time, c_time, angles_time = embed(as_rows, "dynamic")
+        if v == t:
+            angles_time = angles_view
+        y_view, y_time = self.two_stream(
+            from_columns(tokens_view, v, t),
+            from_rows(tokens_time, v, t),
+            (c_view, None, angles_view),
+            (c_time, None, angles_time),
+            self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim)),
+            observe,
+        )
+        view = rearrange(self.base.unembed(columns(y_view), c_view), "(b t) v ... -> b v t ...", b=b)
+        time = rearrange(self.base.unembed(rows(y_time), c_time), "(b v) t ... -> b v t ...", b=b)
+        return (view + time) / 2
+
+    def sample_grid(
+        self, clean: Float[Tensor, "b v t c h w"], n_steps: int = 8, seed: int = 0
+    ) -> Iterator[Float[Tensor, "b v t c h w"]]:
+        """Noise to grids, yielding every state; known cells come from `clean` and hold still throughout.
+
+        Everything in [-1, 1]. The last state is the sample.
+        """
+        seen = known_cells(*clean.shape[1:3]).to(clean.device)[None, ..., None, None, None]
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            predicted = self.denoise_grid(x, torch.full((len(x),), sigma, device=x.device), clean)
+            return torch.where(seen, 0.0, (x - predicted) / sigma)
+
+        return self._walk(velocity, clean, seen, n_steps, seed)
+
+    def sample_video(
+        self,
+        clean: Float[Tensor, "b f c h w"],
+        seen: Bool[Tensor, " f"],
+        context: Context,
+        n_steps: int = 8,
+        seed: int = 0,
+    ) -> Iterator[Float[Tensor, "b f c h w"]]:
+        """The base alone: complete videos from the frames that are `seen`. As `sample_grid` otherwise."""
+        given = seen.to(clean.device)[None, :, None, None, None]
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            levels = torch.full((len(x),), sigma, device=x.device)
+            predicted = self.denoise_video(x, levels, given[..., 0, 0, 0].expand(len(x), -1), clean, context)
+            return torch.where(given, 0.0, (x - predicted) / sigma)
+
+        return self._walk(velocity, clean, given, n_steps, seed)
+
+    @staticmethod
+    def _walk(velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
+        """Euler from noise drawn on the CPU, so that a seed means the same on every device."""
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
+        with torch.no_grad():
+            yield from euler(velocity, torch.where(seen, clean, noise), n_steps)

@@ -1,0 +1,73 @@
+"""Weights on disk: one safetensors file with the configuration inside, written whole or not at all."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Config = TypeVar("Config")
+
+
+def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **notes: Any) -> Path:
+    """Write tensors, the dataclass they belong to, and notes (JSON values) into one file.
+
+    The file appears under its name only when it is complete.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _json(notes: dict[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in notes.items()}
+
+
+def load_weights(path: str | Path, config_class: type[Config]) -> tuple[dict[str, Tensor], Config, dict[str, Any]]:
+    """Read what `save_weights` wrote: tensors, the configuration, the notes.
+
+    Raises:
+        ValueError: no such file, not a safetensors file or cut short, or weights of another class.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"No weights at {path}: a .safetensors file written by fourd_minimal is wanted.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
+    if metadata.get("class") != config_class.__name__:
+        found = metadata.get("class", "no configuration")
+        raise ValueError(f"{path} holds {found}; weights with a {config_class.__name__} inside are wanted.")
+    notes = {name: json.loads(text) for name, text in metadata.items() if name not in ("class", "config")}
+    return tensors, _rebuild(config_class, json.loads(metadata["config"])), notes
+
+
+def _rebuild(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Turn JSON back into a (nested) dataclass; lists become tuples."""
+    hints = get_type_hints(config_class)
+
+    def convert(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return _rebuild(hint, value)
+        if isinstance(value, list):
+            return tuple(convert(None, v) for v in value)
+        return value
+
+    return config_class(**{name: convert(hints.get(name), value) for name, value in values.items()})

@@ -1,0 +1,260 @@
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fourd_minimal.data import video
+from fourd_minimal.data.video import read_video, write_video
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "videos"
+
+
+@pytest.fixture
+def clip():
+    """A disc gliding over a gradient: (rgb, alpha), 7 frames of 33 x 47, in whole 8-bit steps."""
+    y, x = torch.meshgrid(torch.arange(33.0), torch.arange(47.0), indexing="ij")
+    disc = torch.stack([((y - 16) ** 2 + (x - 12 - 3 * t) ** 2 < 60).float() for t in range(7)])[:, None]
+    ground = torch.stack([y / 33, x / 47, torch.full_like(x, 0.5)])
+    rgb = disc * torch.tensor([0.9, 0.4, 0.1])[:, None, None] + (1 - disc) * ground
+    return (rgb * 255).round() / 255, disc
+
+
+def error(a, b):
+    return (a - b).abs().mean()
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("clip.mp4", 0.02), ("clip.webm", 0.02), ("clip.gif", 0.025)])
+def test_what_is_written_is_read(clip, tmp_path, name, tolerance):
+    rgb, _ = clip
+    write_video(rgb, tmp_path / name)
+    back = read_video(tmp_path / name)
+    assert back.alpha is None
+    assert error(back.rgb[..., :33, :47], rgb) < tolerance
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(("name", "lossless"), [("clip.mp4", True), ("clip", False), ("clip", True)])
+def test_exact(tmp_path, name, lossless):
+    rgb = torch.randint(0, 256, (12, 3, 33, 47), generator=torch.Generator().manual_seed(0)) / 255
+    write_video(rgb, tmp_path / name, lossless=lossless)
+    assert torch.equal(read_video(tmp_path / name).rgb, rgb)
+
+
+def test_alpha_is_exact_in_png_and_close_in_webm(clip, tmp_path):
+    rgb, alpha = clip
+    write_video(rgb, tmp_path / "clip", alpha=alpha)
+    write_video(rgb, tmp_path / "clip.webm", alpha=alpha)
+    exact, close = read_video(tmp_path / "clip"), read_video(tmp_path / "clip.webm")
+    assert torch.equal(exact.rgb, rgb) and torch.equal(exact.alpha, alpha)
+    assert error(close.alpha, alpha) < 0.005 and error(close.rgb, rgb) < 0.015
+
+
+def test_alpha_of_vp8(clip, tmp_path, monkeypatch):
+    vp8 = ("libvpx", "yuva420p", {"crf": "10", "b": "1M", "auto-alt-ref": "0"}, {})
+    monkeypatch.setitem(video.FORMATS, (".webm", False, True), vp8)
+    rgb, alpha = clip
+    write_video(rgb, tmp_path / "clip.webm", alpha=alpha)
+    assert error(read_video(tmp_path / "clip.webm").alpha, alpha) < 0.01
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_colours_stay(tmp_path, name):
+    colours = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [0.8, 0.4, 0.2]])
+    write_video(colours[:, :, None, None].expand(-1, -1, 16, 16), tmp_path / name)
+    assert (read_video(tmp_path / name).rgb.mean((2, 3)) - colours).abs().max() < 3 / 255
+
+
+@pytest.mark.parametrize("name", ["still.mp4", "still.webm", "still.gif"])
+def test_a_still_clip_keeps_its_frames_and_its_pace(tmp_path, name):
+    write_video(torch.full((5, 3, 8, 8), 0.5), tmp_path / name, fps=10)
+    with av.open(str(tmp_path / name)) as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_a_gif_with_holes(tmp_path):
+    hole, red = Image.new("RGBA", (8, 8)), Image.new("RGBA", (8, 8), "red")
+    hole.save(tmp_path / "holes.gif", save_all=True, append_images=[red])
+    assert read_video(tmp_path / "holes.gif").alpha.mean((1, 2, 3)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("frames", "chosen"),
+    [(None, range(7)), (1, [0]), (3, [0, 3, 6]), (slice(1, None, 2), [1, 3, 5]), ([4, 0, -1, 4], [4, 0, 6, 4])],
+)
+def test_frames(clip, tmp_path, frames, chosen):
+    rgb, _ = clip
+    write_video(rgb, tmp_path / "clip.mp4", lossless=True)
+    assert torch.equal(read_video(tmp_path / "clip.mp4", frames=frames).rgb, rgb[list(chosen)])
+
+
+def test_png_are_counted_as_a_person_counts(tmp_path):
+    for i in range(12):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"frame{i}.png")
+    (tmp_path / "notes.txt").write_text("not a frame")
+    assert (read_video(tmp_path).rgb[:, 0, 0, 0] * 255).round().tolist() == list(range(12))
+
+
+def test_png_of_every_kind(tmp_path):
+    """Grey, palette, 16-bit and colour with alpha, of one flat grey."""
+    Image.new("L", (4, 4), 128).save(tmp_path / "0.png")
+    Image.new("RGB", (4, 4), (128,) * 3).quantize(4).save(tmp_path / "1.png")
+    Image.fromarray(np.full((4, 4), 128 * 257, np.uint16)).save(tmp_path / "2.png")
+    Image.new("RGBA", (4, 4), (128, 128, 128, 64)).save(tmp_path / "3.png")
+    rgb, alpha = read_video(tmp_path)
+    torch.testing.assert_close(rgb, torch.full_like(rgb, 128 / 255), atol=1.01 / 255, rtol=0)
+    torch.testing.assert_close(alpha.mean((1, 2, 3)), torch.tensor([1, 1, 1, 64 / 255]))
+
+
+def test_size_crops_about_the_centre(tmp_path):
+    stripes = (torch.arange(96) // 32 == 1).float().expand(1, 3, 32, 96)
+    write_video(stripes, tmp_path / "stripes")
+    assert read_video(tmp_path / "stripes", size=8).rgb.min() == 1
+    assert read_video(tmp_path / "stripes", size=(4, 12)).rgb.shape == (1, 3, 4, 12)
+
+
+def test_shrinking_does_not_alias(tmp_path):
+    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2
+    write_video(checks.float().expand(1, 3, 64, 64), tmp_path / "checks")
+    small = read_video(tmp_path / "checks", size=8).rgb
+    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.02, rtol=0)
+
+
+def test_transparent_pixels_lend_no_colour(tmp_path):
+    alpha = (torch.arange(32) < 16).float().expand(1, 1, 32, 32)
+    green_behind_nothing = torch.cat([alpha, 1 - alpha, torch.zeros_like(alpha)], dim=1)
+    write_video(green_behind_nothing, tmp_path / "edge", alpha=alpha)
+    rgb, alpha = read_video(tmp_path / "edge", size=5)
+    assert rgb[:, 1].max() == 0 and rgb[:, 0][alpha[:, 0] > 0].min() > 0.999
+    assert ((alpha > 0) & (alpha < 1)).any()
+
+
+def test_a_phone_held_upright(clip, tmp_path):
+    rgb, _ = clip
+    write_video(rgb, tmp_path / "phone.mp4", lossless=True)
+    data = (tmp_path / "phone.mp4").read_bytes()
+    turn = lambda *matrix: b"".join((x << 16).to_bytes(4, "big", signed=True) for x in matrix)  # noqa: E731
+    header, track = data.split(b"tkhd", 1)
+    track = track.replace(turn(1, 0, 0, 0, 1), turn(0, 1, 0, -1, 0), 1)  # shown a quarter turn clockwise
+    (tmp_path / "phone.mp4").write_bytes(header + b"tkhd" + track)
+    assert torch.equal(read_video(tmp_path / "phone.mp4").rgb, rgb.rot90(-1, (2, 3)))
+
+
+def test_what_stood_there_is_replaced(clip, tmp_path):
+    rgb, _ = clip
+    for name in ("clip", "clip.mp4"):
+        write_video(rgb, tmp_path / name)
+        write_video(rgb[:2], tmp_path / name)
+        assert len(read_video(tmp_path / name).rgb) == 2
+    (tmp_path / "clip" / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"path: a folder to replace may hold only PNG, but .*clip holds other files"):
+        write_video(rgb, tmp_path / "clip")
+
+
+def test_a_failed_write_leaves_nothing(clip, tmp_path, monkeypatch):
+    rgb, _ = clip
+    write_video(rgb[:2], tmp_path / "clip.mp4")
+    before = (tmp_path / "clip.mp4").read_bytes()
+    monkeypatch.setitem(video.FORMATS, (".mp4", False, False), ("libx264", "no pixels", {}, {}))
+    with pytest.raises(ValueError):
+        write_video(rgb, tmp_path / "clip.mp4")
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [before]
+
+
+CLIP = torch.full((2, 3, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rgb": CLIP[0]}, r"rgb: shape \(t, 3, h, w\) with at least 1 frame is wanted, given \(3, 8, 8\)"),
+        ({"rgb": CLIP[:0]}, r"rgb: shape .* at least 1 frame is wanted, given \(0, 3, 8, 8\)"),
+        ({"rgb": CLIP.byte()}, r"rgb: floating point in \[0, 1\] is wanted, given torch.uint8"),
+        ({"rgb": CLIP * math.nan}, r"rgb: floating point in \[0, 1\] is wanted, given torch.float32 from nan to nan"),
+        ({"rgb": CLIP * 2 - 1.5}, r"rgb: floating point in \[0, 1\] is wanted, given .* from -0.5 to -0.5"),
+        ({"rgb": CLIP * 3}, r"rgb: floating point in \[0, 1\] is wanted, given .* from 1.5 to 1.5"),
+        ({"alpha": CLIP}, r"alpha: shape \(t, 1, h, w\) .* is wanted, given \(2, 3, 8, 8\)"),
+        ({"alpha": CLIP[:1, :1]}, r"alpha: what fits rgb \(2, 3, 8, 8\) is wanted, given \(1, 1, 8, 8\)"),
+        (
+            {"alpha": CLIP[:, :1], "path": "clip.mp4"},
+            r"path: .mp4 .*, .webm .*, .gif or .* is wanted, given clip.mp4 .* an alpha",
+        ),
+        ({"path": "clip.avi"}, r"path: .mp4 .*, .webm .*, .gif or .* is wanted, given clip.avi"),
+        ({"path": "clip.gif", "lossless": True}, r"path: .* is wanted, given clip.gif with lossless=True"),
+        ({"fps": 0}, r"fps: more than 0 is wanted, given 0"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path, arguments, message):
+    arguments = {"rgb": CLIP, "path": "clip.webm"} | arguments
+    with pytest.raises(ValueError, match=message):
+        write_video(**arguments | {"path": tmp_path / "new" / arguments["path"]})
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"frames": 8}, r"frames: 1 to 7 frames of .*clip.mp4 are wanted, given 8"),
+        ({"frames": 0}, r"frames: 1 to 7 frames of .*clip.mp4 are wanted, given 0"),
+        ({"frames": [0, 7]}, r"frames: 1 to 7 frames of .*clip.mp4 are wanted, given \[0, 7\]"),
+        ({"frames": slice(7, None)}, r"frames: 1 to 7 frames of .*clip.mp4 are wanted, given slice\(7, None, None\)"),
+        ({"size": (0, 8)}, r"size: at least 1 pixel is wanted, given \(0, 8\)"),
+    ],
+)
+def test_what_cannot_be_chosen(clip, tmp_path, arguments, message):
+    write_video(clip[0], tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=message):
+        read_video(tmp_path / "clip.mp4", **arguments)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path: a video, .* is wanted, but nothing is at .*gone.mp4"):
+        read_video(tmp_path / "gone.mp4")
+
+
+@pytest.mark.parametrize("name", ["letter.txt", "letter.mp4", "letter.png"])
+def test_a_file_that_is_no_video(tmp_path, name):
+    (tmp_path / name).write_text("Dear reader, " * 99)
+    with pytest.raises(ValueError, match=rf"path: a video is wanted, but .*{name}"):
+        read_video(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_a_file_cut_short(clip, tmp_path, name):
+    write_video(clip[0], tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 3])
+    with pytest.raises(ValueError, match=rf"path: .* wanted, but .*{name}"):
+        read_video(tmp_path / name)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"path: at least 1 frame is wanted, but .* holds none"):
+        read_video(tmp_path)
+
+
+def test_png_of_different_size(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    Image.new("RGB", (4, 6)).save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"one size are wanted, but in .* frame 0 is 4x4 and frame 1 is 4x6"):
+        read_video(tmp_path, size=4)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"the real videos are not at {REAL}")
+@pytest.mark.parametrize("name", ["l4gm_000070_fg.mp4", "l4gm_000370_fg.mp4", "mdn_flower.mp4"])
+def test_real_videos(name):
+    rgb, alpha = read_video(REAL / name, size=64, frames=8)
+    assert rgb.shape == (8, 3, 64, 64) and 0 <= rgb.min() < 0.2 and rgb.max() <= 1 and alpha is None
+    assert (rgb[1:] - rgb[:-1]).abs().mean((1, 2, 3)).min() > 1e-3  # it moves
+    if name.startswith("l4gm"):
+        assert rgb[..., :2, :2].min() > 0.98  # on white
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"the real videos are not at {REAL}")
+def test_a_real_dancer_cut_out():
+    rgb, alpha = read_video(REAL / "simpl_dancer1_rgba256")
+    assert rgb.shape == (32, 3, 256, 256) and 0.05 < alpha.mean() < 0.5
+    assert rgb.min() == 0 and alpha.min() == 0 and alpha.max() == 1

@@ -1,0 +1,148 @@
+"""The rules of the house: who may import whom, that a concept stands alone, that nothing ships which should not."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fourd_minimal"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CONCEPTS = [file for file in SOURCES if file.parent == PACKAGE and not file.name.startswith("__")]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+
+concepts = {file.stem for file in CONCEPTS}
+MAY_IMPORT = {
+    **{concept: set() for concept in concepts},
+    "__init__": set(),
+    "data": {"data", "cameras"},
+    "systems": {"systems", *concepts},
+    "configs": {"configs", "systems", *concepts},
+    "lab": {"lab", "configs", "systems", "data", *concepts},
+    "__main__": {"lab"},
+}
+
+
+def each(files):
+    return pytest.mark.parametrize("file", files, ids=lambda file: str(file.relative_to(ROOT)))
+
+
+def imports(file):
+    """Every module that the file imports anywhere, in full: `from a import b` is `a.b`."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = file.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            yield from (".".join(filter(None, (*here, node.module, alias.name))) for alias in node.names)
+
+
+def run_python(*arguments, cwd):
+    run = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@each(CONCEPTS)
+def test_a_concept_imports_only_torch_einops_and_jaxtyping(file):
+    assert {module.split(".")[0] for module in imports(file)} <= {
+        "torch",
+        "einops",
+        "jaxtyping",
+        *sys.stdlib_module_names,
+    }
+
+
+@each(SOURCES)
+def test_imports_run_one_way(file):
+    inside = {module.split(".")[1] for module in imports(file) if module.startswith("fourd_minimal.")}
+    assert inside - {"__version__"} <= MAY_IMPORT[file.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+
+
+@pytest.fixture(scope="session")
+def bare_site(tmp_path_factory):
+    """Site-packages with torch, einops, jaxtyping, what these three require, and nothing else."""
+    site = tmp_path_factory.mktemp("site")
+    wanted, linked = ["torch", "einops", "jaxtyping"], set()
+    while wanted:
+        distribution = metadata.distribution(wanted.pop())
+        if distribution.name not in linked:
+            linked.add(distribution.name)
+            requirements = map(Requirement, distribution.requires or [])
+            wanted += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+            for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
+                if not (site / top).exists():
+                    (site / top).symlink_to(distribution.locate_file(top))
+    return site
+
+
+@each(CONCEPTS)
+def test_a_concept_copied_alone_runs_its_examples(file, bare_site, tmp_path):
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+    program = f"""
+import sys
+sys.path += [{str(tmp_path)!r}, {str(bare_site)!r}]
+import doctest, {file.stem}
+failed, attempted = doctest.testmod({file.stem})
+sys.exit(f"{{failed}} of {{attempted}} examples failed" if failed or not attempted else 0)
+"""
+    run_python("-I", "-S", "-c", program, cwd=tmp_path)  # -I -S: no site-packages but ours
+
+
+def test_nothing_happens_at_import(tmp_path):
+    program = """
+import os, pkgutil, random, sys, numpy, torch, fourd_minimal
+
+def world():
+    numbers = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    machine = torch.get_num_threads(), torch.get_default_device(), torch.cuda.is_initialized()
+    return *numbers, *machine, torch.get_default_dtype(), torch.is_grad_enabled(), dict(os.environ), os.listdir()
+
+before = world()
+for module in pkgutil.walk_packages(fourd_minimal.__path__, "fourd_minimal."):
+    if not module.name.endswith(("__main__", "blender_render")):  # a program, and one for Blender's Python
+        __import__(module.name)
+assert world() == before
+"""
+    run_python("-c", program, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^\s*(import|from) (pickle|cloudpickle|dill|joblib|shelve)\b",
+        r"\btorch\.(load|save)\(",
+        r"\ballow_pickle *= *True",
+        r"^from __future__ import annotations",  # hides the shapes from the checker
+    ],
+)
+def test_never_in_the_package(pattern):
+    assert not [file for file in SOURCES if re.search(pattern, file.read_text(), re.MULTILINE)]
+
+
+def test_files_are_named_after_concepts():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
+    assert not [path for path in [*PACKAGE.rglob("*"), *(ROOT / "tests").rglob("*")] if path.stem in vague]
+
+
+def test_weights_are_small_and_hold_no_program():
+    weights = [file for file in (PACKAGE / "weights").rglob("*") if file.is_file()]
+    assert all(file.suffix == ".safetensors" for file in weights)
+    assert sum(file.stat().st_size for file in weights) < 20e6
+
+
+@each(NOTEBOOKS)
+def test_a_notebook_shows_one_clean_run(file):
+    text = file.read_text()
+    cells = [
+        cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+    ]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    assert len(text) < 1.5e6
+    assert not re.findall(r"(?:/home/|/root/|/Users/|\\Users\\|site-packages)\S*", text)
