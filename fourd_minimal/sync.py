@@ -25,18 +25,17 @@ Condition = Float[Tensor, "b v t k"]
 """One embedding of sigma for every cell of the grid."""
 
 
-def average_sync(y_view: Float[Tensor, "*grid"], y_time: Float[Tensor, "*grid"]) -> Float[Tensor, "*grid"]:
+def average_sync(y_view: Grid, y_time: Grid) -> Grid:
     """Eq. 12: 1/2 (y^v + y^t), the new tokens of both streams."""
     return (y_view + y_time) / 2
 
 
-def weighted_sync(
-    y_view: Float[Tensor, "*grid"], y_time: Float[Tensor, "*grid"], w: float
-) -> tuple[Float[Tensor, "*grid"], Float[Tensor, "*grid"]]:
+def weighted_sync(y_view: Grid, y_time: Grid, w: float) -> tuple[Grid, Grid]:
     """Eq. 13: each stream moves a share `w` towards the other; w = 0 changes nothing, w = 1/2 is eq. 12.
 
-    >>> weighted_sync(torch.zeros(1), torch.ones(1), 0.25)
-    (tensor([0.2500]), tensor([0.7500]))
+    >>> x_view, x_time = weighted_sync(torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1), 0.25)
+    >>> x_view.item(), x_time.item()
+    (0.25, 0.75)
     """
     return torch.lerp(y_view, y_time, w), torch.lerp(y_time, y_view, w)
 

@@ -63,7 +63,7 @@ def nearest_seen(
     distance = (t[:, None] - t).abs().masked_fill(~seen[:, None], clean.shape[1])
     index = distance.argmin(-1)
     fill = clean[torch.arange(len(clean), device=clean.device)[:, None], index]
-    return fill * seen.any(1)[:, None, None, None, None]
+    return torch.where(seen.any(1)[:, None, None, None, None], fill, 0.0)
 
 
 def sigma_embedding(sigma: Float[Tensor, "..."], dim: int) -> Float[Tensor, "... dim"]:
@@ -146,6 +146,8 @@ class Block(nn.Module):
         angles: Float[Tensor, "n half"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
+        if (text is None) != (self.text_attention is None):
+            raise ValueError("text and text_dim belong together: a model built with text_dim needs text, another takes none.")
         shape = x.shape
 
         def modulated(norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:

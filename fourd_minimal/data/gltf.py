@@ -143,7 +143,7 @@ def render_asset(
     passes = _run_blender(blender_python, _single_clip(path, index), job, path)
     rgb, alpha = passes.pop("rgba").clamp(min=0).split([3, 1], dim=3)
     alpha = alpha.clamp(max=1)
-    rgb = _srgb(rgb / alpha.clamp(min=1e-6)) + (1 - alpha) * torch.tensor(background)[:, None, None]
+    rgb = alpha * _srgb(rgb / alpha.clamp(min=1e-6)) + (1 - alpha) * torch.tensor(background)[:, None, None]
     return SceneRecord(rgb=rgb, alpha=alpha, c2w=c2w[None], fov_deg=fov_deg, **passes)
 
 
@@ -214,7 +214,7 @@ def _varies(document: dict, binary: bytes, sampler: dict) -> bool:
     count = output["count"] * _WIDTHS[output["type"]]
     values = np.frombuffer(binary, _DTYPES[output["componentType"]], count, start).astype(np.float64)
     if sampler.get("interpolation") == "CUBICSPLINE":  # each key is (tangent in, value, tangent out)
-        values = values.reshape(n_keys, 3, -1)[:, 1]
+        values = values.reshape(n_keys, 3, -1)[:, 0]
     values = values.reshape(n_keys, -1)
     return bool((np.ptp(values, axis=0) > 0.01 * np.abs(values).max()).any())
 

@@ -42,4 +42,5 @@ class Train:
         progress.close()
         minutes = (time.perf_counter() - start) / 60
         made = f"fourd train --preset {self.preset} --stage {stage}"
-        step.averaged().save_pretrained(self.out, made_by=made, device=str(device()), minutes=round(minutes, 1))
+        notes = dict(made_by=made, seed=self.settings.seed, device=str(device()), minutes=round(minutes, 1))
+        step.averaged().save_pretrained(self.out, stage, **notes)

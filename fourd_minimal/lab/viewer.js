@@ -94,7 +94,7 @@ function render({ model, el }) {
   // Dragging a panel moves from where the drag began; pressing the map goes straight to the cell.
   let origin;
   panels.onpointerdown = (event) => {
-    return;
+    if (event.button) return;
     play("time", false);
     play("view", false);
     panels.setPointerCapture(event.pointerId);

@@ -149,14 +149,13 @@ class FourRealVideo(nn.Module):
             model.two_stream.sync.load_state_dict(layers)
         return model.requires_grad_(False)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> None:
-        """Write the base, and the sync where it is trained, each into a file of its own; `notes` go inside."""
-        parts = {"base": self.base}
-        if self.config.sync in TRAINED:
-            parts[f"{self.config.sync}_sync"] = self.two_stream.sync
-        for name, part in parts.items():
-            tensors = {k: v.to(dtype) for k, v in part.state_dict().items()}
-            save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
+    def save_pretrained(
+        self, folder: str | Path, part: Literal["base", "sync"], dtype: torch.dtype = torch.float16, **notes
+    ) -> Path:
+        """Write the base, or the trained sync, into a file of its own that `from_pretrained` reads; `notes` go inside."""
+        name, module = ("base", self.base) if part == "base" else (f"{self.config.sync}_sync", self.two_stream.sync)
+        tensors = {k: v.to(dtype) for k, v in module.state_dict().items()}
+        return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
 
     def generate(
         self,

@@ -36,7 +36,7 @@ def asset_document():
         "times": np.array([0.5, 1.5], np.float32),
         "rest": np.array([SLIDE_FROM, SLIDE_FROM], np.float32),
         "slide": np.array([SLIDE_FROM, SLIDE_TO], np.float32),
-        "spline": np.array([(1, 0, 0), SLIDE_FROM, (0, 1, 0)] * 2, np.float32),  # tangents differ, values do not
+        "spline": np.array([(0, 0, 0), SLIDE_FROM, (3, 0, 0), (0, 3, 0), SLIDE_FROM, (0, 0, 0)], np.float32),
     }
     data, views, accessors = b"", [], []
     for i, array in enumerate(arrays.values()):
@@ -94,7 +94,7 @@ def test_clips_are_read_from_the_file(asset, tmp_path):
     assert [(c.name, c.start_s, c.duration_s, c.moves) for c in clips] == [
         ("rest", 0.5, 1.0, False),
         ("clip_1", 0.5, 1.0, True),
-        ("spline", 0.5, 1.0, False),
+        ("spline", 0.5, 1.0, False),  # its tangents differ, its values do not
     ]
     assert list_clips(write(tmp_path / "beside.gltf")) == clips
 
