@@ -29,6 +29,7 @@ from torch import Tensor, nn
 Grid = Float[Tensor, "b v t n d"]
 Cond = Sequence[Tensor | None]
 Sync = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Blocks = Sequence[Callable] | nn.ModuleList
 
 
 def columns(grid: Grid) -> Float[Tensor, "bt vn d"]:
@@ -75,7 +76,7 @@ class TwoStream(nn.Module):
     (torch.Size([1, 2, 3, 5, 4]), True)
     """
 
-    def __init__(self, blocks: Sequence[Callable], sync: Sequence[Sync]):
+    def __init__(self, blocks: Blocks, sync: Sequence[Sync] | nn.ModuleList):
         super().__init__()
         if len(blocks) != len(sync):
             raise ValueError(f"sync has {len(sync)} layers; it needs one for each of the {len(blocks)} blocks.")
@@ -124,7 +125,7 @@ class Sequential4D(nn.Module):
     tensor([4.])
     """
 
-    def __init__(self, blocks: Sequence[Callable]):
+    def __init__(self, blocks: Blocks):
         super().__init__()
         self.blocks = blocks if not all(isinstance(m, nn.Module) for m in blocks) else nn.ModuleList(blocks)
 

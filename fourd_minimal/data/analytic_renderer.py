@@ -77,6 +77,7 @@ def trace(
     if m < matrix.shape[2]:  # enters the last of three slabs before it leaves the first
         flat = rearrange(matrix[:, None, :, m:], "n 1 t k i j -> n 1 t j (i k)")
         inverse = rearrange(directions @ flat, "n v t p (i k) -> i n v t p k", i=3).reciprocal()
+        inverse = inverse.clamp(-1e20, 1e20)  # a ray along a face: finite, because infinity times 0 is NaN
         middle, half = -rearrange(o[:, :, :, None, m:], "n v t 1 k i -> i n v t 1 k") * inverse, inverse.abs()
         near, far = (middle - half).amax(0), (middle + half).amin(0)
         hits.append(torch.where((near < far) & (near > 0), near, torch.inf))

@@ -211,12 +211,11 @@ def _varies(document: dict, binary: bytes, sampler: dict) -> bool:
     if "bufferView" not in output:  # zeros, but for the entries of a sparse accessor
         return "sparse" in output
     start = document["bufferViews"][output["bufferView"]]["byteOffset"] + output.get("byteOffset", 0)
-    count = output["count"] * _WIDTHS[output["type"]]
-    values = np.frombuffer(binary, _DTYPES[output["componentType"]], count, start).astype(np.float64)
+    dtype, count = _DTYPES[output["componentType"]], output["count"] * _WIDTHS[output["type"]]
+    values = np.frombuffer(binary, dtype, count, start).astype(np.float64)
     if sampler.get("interpolation") == "CUBICSPLINE":  # each key is (tangent in, value, tangent out)
-        values = values.reshape(n_keys, 3, -1)[:, 0]
-    values = values.reshape(n_keys, -1)
-    return bool((np.ptp(values, axis=0) > 0.01 * np.abs(values).max()).any())
+        values = values.reshape(n_keys, 3, -1)[:, 1]
+    return bool((np.ptp(values.reshape(n_keys, -1), axis=0) > 0.01 * np.abs(values).max()).any())
 
 
 def _choose(clips: list[Clip], clip: str | int | None, path: str | Path) -> int:

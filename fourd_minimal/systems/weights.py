@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -22,14 +21,12 @@ def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **no
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, draft, metadata)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 

@@ -1,0 +1,252 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+from fourd_minimal.data.analytic_renderer import MovingObjects, render, trace
+
+FRONT = circular_trajectory(0.0, 0.0, 4.0)[None, None]  # one camera, at z = 4
+FOV_DEG = 40.0
+
+
+@pytest.fixture
+def uniform():
+    generator = torch.Generator().manual_seed(0)
+    return lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=generator)
+
+
+def affine(scale=(1.0, 1.0, 1.0), position=(0.0, 0.0, 0.0)):
+    return torch.cat([torch.diag(torch.tensor(scale)), torch.tensor(position)[:, None]], 1)
+
+
+def scene(to_world, n_balls, **fields):
+    """Scenes from maps `(n, t, k, 3, 4)` or one from `(t, k, 3, 4)`; object i is of colour i, on black."""
+    to_world = to_world.reshape(-1, *to_world.shape[-4:])
+    n, _, k = to_world.shape[:3]
+    colours = torch.linspace(0.2, 1, 3 * k).view(1, k, 1, 3).expand(n, -1, 6, -1)
+    light, background = F.normalize(torch.tensor([0.3, 0.5, 0.8]), dim=0).expand(n, 3), torch.zeros(n, 2, 3)
+    return replace(MovingObjects(to_world, n_balls, colours, torch.zeros(k), light, background), **fields)
+
+
+def tumbling(uniform, n_balls, k, times=2, n=1):
+    """Objects under any affine map: rotated, sheared and stretched; every second one is checkered."""
+    linear = 0.35 * torch.eye(3) + uniform(-0.25, 0.25, n, times, k, 3, 3)
+    to_world = torch.cat([linear, uniform(-0.5, 0.5, n, times, k, 3, 1)], -1)
+    checker = torch.where(torch.arange(k) % 2 == 1, 3.0, 0.0)
+    return scene(to_world, n_balls, colours=uniform(0, 1, n, k, 6, 3), checker=checker)
+
+
+def first_hit_by_hand(objects, time, origin, direction):
+    """(depth, colour) of the first hit, one object and one face after another, in double precision; (inf, None)."""
+    best = math.inf, None
+    for k in range(objects.to_world.shape[2]):
+        to_world = objects.to_world[0, time, k].double().numpy()
+        world_to_object = np.linalg.inv(to_world[:, :3])
+        o, d = world_to_object @ (origin - to_world[:, 3]), world_to_object @ direction
+        if k < objects.n_balls:
+            roots = np.roots([d @ d, 2 * o @ d, o @ o - 1])
+            hits = [s.real for s in roots if abs(s.imag) < 1e-12]
+        else:  # the planes of the six faces
+            hits = [(side - o[axis]) / d[axis] for axis in range(3) for side in (-1, 1)]
+            hits = [s for s in hits if np.abs(o + s * d).max() < 1 + 1e-9]
+        hits = [s for s in hits if s > 0]
+        if hits and min(hits) < best[0]:
+            best = min(hits), (k, o + min(hits) * d, to_world)
+    if best[1] is None:
+        return best
+    depth, (k, local, to_world) = best
+    axis = int(np.abs(local).argmax())
+    if k < objects.n_balls:  # two tangents of the ball, carried into the world
+        tangents = np.linalg.svd(local[None])[2][1:]
+    else:  # two edges of the face
+        tangents = np.eye(3)[[i for i in range(3) if i != axis]]
+    normal = np.cross(*(to_world[:, :3] @ tangent for tangent in tangents))
+    outwards = to_world[:, :3] @ (local if k < objects.n_balls else np.eye(3)[axis] * np.sign(local[axis]))
+    normal *= np.sign(normal @ outwards) / np.linalg.norm(normal)
+    face = 2 * axis + (local[axis] < 0)
+    rate = objects.checker[k].item()
+    if rate and face == 2:
+        face = 2 + int(math.floor(local[0] * rate) + math.floor(local[2] * rate)) % 2
+    shade = 0.45 + 0.55 * max(normal @ objects.light[0].double().numpy(), 0)
+    return depth, objects.colours[0, k, face].double().numpy() * shade
+
+
+@pytest.mark.parametrize(("n_balls", "k"), [(3, 3), (0, 3), (2, 5)])
+def test_every_ray_by_hand(uniform, n_balls, k):
+    objects = tumbling(uniform, n_balls, k)
+    size = 9, 11
+    c2w = circular_trajectory(torch.tensor([[20.0, 140.0]]), torch.tensor([[10.0, -50.0]]), 3.0)
+    record = render(objects, c2w, FOV_DEG, size, antialias=1)
+    origins, directions = rays(c2w, FOV_DEG, size)
+    assert 0.1 < record.alpha.mean() < 0.9
+    for view in range(2):
+        for time in range(2):
+            for row in range(size[0]):
+                for column in range(size[1]):
+                    o, d = origins[0, view].double().numpy(), directions[0, view, row, column].double().numpy()
+                    depth, colour = first_hit_by_hand(objects, time, o, d)
+                    cell = 0, view, time, slice(None), row, column
+                    assert record.alpha[cell].item() == math.isfinite(depth)
+                    assert record.depth[cell].item() == pytest.approx(depth if math.isfinite(depth) else 0, abs=1e-4)
+                    if colour is not None:
+                        np.testing.assert_allclose(record.rgb[cell].numpy(), colour, atol=1e-3)
+
+
+@pytest.mark.parametrize("radius", [0.3, 1.0])
+def test_depth_of_a_sphere_and_of_a_box(radius):
+    origins, directions = rays(FRONT, FOV_DEG, (16, 16))
+    a = directions[0, 0].square().sum(-1)
+    root = (16 - a * (16 - radius**2)).sqrt()  # |o + s d|^2 = r^2 with o . d = -4, NaN where the ray misses
+    sphere = render(scene(affine((radius,) * 3)[None, None], 1), FRONT, FOV_DEG, (16, 16)).depth[0, 0, 0, 0]
+    assert_close(sphere, ((4 - root) / a).nan_to_num(0), atol=1e-5, rtol=1e-5)
+    box = render(scene(affine((radius,) * 3)[None, None], 0), FRONT, FOV_DEG, (16, 16)).depth[0, 0, 0, 0]
+    front = (4 - radius) * directions[0, 0, :, :, :2].abs().amax(-1) < radius
+    assert_close(box, torch.where(front, 4 - radius, 0.0), atol=1e-5, rtol=1e-5)
+
+
+def test_a_ray_along_a_face_is_no_hole():
+    """In a picture of odd width the middle column of rays has no x component at all."""
+    odd = render(scene(affine((0.5, 0.5, 0.5))[None, None], 0), FRONT, FOV_DEG, (15, 15), antialias=1)
+    square = torch.zeros(15, 15)
+    square[5:10, 5:10] = 1
+    assert torch.equal(odd.alpha[0, 0, 0, 0], square)
+    assert_close(odd.depth[0, 0, 0, 0], 3.5 * square)
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.5, 0.5), (1.0, 0.6, 0.4), (0.4, 0.5, 1.5)])
+def test_alpha_of_an_ellipsoid_is_its_silhouette(scale):
+    """A cone around an ellipse with half axes f a / sqrt(D^2 - c^2) and f b / sqrt(D^2 - c^2) pixels."""
+    size = 48
+    focal = size / 2 / math.tan(math.radians(FOV_DEG) / 2)
+    area = math.pi * focal**2 * scale[0] * scale[1] / (16 - scale[2] ** 2)
+    alpha = render(scene(affine(scale)[None, None], 1), FRONT, FOV_DEG, (size, size), antialias=6).alpha
+    assert alpha.sum().item() == pytest.approx(area, rel=3e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_box_seen_face_on(axis, side):
+    """Looked at along each axis in turn it shows the colour of that face, lit by n . l."""
+    colours = torch.rand(1, 1, 6, 3, generator=torch.Generator().manual_seed(0))
+    light = F.normalize(torch.tensor([[0.3, 0.8, -0.5]]), dim=-1)
+    objects = scene(affine((0.5, 0.5, 0.5))[None, None], 0, colours=colours, light=light)
+    position = torch.zeros(3)
+    position[axis] = 4.0 * side
+    back, up = position / 4, torch.eye(3)[(axis + 1) % 3]
+    c2w = torch.eye(4)
+    c2w[:3] = torch.stack([torch.linalg.cross(up, back), up, back, position], 1)
+    rgb = render(objects, c2w[None, None], FOV_DEG, (8, 8)).rgb[0, 0, 0, :, 4, 4]
+    lit = max((side * light[0, axis]).item(), 0)
+    assert_close(rgb, colours[0, 0, 2 * axis + (side < 0)] * (0.45 + 0.55 * lit))
+
+
+def test_the_background_runs_from_top_to_bottom():
+    background = torch.tensor([[[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]])
+    rgb = render(scene(affine((0.1, 0.1, 0.1))[None, None], 1, background=background), FRONT, FOV_DEG, (5, 7)).rgb
+    ramp = torch.linspace(1, 0, 5)
+    assert_close(rgb[0, 0, 0, :, :, 0], torch.stack([ramp, 1 - ramp, torch.full((5,), 0.5)]))
+
+
+def test_antialiasing_averages_a_larger_picture(uniform):
+    objects, c2w = tumbling(uniform, 2, 4), circular_trajectory(torch.tensor([[30.0, 60.0]]), 20.0, 3.0)
+    small = render(objects, c2w, FOV_DEG, (8, 12), antialias=2, geometry=False)
+    large = render(objects, c2w, FOV_DEG, (16, 24), antialias=1, geometry=False)  # the background is black in both
+    for name in ("rgb", "alpha"):
+        pooled = F.avg_pool2d(getattr(large, name).flatten(0, 2), 2).view_as(getattr(small, name))
+        assert_close(getattr(small, name), pooled, atol=1e-5, rtol=1e-5)
+    assert set(large.alpha.unique().tolist()) == {0.0, 1.0}
+    assert set(small.alpha.unique().tolist()) == {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_geometry_is_optional_and_chunks_do_not_show(uniform):
+    objects, c2w = tumbling(uniform, 1, 3, n=5), circular_trajectory(uniform(0, 360, 5, 2), 20.0, 3.0)
+    whole, by_two = (render(objects, c2w, FOV_DEG, (8, 8), chunk=chunk) for chunk in (16, 2))
+    for name in ("rgb", "alpha", "depth", "flow", "visible"):
+        assert_close(getattr(by_two, name), getattr(whole, name))
+    fast = render(objects, c2w, FOV_DEG, (8, 8), geometry=False)
+    assert torch.equal(fast.rgb, whole.rgb) and torch.equal(fast.alpha, whole.alpha)
+    assert fast.flow is None and fast.visible is None and not fast.depth.any()
+
+
+@pytest.mark.parametrize("n_balls", [0, 1])
+@pytest.mark.parametrize("step", [(0.3, 0.2, 0.0), (0.0, 0.0, 0.4), (-0.2, 0.1, -0.5)])
+def test_flow_of_a_translation(n_balls, step):
+    """At depth z, (x, y) pixels from the centre: now there; then at ((x z + f dx) / (z - dz), (y z - f dy) / (z - dz))."""
+    size, (dx, dy, dz), scale = 32, step, (0.5, 0.5, 0.5)
+    focal = size / 2 / math.tan(math.radians(FOV_DEG) / 2)
+    objects = scene(torch.stack([affine(scale), affine(scale, step)])[:, None], n_balls)
+    record = render(objects, FRONT, FOV_DEG, (size, size))
+    depth, flow = record.depth[0, 0, 0], record.flow[0, 0, 0]
+    from_centre = (pixel_grid((size, size))[:, :, 0] - size / 2).permute(2, 0, 1)
+    there = (from_centre * depth + focal * torch.tensor([dx, -dy])[:, None, None]) / (depth - dz)
+    assert_close(flow, torch.where(depth > 0, there - from_centre, 0.0), atol=1e-4, rtol=1e-4)
+
+
+def test_flow_of_any_affine_motion(uniform):
+    """A material point seen now, taken back into its object and out again a moment later."""
+    objects, c2w, size = tumbling(uniform, 1, 2, times=3), circular_trajectory(70.0, 15.0, 3.0)[None, None], (12, 12)
+    record = render(objects, c2w, FOV_DEG, size)
+    origins, directions = rays(c2w, FOV_DEG, size)
+    _, which = trace(objects, origins, directions.flatten(2, 3)[:, :, None])
+    for time in range(2):
+        depth, flow = record.depth[0, 0, time, 0], record.flow[0, 0, time]
+        for k in range(2):
+            hit = (which[0, 0, time].view(size) == k) & (depth > 0)
+            assert hit.any()
+            points = origins[0, 0] + depth[hit][:, None] * directions[0, 0, hit]
+            now, later = objects.to_world[0, time : time + 2, k]
+            local = torch.linalg.solve(now[:, :3], (points - now[:, 3]).T)
+            moved = (later[:, :3] @ local).T + later[:, 3]
+            here, there = (project(p, c2w[0, 0], FOV_DEG, size)[0] for p in (points, moved))
+            assert_close(flow[:, hit].T, there - here, atol=1e-3, rtol=1e-3)
+
+
+def test_what_rests_has_no_flow_and_stays_visible(uniform):
+    objects = tumbling(uniform, 2, 4, times=1)
+    objects = replace(objects, to_world=objects.to_world.expand(-1, 3, -1, -1, -1))
+    record = render(objects, circular_trajectory(torch.tensor([[10.0, 50.0]]), 20.0, 3.0), FOV_DEG, (16, 16))
+    assert_close(record.flow, torch.zeros_like(record.flow), atol=1e-4, rtol=0)
+    assert record.visible.all()
+
+
+def test_what_is_covered_or_leaves_is_not_visible():
+    """A ball slides over the front of a box; then out of the picture."""
+    box, small = affine((0.7, 0.7, 0.2), (0.0, 0.0, -1.0)), (0.3, 0.3, 0.3)
+    places = torch.tensor([[-1.2, 0.0, 0.8], [0.0, 0.0, 0.8], [3.0, 0.0, 0.8]])
+    to_world = torch.stack([torch.stack([affine(small, tuple(p.tolist())), box]) for p in places])
+    record = render(scene(to_world, 1), FRONT, FOV_DEG, (33, 33), antialias=1)
+    depth, visible, flow = record.depth[0, 0, :, 0], record.visible[0, 0, :, 0], record.flow[0, 0]
+    ball = (depth > 0) & (depth < 4)
+    assert ball.flatten(1).sum(1).tolist()[:2] > [20, 20] and not ball[2].any()
+    assert torch.equal(~visible[0] & ~ball[0], ball[1] & ~ball[0])  # what rests is hidden where the ball will be
+    assert not visible[1][ball[1]].any() and visible[1][~ball[1]].all()
+    assert (flow[1, 0][ball[1]] > 16).all()
+    assert visible[2].all()
+    assert_close(flow[2], torch.zeros(2, 33, 33), atol=1e-4, rtol=0)
+
+
+def test_a_surface_that_turns_away_is_not_visible():
+    """Half a turn about y: the front of the box is its back a moment later."""
+    turned = affine((-0.5, 0.5, -0.5))
+    record = render(scene(torch.stack([affine((0.5, 0.5, 0.5)), turned])[:, None], 0), FRONT, FOV_DEG, (16, 16))
+    hit = record.depth[0, 0, 0, 0] > 0
+    assert torch.equal(record.visible[0, 0, 0, 0], ~hit)
+
+
+def test_views_agree_on_depth(uniform):
+    """From another camera, the ray to a surface point meets that point or something in front of it."""
+    objects, c2w = tumbling(uniform, 2, 4), circular_trajectory(torch.tensor([[0.0, 35.0]]), 20.0, 3.0)
+    size = 24, 24
+    depth = render(objects, c2w, FOV_DEG, size).depth[:, :, :, 0]
+    origins, directions = rays(c2w, FOV_DEG, size)
+    points = origins[:, 0, None, None, None] + depth[:, 0, ..., None] * directions[:, :1]
+    hit = depth[:, 0].flatten(2) > 0
+    towards = points.flatten(2, 3) - origins[:, 1, None, None]
+    first, _ = trace(objects, origins[:, 1:], towards[:, None])  # a depth of 1 is the point itself
+    assert (first[:, 0][hit] < 1 + 1e-4).all()
+    assert ((first[:, 0][hit] - 1).abs() < 1e-4).float().mean() > 0.3

@@ -1,0 +1,164 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, hue, rotation, sample_scenes
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def sample_at(pictures, xy):
+    """Pictures `(n, c, h, w)` read at pixel positions `(n, h, w, 2)`, between pixels by bilinear interpolation."""
+    size = torch.tensor(pictures.shape[:-3:-1])
+    return F.grid_sample(pictures, 2 * xy / size - 1, align_corners=False, padding_mode="border")
+
+
+@every_family
+def test_the_record(family):
+    n, v, t, size = 3, 2, 4, 12
+    record = sample_scenes(n, v, t, size, seed=5, family=family)
+    assert record.rgb.shape == (n, v, t, 3, size, size)
+    assert record.alpha.shape == record.depth.shape == record.visible.shape == (n, v, t, 1, size, size)
+    assert record.flow.shape == (n, v, t, 2, size, size)
+    assert record.fov_deg == FOV_DEG and record.visible.dtype == torch.bool
+    for picture in (record.rgb, record.alpha):
+        assert picture.min() >= 0 and picture.max() <= 1
+    assert ((record.depth == 0) | ((record.depth - RADIUS).abs() < 2)).all()
+    assert (record.alpha[record.depth > 0] > 0).all() and (record.depth[record.alpha == 1] > 0).all()
+    assert record.alpha.mean((3, 4, 5)).min() > 0.02, "an object in every frame"
+    assert record.rgb.std((0, 1, 2, 4, 5)).min() > 0.02
+    position = record.c2w[..., :3, 3]
+    assert_close(position.norm(dim=-1), torch.full((n, v), RADIUS))
+    assert_close(record.c2w[..., :3, 2], position / RADIUS)
+    assert record.visible[:, :, -1].all()
+    assert_close(record.flow[:, :, -1], torch.zeros(n, v, 2, size, size), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["simple", "hard", "creature"])
+def test_the_object_stays_in_the_picture(family):
+    alpha = sample_scenes(32, 2, 6, 24, seed=3, family=family, geometry=False).alpha
+    border = torch.ones(24, 24, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert (alpha[..., border] > 0).float().mean() < 0.01
+
+
+@every_family
+def test_a_seed_is_a_scene(family):
+    def scenes(seed):
+        return sample_scenes(2, 3, 2, 8, seed, family)
+
+    state = torch.get_rng_state()
+    one, same, other = scenes(1), scenes(1), scenes(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name in ("rgb", "alpha", "depth", "c2w", "flow", "visible"):
+        assert torch.equal(getattr(one, name), getattr(same, name))
+    assert not torch.equal(one.rgb, other.rgb) and not torch.equal(one.c2w, other.c2w)
+    assert not torch.equal(one.rgb[0], one.rgb[1])
+
+
+@every_family
+def test_finer_grids_show_the_same_scene(family):
+    coarse, fine = (sample_scenes(2, k, k, 8, seed=7, family=family, geometry=False) for k in (3, 5))
+    assert_close(fine.c2w[:, ::2], coarse.c2w)
+    for name in ("rgb", "alpha"):  # a ray that just grazes an edge may round to the other side of it
+        difference = (getattr(fine, name)[:, ::2, ::2] - getattr(coarse, name)).abs()
+        assert (difference > 1e-4).float().mean() < 1e-3
+
+
+@every_family
+def test_geometry_does_not_change_the_pictures(family):
+    whole, fast = (sample_scenes(2, 2, 2, 8, 1, family, geometry=geometry) for geometry in (True, False))
+    assert torch.equal(whole.rgb, fast.rgb) and torch.equal(whole.alpha, fast.alpha)
+    assert fast.flow is None and fast.visible is None
+
+
+@every_family
+def test_every_scene_moves(family):
+    rgb = sample_scenes(16, 1, 4, 16, seed=2, family=family, geometry=False).rgb
+    moving = (rgb[:, :, 1:] - rgb[:, :, :1]).abs().amax((1, 2, 3)) > 0.1
+    assert (moving.flatten(1).float().mean(1) > 0.01).all()
+
+
+@every_family
+def test_depth_of_one_view_lands_on_the_surface_of_another(family):
+    size = 48
+    record = sample_scenes(4, 2, 1, size, seed=11, family=family)
+    origins, directions = rays(record.c2w, FOV_DEG, (size, size))
+    depth = record.depth[:, :, 0, 0]
+    points = origins[:, 0, None, None] + depth[:, 0, ..., None] * directions[:, 0]
+    xy, wanted = project(points, record.c2w[:, 1, None, None], FOV_DEG, (size, size))
+    there = sample_at(depth[:, 1:], xy)[:, 0]
+    inside = sample_at((depth[:, 1:] > 0).float(), xy)[:, 0] == 1  # not at an outline
+    known = (depth[:, 0] > 0) & inside & (xy > 0).all(-1) & (xy < size).all(-1)
+    error = (wanted - there)[known]
+    assert known.float().mean() > 0.05
+    assert (error < -0.05).float().mean() < 0.05, "nothing is in front of what the other view sees"
+    assert (error.abs() < 0.05).float().mean() > 0.5, "much is seen by both"
+
+
+@every_family
+def test_the_next_frame_pulled_back_by_the_flow_is_this_one(family):
+    size = 48
+    record = sample_scenes(6, 1, 6, size, seed=13, family=family)
+    now, later = record.rgb[:, 0, :-1].flatten(0, 1), record.rgb[:, 0, 1:].flatten(0, 1)
+    flow, visible = record.flow[:, 0, :-1].flatten(0, 1), record.visible[:, 0, :-1, 0].flatten(0, 1)
+    pulled = sample_at(later, pixel_grid((size, size))[:, :, 0] + flow.permute(0, 2, 3, 1))
+    error, still = ((picture - now).abs().amax(1) for picture in (pulled, later))
+    moving = visible & (flow.norm(dim=1) > 1)
+    assert moving.any() and visible.float().mean() > 0.7
+    assert (error[visible] < 0.05).float().mean() > 0.9
+    assert error[moving].median() < 0.02 and error[moving].mean() < still[moving].mean() / 2
+
+
+def test_families_differ_as_they_say():
+    simple, hard, creature, ground = (sample_scenes(16, 1, 4, 24, 1, family) for family in FAMILIES)
+    background = creature.alpha.expand_as(creature.rgb) == 0
+    assert (creature.rgb[background] == 1).all(), "a creature stands on white"
+    assert ground.alpha[..., -4, 8:16].mean() > 0.9 > 0.3 > simple.alpha[..., -4, 8:16].mean(), "a ground lies below"
+
+    def depth_of_centre(record):
+        return (record.depth.sum((3, 4, 5)) / (record.depth > 0).sum((3, 4, 5))).std(2).mean()
+
+    assert depth_of_centre(hard) > depth_of_centre(simple)
+
+
+def test_antialiasing_softens_outlines_only():
+    hard, soft = (sample_scenes(4, 2, 2, 16, 1, antialias=antialias, geometry=False) for antialias in (1, 4))
+    assert set(hard.alpha.unique().tolist()) == {0.0, 1.0}
+    assert hard.alpha.mean().item() == pytest.approx(soft.alpha.mean().item(), rel=0.03)
+    assert 0.02 < ((soft.alpha > 0) & (soft.alpha < 1)).float().mean() < 0.3
+
+
+def test_hue_runs_around_the_circle():
+    red, yellow, green, cyan, blue, magenta, again = (
+        hue(torch.arange(7) / 6, saturation=1.0, value=1.0).round().tolist()
+    )
+    assert (red, yellow, green, cyan, blue, magenta) == (
+        [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1]
+    )  # fmt: skip
+    assert again == red
+    assert_close(hue(torch.tensor(0.0), 0.25, 0.8), torch.tensor([0.8, 0.6, 0.6]))
+
+
+@pytest.mark.parametrize(("axis", "start", "end"), [("x", 1, 2), ("y", 2, 0), ("z", 0, 1)])
+def test_rotation_is_right_handed(axis, start, end):
+    quarter = rotation(torch.tensor(torch.pi / 2), axis)
+    assert_close(quarter[:, start], torch.eye(3)[end], atol=1e-6, rtol=0)
+    assert_close(quarter @ quarter.T, torch.eye(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(family="desert"), "family is 'desert'; it must be one of simple, hard, creature, ground"),
+        *(
+            (dict([(name, 0)]), f"{name} is 0; it must be at least 1")
+            for name in ("n", "views", "times", "size", "antialias")
+        ),
+    ],
+)
+def test_errors_name_the_argument(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sample_scenes(**dict(n=1, views=1, times=1, size=4, seed=0) | arguments)

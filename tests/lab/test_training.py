@@ -1,0 +1,110 @@
+"""Training: only what should train does, an interrupted run ends bit for bit as an uninterrupted one, and it learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.lab.training import base_loss, learning_rate, random_masks, step_generator, train, velocity_loss
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+SMOKE = PRESETS["smoke"]
+
+
+def last(steps):
+    *_, step = steps
+    return step
+
+
+@pytest.mark.parametrize("stage", ["base", "sync"])
+def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path):
+    preset = replace(SMOKE, base_steps=6, sync_steps=6)
+    base = FourRealVideo(preset.model) if stage == "sync" else None
+    whole = last(train(stage, preset, base=base)).averaged()
+    killed = train(stage, preset, tmp_path, base, checkpoint_every=2)
+    for step in killed:
+        if step.number == 3:  # one step after the checkpoint at 2
+            break
+    killed.close()
+    torch.manual_seed(123)  # another process has another global state
+    resumed = [*train(stage, preset, tmp_path, base, checkpoint_every=2)]
+    assert [s.number for s in resumed] == [3, 4, 5, 6]
+    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    done = last(train("base", SMOKE, tmp_path)).averaged()
+    (again,) = train("base", SMOKE, tmp_path)
+    assert again.number == SMOKE.base_steps
+    assert_close(again.averaged().state_dict(), done.state_dict(), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
+    last(train("base", SMOKE, tmp_path))
+    with pytest.raises(ValueError, match=r"another preset \(base_lr differ\)"):
+        next(train("base", replace(SMOKE, base_lr=1.0), tmp_path))
+
+
+def test_sync_touches_only_the_sync():
+    base = last(train("base", SMOKE)).averaged()
+    done = last(train("sync", SMOKE, base=base)).averaged()
+    assert_close(done.base.state_dict(), base.base.state_dict(), rtol=0, atol=0)
+    fresh = FourRealVideo(SMOKE.model).two_stream.sync.state_dict()
+    changed = [not torch.equal(v, fresh[k]) for k, v in done.two_stream.sync.state_dict().items()]
+    assert sum(changed) > len(changed) / 2
+
+
+def test_sync_needs_a_base():
+    with pytest.raises(ValueError, match="base is None"):
+        next(train("sync", SMOKE))
+
+
+def test_a_step_is_a_function_of_seed_stage_and_number():
+    draw = lambda *a: torch.rand(3, generator=step_generator(*a))  # noqa: E731
+    assert torch.equal(draw(SMOKE, "base", 1), draw(SMOKE, "base", 1))
+    others = [(SMOKE, "base", 2), (SMOKE, "sync", 1), (replace(SMOKE, seed=1), "base", 1)]
+    assert not any(torch.equal(draw(SMOKE, "base", 1), draw(*o)) for o in others)
+
+
+def test_the_loss_falls():
+    preset = replace(SMOKE, base_steps=60, base_batch=8, warmup=10, ema=0.0, families=(("simple", 1.0),))
+    start = FourRealVideo(preset.model)
+    done = last(train("base", preset)).averaged()
+    with torch.no_grad():
+        before, after = (base_loss(m, preset, step_generator(preset, "base", 999), "cpu") for m in (start, done))
+    assert after < 0.7 * before
+
+
+def test_velocity_loss_is_the_loss_of_the_velocity():
+    """Frames predicted from x_sigma, turned into velocities: the plain velocity-matching loss, for sigma above 0.3."""
+    x, eps, predicted = (torch.rand(5, 4, 3, 2, 2) for _ in range(3))
+    sigma, unseen = torch.rand(5) * 0.7 + 0.3, torch.rand(5, 4) > 0.3
+    s = sigma[:, None, None, None, None]
+    noisy = (1 - s) * x + s * eps
+    plain = (((noisy - predicted) / s - (eps - x)) ** 2).mean((2, 3, 4))[unseen].mean()
+    assert_close(velocity_loss(predicted, x, sigma, unseen), plain)
+
+
+def test_masks_always_leave_something_to_predict():
+    masks = random_masks(2000, 4, torch.Generator().manual_seed(0))
+    assert not masks.all(1).any()
+    only_first = (masks == torch.tensor([True, False, False, False])).all(1).float().mean()
+    both_ends = (masks == torch.tensor([True, False, False, True])).all(1).float().mean()
+    assert 0.35 < only_first < 0.55 and 0.25 < both_ends < 0.35
+    assert (masks.sum(1) == 0).any()
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    preset = replace(SMOKE, base_steps=100, warmup=10, base_lr=1.0)
+    rates = [learning_rate(preset, "base", i) for i in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[-1] < 0.01
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_full_builds_on_the_meta_device_with_the_papers_size():
+    with torch.device("meta"):
+        model = FourRealVideo(PRESETS["full"].model)
+    millions = sum(p.numel() for p in model.base.parameters()) / 1e6
+    assert 550 < millions < 650  # the paper says 600M

@@ -1,0 +1,160 @@
+"""The system: known cells are held, the streams are wired as eq. 4 says, and bad input gets one sentence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.systems.four_real_video import (
+    FourRealVideo,
+    FourRealVideoConfig,
+    assemble,
+    known_cells,
+)
+from fourd_minimal.video_dit import VideoDiTConfig
+
+CONFIG = FourRealVideoConfig(VideoDiTConfig((8, 8), 4, 24, 2, 2), views=3, times=4)
+
+
+def wake(model: FourRealVideo) -> FourRealVideo:
+    """Zero-initialised layers would make most of these tests vacuous."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.base.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return wake(FourRealVideo(CONFIG))
+
+
+def videos(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    fixed_view, freeze_time = torch.rand(4, 3, 8, 8, generator=generator), torch.rand(3, 3, 8, 8, generator=generator)
+    freeze_time[0] = fixed_view[0]
+    return fixed_view, freeze_time
+
+
+def test_known_cells_come_back_exactly_and_the_rest_is_a_picture(model):
+    fixed_view, freeze_time = videos()
+    grid = model.generate(fixed_view, freeze_time, n_steps=2)
+    assert grid.shape == (3, 4, 3, 8, 8)
+    assert torch.equal(grid[0], fixed_view) and torch.equal(grid[:, 0], freeze_time)
+    assert grid.min() >= 0 and grid.max() <= 1
+    assert grid[1:, 1:].std() > 0.05
+
+
+def test_known_cells_hold_still_in_every_state(model):
+    clean = assemble(*videos()) * 2 - 1
+    known = known_cells(3, 4)
+    for state in model.sample_grid(clean, n_steps=3):
+        assert torch.equal(state[:, known], clean[:, known])
+
+
+def test_what_is_unknown_is_not_looked_at(model):
+    clean = assemble(*videos()) * 2 - 1
+    spoiled = torch.where(known_cells(3, 4)[..., None, None, None], clean, torch.full_like(clean, 9.0))
+    noise = torch.randn(clean.shape)
+    assert_close(*(model.denoise_grid(noise, torch.tensor([0.7]), c) for c in (clean, spoiled)))
+
+
+def test_same_seed_same_grid(model):
+    a, b, c = (model.generate(*videos(), n_steps=2, seed=s) for s in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_a_batch_is_its_parts(model):
+    clean = torch.cat([assemble(*videos(s)) for s in (0, 1)]) * 2 - 1
+    x, sigma = torch.randn(clean.shape), torch.tensor([0.3, 0.9])
+    both = model.denoise_grid(x, sigma, clean)
+    for i in range(2):
+        assert_close(both[i : i + 1], model.denoise_grid(x[i : i + 1], sigma[i : i + 1], clean[i : i + 1]))
+
+
+@pytest.mark.parametrize("views, times", [(3, 3), (2, 4)])
+def test_without_sync_each_stream_is_the_base_on_its_videos(views, times):
+    """Identity sync: the mean of the base run on the columns and the base run on the rows."""
+    model = wake(FourRealVideo(replace(CONFIG, views=4)))
+    for layer in model.two_stream.sync:
+        layer.start_at(0.0)
+    clean, x = torch.rand(1, views, times, 3, 8, 8), torch.randn(1, views, times, 3, 8, 8)
+    seen, sigma = known_cells(views, times), torch.tensor([0.6])
+    columns = torch.cat(
+        [model.denoise_video(x[:, :, t], sigma, seen[None, :, t], clean[:, :, t], "freeze") for t in range(times)]
+    )
+    rows = torch.cat(
+        [model.denoise_video(x[:, v], sigma, seen[None, v], clean[:, v], "dynamic") for v in range(views)]
+    )
+    assert_close(model.denoise_grid(x, sigma, clean)[0], (columns.transpose(0, 1) + rows) / 2)
+
+
+@pytest.mark.parametrize("sync", ["average", "weighted", "hard", "soft"])
+def test_information_crosses_the_grid_through_the_sync(sync):
+    """Cell (2, 3) depends on the fixed-view frame (0, 1), which lies in neither its row nor its column."""
+    model = wake(FourRealVideo(replace(CONFIG, sync=sync))).requires_grad_(False)
+    clean, x = (assemble(*videos()) * 2 - 1).requires_grad_(), torch.randn(1, 3, 4, 3, 8, 8)
+    out = model.denoise_grid(x, torch.tensor([0.8]), clean)
+    (gradient,) = torch.autograd.grad(out[0, 2, 3].sum(), clean)
+    assert gradient[0, 0, 1].abs().max() > 0
+    assert gradient[0, 1, 2].abs().max() == 0  # an unknown cell of `clean` is never read
+
+
+def test_saved_and_loaded_again(model, tmp_path):
+    for part in ("base", "sync"):
+        model.save_pretrained(tmp_path, part, dtype=torch.float32, made_by="a test")
+    loaded = FourRealVideo.from_pretrained(tmp_path)
+    assert loaded.config == CONFIG
+    assert_close(dict(loaded.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    assert FourRealVideo.from_pretrained(tmp_path, sync="weighted").config.sync == "weighted"
+
+
+def test_a_sync_of_another_configuration_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path, "base")
+    other = FourRealVideo(replace(CONFIG, dit=replace(CONFIG.dit, dim=48)))
+    other.save_pretrained(tmp_path, "sync")
+    with pytest.raises(ValueError, match="was trained for"):
+        FourRealVideo.from_pretrained(tmp_path)
+
+
+def test_shipped_weights_load_and_know_their_making():
+    model = FourRealVideo.from_pretrained("toy")
+    assert model.views >= 4 and model.times >= 4 and min(model.image_size) >= 16
+
+
+def _with(video, index, value):
+    video = video.clone()
+    video[index] = value
+    return video
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (lambda a, b: (a[:1], b), "fixed_view has 1 frames; this model takes 2 to 4"),
+        (lambda a, b: (a, b[:1]), "freeze_time has 1 frames; this model takes 2 to 3"),
+        (lambda a, b: (torch.cat([a, a]), b), "fixed_view has 8 frames"),
+        (lambda a, b: (a, torch.cat([b, b])), "freeze_time has 6 frames"),
+        (lambda a, b: (a, b[..., :4]), "freeze_time has 8x4 pixels; this model wants 8x8"),
+        (lambda a, b: (a[:, :2], b), r"fixed_view has shape \(4, 2, 8, 8\)"),
+        (lambda a, b: (_with(a, (1, 0, 0, 0), float("nan")), b), "fixed_view holds NaN"),
+        (lambda a, b: (a, _with(b, (1, 0, 0, 0), 1.5)), "freeze_time reaches from"),
+        (lambda a, b: (a, _with(b, 0, 1 - b[0])), "first frames of fixed_view and freeze_time differ by"),
+    ],
+)
+def test_bad_input_gets_one_sentence(model, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.generate.__wrapped__(model, *change(*videos())) if hasattr(
+            model.generate, "__wrapped__"
+        ) else model.generate(*change(*videos()))
+
+
+def test_slightly_different_first_frames_warn_with_the_difference(model):
+    fixed_view, freeze_time = videos()
+    freeze_time[0] = (freeze_time[0] + 0.05).clamp(0, 1)
+    with pytest.warns(UserWarning, match=r"differ by 0\.0\d\d on average"):
+        grid = model.generate(fixed_view, freeze_time, n_steps=1)
+    assert torch.equal(grid[0, 0], fixed_view[0])

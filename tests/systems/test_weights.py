@@ -1,0 +1,73 @@
+"""Weights on disk: what is read is what was written, and whatever else is there gets one clear sentence."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fourd_minimal.systems.weights import load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: tuple[int, int] = (2, 3)
+
+
+@dataclass(frozen=True)
+class Config:
+    inner: Inner
+    shares: tuple[tuple[str, float], ...] = (("a", 0.5),)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    config = Config(Inner((4, 5)), (("b", 0.25), ("c", 0.75)))
+    return save_weights(tmp_path / "new" / "w.safetensors", {"x": torch.arange(3.0)}, config, step=7), config
+
+
+def test_round_trip(saved):
+    path, config = saved
+    tensors, read, notes = load_weights(path, Config)
+    assert read == config and notes == {"step": 7}
+    torch.testing.assert_close(tensors["x"], torch.arange(3.0))
+
+
+def test_nothing_but_the_file_is_left(saved):
+    assert [f.name for f in saved[0].parent.iterdir()] == ["w.safetensors"]
+
+
+def test_a_failed_write_leaves_what_was_there(saved):
+    path, config = saved
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="str"):
+        save_weights(path, {"x": "no tensor"}, config)
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 4, 40, -1])
+def test_cut_short(saved, keep):
+    path, _ = saved
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        load_weights(path, Config)
+
+
+def test_not_safetensors(tmp_path):
+    path = tmp_path / "w.safetensors"
+    torch.save({"x": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        load_weights(path, Config)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(ValueError, match="No weights at"):
+        load_weights(tmp_path / "none.safetensors", Config)
+
+
+def test_another_class(saved, tmp_path):
+    with pytest.raises(ValueError, match="holds Config; weights with a Inner inside"):
+        load_weights(saved[0], Inner)
+    save_file({"x": torch.ones(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match="no configuration"):
+        load_weights(tmp_path / "bare.safetensors", Config)

@@ -1,0 +1,138 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+
+SIZE, FOV_DEG = (24, 40), 50.0
+
+
+@pytest.fixture
+def uniform():
+    generator = torch.Generator().manual_seed(0)
+    return lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=generator)
+
+
+@pytest.fixture
+def cameras(uniform):
+    return circular_trajectory(uniform(-360, 360, 5, 3), uniform(-80, 80, 5, 3), uniform(1.5, 4, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("azimuth_deg", "elevation_deg", "position"),
+    [
+        (0, 0, (0, 0, 2)),
+        (90, 0, (2, 0, 0)),
+        (180, 0, (0, 0, -2)),
+        (-90, 0, (-2, 0, 0)),
+        (0, 30, (0, 1, 3**0.5)),
+        (90, -30, (3**0.5, -1, 0)),
+        (45, 45, (1, 2**0.5, 1)),
+    ],
+)
+def test_known_positions(azimuth_deg, elevation_deg, position):
+    c2w = circular_trajectory(azimuth_deg, elevation_deg, 2.0)
+    assert_close(c2w[:3, 3], torch.tensor(position, dtype=torch.float32), atol=1e-6, rtol=0)
+
+
+def test_cameras_are_rigid_upright_and_look_at_the_origin(cameras):
+    rotation, position = cameras[..., :3, :3], cameras[..., :3, 3]
+    assert_close(rotation.mT @ rotation, torch.eye(3).expand(5, 3, 3, 3), atol=1e-6, rtol=0)
+    assert_close(torch.linalg.det(rotation), torch.ones(5, 3))
+    assert_close(cameras[..., 3, :], torch.tensor([0.0, 0, 0, 1]).expand(5, 3, 4))
+    assert_close(rotation[..., 2], torch.nn.functional.normalize(position, dim=-1))  # -z looks at the origin
+    assert_close(rotation[..., 1, 0], torch.zeros(5, 3))  # the horizon is level
+    assert (rotation[..., 1, 1] > 0).all()
+    xy, depth = project(torch.zeros(3), cameras, FOV_DEG, SIZE)
+    assert_close(xy, torch.tensor([20.0, 12.0]).expand(5, 3, 2), atol=1e-4, rtol=0)
+    assert_close(depth, position.norm(dim=-1))
+
+
+def test_a_trajectory_broadcasts():
+    c2w = circular_trajectory(torch.tensor([[0.0], [90.0]]), torch.tensor([0.0, 30.0, 60.0]), 2.0)
+    assert_close(c2w[1, 2], circular_trajectory(90.0, 60.0, 2.0))
+    assert c2w.shape == (2, 3, 4, 4)
+
+
+def test_pixel_centres_and_samples():
+    assert_close(pixel_grid((2, 3))[1, 2, 0], torch.tensor([2.5, 1.5]))
+    four = pixel_grid((2, 3), samples=2)
+    assert_close(four[0, 1], torch.tensor([[1.25, 0.25], [1.75, 0.25], [1.25, 0.75], [1.75, 0.75]]))
+    assert_close(pixel_grid((2, 3), samples=3).mean(2), pixel_grid((2, 3))[:, :, 0])
+
+
+def test_right_is_right_and_up_is_up():
+    """From azimuth 0 the world's x runs right in the picture and its y runs up, to smaller pixel rows."""
+    points = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]])
+    centre, right, up = project(points, circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)[0]
+    assert right[0] > centre[0] and right[1] == centre[1]
+    assert up[1] < centre[1] and up[0] == centre[0]
+    (x, _), _ = project(torch.tensor([0.0, 0, -0.5]), circular_trajectory(90.0, 0.0, 3.0), FOV_DEG, SIZE)
+    assert x > 20  # from +x, -z is on the right
+
+
+def test_the_field_of_view_is_vertical():
+    """A point at half the field of view lands on the picture's upper edge."""
+    height = 3 * math.tan(math.radians(FOV_DEG / 2))
+    (x, y), depth = project(torch.tensor([0.0, height, 0.0]), circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)
+    assert_close(torch.stack([x, y, depth]), torch.tensor([20.0, 0.0, 3.0]), atol=1e-4, rtol=0)
+
+
+def pinhole_matrix(c2w):
+    """World to pixels as computer vision writes it: intrinsics K, a camera that looks along +z with y down."""
+    h, w = SIZE
+    f = h / 2 / math.tan(math.radians(FOV_DEG) / 2)
+    k = torch.tensor([[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]])
+    return k @ torch.diag(torch.tensor([1.0, -1, -1])) @ torch.linalg.inv(c2w)[..., :3, :]
+
+
+def test_projection_is_the_pinhole_matrix(uniform, cameras):
+    points = uniform(-1, 1, 7, 1, 1, 3).requires_grad_()
+    homogeneous = torch.cat([points, torch.ones(7, 1, 1, 1)], -1)
+    image = (pinhole_matrix(cameras) @ homogeneous[..., None])[..., 0]
+    ours, theirs = project(points, cameras, FOV_DEG, SIZE), (image[..., :2] / image[..., 2:], image[..., 2])
+    assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+    weights = [torch.ones(7, 5, 3, 2), torch.ones(7, 5, 3)]
+    gradients = [torch.autograd.grad(outputs, points, weights) for outputs in (ours, theirs)]
+    assert_close(*gradients, atol=1e-2, rtol=1e-4)
+
+
+def test_rays_undo_the_pinhole_matrix(cameras):
+    origins, directions = rays(cameras, FOV_DEG, SIZE)
+    matrix = pinhole_matrix(cameras)
+    pixels = pixel_grid(SIZE)[:, :, 0]
+    homogeneous = torch.cat([pixels, torch.ones(*SIZE, 1)], -1)
+    wanted = torch.einsum("...ij,hwj->...hwi", torch.linalg.inv(matrix[..., :3]), homogeneous)
+    assert_close(directions, wanted, atol=1e-5, rtol=1e-4)
+    assert_close(origins, -(torch.linalg.inv(matrix[..., :3]) @ matrix[..., 3:])[..., 0], atol=1e-5, rtol=1e-4)
+
+
+def test_points_on_rays_land_where_the_rays_began(uniform, cameras):
+    pixels, depth = uniform(-5, 45, 4, 6, 2), uniform(0.5, 9, 5, 3, 4, 6)
+    origins, directions = rays(cameras, FOV_DEG, SIZE, pixels)
+    points = origins[:, :, None, None] + depth[..., None] * directions
+    xy, z = project(points, cameras[:, :, None, None], FOV_DEG, SIZE)
+    assert_close(xy, pixels.expand_as(xy), atol=1e-3, rtol=1e-4)
+    assert_close(z, depth)
+
+
+def test_behind_the_camera_depth_is_negative():
+    _, depth = project(torch.tensor([[0.0, 0, 4], [0, 0, 3]]), circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)
+    assert_close(depth, torch.tensor([-1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: circular_trajectory(0.0, 90.0, 1.0), "elevation_deg reaches 90"),
+        (lambda: circular_trajectory(0.0, torch.tensor([0.0, -95.0]), 1.0), "elevation_deg reaches 95"),
+        (lambda: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), "radius reaches 0"),
+        (lambda: rays(torch.eye(4), 0.0, SIZE), "fov_deg is 0"),
+        (lambda: rays(torch.eye(4), 180.0, SIZE), "fov_deg is 180"),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
