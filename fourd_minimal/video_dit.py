@@ -50,9 +50,7 @@ class VideoDiTConfig:
             raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
 
 
-def nearest_seen(
-    clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]
-) -> Float[Tensor, "b t c h w"]:
+def nearest_seen(clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c h w"]:
     """For every frame, the seen frame closest in index (the earlier one on a tie); zeros where nothing is seen.
 
     >>> clean = torch.arange(4.0).reshape(1, 4, 1, 1, 1)
@@ -147,7 +145,8 @@ class Block(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
         if (text is None) != (self.text_attention is None):
-            raise ValueError("text and text_dim belong together: a model built with text_dim needs text, another takes none.")
+            state = "missing" if text is None else "given"
+            raise ValueError(f"text is {state}; a model takes text if and only if it was built with text_dim.")
         shape = x.shape
 
         def modulated(norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:

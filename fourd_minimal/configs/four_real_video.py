@@ -43,9 +43,24 @@ PRESETS = {
     # the shipped weights
     "cpu": _toy(24, 4, 96, 6, 3, 4, 4, base_steps=5000, sync_steps=1500),
     # not yet trained: larger grids of a world with a ground
-    "gpu": _toy(32, 4, 384, 12, 6, 8, 8, base_steps=60_000, base_batch=128, base_lr=5e-4, sync_steps=10_000,
-                sync_batch=16, sync_lr=5e-4, warmup=1000, ema=0.9995,
-                families=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2))),  # fmt: skip
+    "gpu": _toy(
+        32,
+        4,
+        384,
+        12,
+        6,
+        8,
+        8,
+        base_steps=60_000,
+        base_batch=128,
+        base_lr=5e-4,
+        sync_steps=10_000,
+        sync_batch=16,
+        sync_lr=5e-4,
+        warmup=1000,
+        ema=0.9995,
+        families=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
+    ),  # fmt: skip
     "full": FourRealVideoPreset(
         # section 4: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids
         FourRealVideoConfig(

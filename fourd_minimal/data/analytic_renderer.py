@@ -67,7 +67,9 @@ def trace(
     o = torch.einsum("ntkij,nvj->nvtki", matrix, origins) + offset[:, None]
     hits = []
     if m:  # |o + s d|^2 = 1, written as a s^2 + 2 b s + c = 0 with a and b linear in products of the world direction
-        quadric = rearrange(torch.einsum("ntkli,ntklj->ntkij", matrix[:, :, :m], matrix[:, :, :m]), "... i j -> ... (i j)")
+        quadric = rearrange(
+            torch.einsum("ntkli,ntklj->ntkij", matrix[:, :, :m], matrix[:, :, :m]), "... i j -> ... (i j)"
+        )
         squares = (directions[..., :, None] * directions[..., None, :]).flatten(-2)
         a = squares @ quadric[:, None].mT
         b = directions @ torch.einsum("nvtki,ntkij->nvtjk", o[:, :, :, :m], matrix[:, :, :m])

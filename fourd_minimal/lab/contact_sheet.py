@@ -94,7 +94,7 @@ def compare_sheet(
     for i, (label, sheet) in enumerate(zip(grids, sheets, strict=True)):
         left = i * (width + gap)
         canvas.paste(Image.fromarray(sheet), (left, top))
-        draw.text((left + (margin + width) / 2, top / 2), label, INK_RGB, _font(15), anchor="mm")
+        draw.text((left + (margin + width) / 2, top / 2), label, INK_RGB, font(15), anchor="mm")
     return _written(np.asarray(canvas), path)
 
 
@@ -181,7 +181,7 @@ def _chosen(name: str, wanted: Sequence[int] | None, n: int) -> list[int]:
 def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:
     """The sheet with `time` numbers above it and `view` numbers at its left."""
     height, width, _ = sheet.shape
-    font, (left, top) = _font(12), MARGIN
+    font, (left, top) = font(12), MARGIN
     canvas = Image.new("RGB", (left + width, top + height), "white")
     canvas.paste(Image.fromarray(sheet), (left, top))
     draw = ImageDraw.Draw(canvas)
@@ -194,7 +194,7 @@ def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray
     return np.asarray(canvas)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 

@@ -73,9 +73,7 @@ class Evaluate:
         gain = next(r for r in rows if r.method == OURS).moving_pixels - trivial.moving_pixels
         verdict = f"On moving pixels the trained soft sync is {gain:+.2f} dB from the best trivial ({trivial.method})"
         if len(record.rgb) > 1:
-            low, high = gain_interval(
-                grids[OURS], grids[trivial.method], record.rgb, moving_pixels(record.alpha)
-            )
+            low, high = gain_interval(grids[OURS], grids[trivial.method], record.rgb, moving_pixels(record.alpha))
             verdict += f"; 95% interval over scenes {low:+.2f} to {high:+.2f}"
         if self.out:
             shown = {"truth": record.rgb[0], "generated": grids[OURS][0], trivial.method: grids[trivial.method][0]}

@@ -85,7 +85,11 @@ class Generate:
         contact_sheet(grid, self.out / "grid.png")
         for view, frames in enumerate(grid):
             write_video(frames, self.out / "frames" / f"view_{view}")
-        save_html(grids if len(grids) > 1 else grid, self.out / "grid.html", title="Drag: sideways is time, up and down is viewpoint")
+        save_html(
+            grids if len(grids) > 1 else grid,
+            self.out / "grid.html",
+            title="Drag: sideways is time, up and down is viewpoint",
+        )
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
 

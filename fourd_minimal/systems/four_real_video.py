@@ -76,7 +76,9 @@ def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
     return known
 
 
-def assemble(fixed_view: Float[Tensor, "t c h w"], freeze_time: Float[Tensor, "v c h w"]) -> Float[Tensor, "1 v t c h w"]:
+def assemble(
+    fixed_view: Float[Tensor, "t c h w"], freeze_time: Float[Tensor, "v c h w"]
+) -> Float[Tensor, "1 v t c h w"]:
     """Lay the two videos into the first row and the first column of an otherwise empty grid."""
     grid = fixed_view.new_zeros(1, len(freeze_time), *fixed_view.shape)
     grid[0, :, 0], grid[0, 0] = freeze_time, fixed_view
@@ -92,7 +94,9 @@ def _check_video(name: str, video: Tensor, most: int, size: tuple[int, int]) -> 
         given = "x".join(map(str, video.shape[2:]))
         raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
     if not 2 <= len(video) <= most:
-        raise ValueError(f"{name} has {len(video)} frames; this model takes 2 to {most}: read_video(path, frames={most}).")
+        raise ValueError(
+            f"{name} has {len(video)} frames; this model takes 2 to {most}: read_video(path, frames={most})."
+        )
     if not video.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; pixels in [0, 1] are wanted.")
     if video.min() < 0 or video.max() > 1:

@@ -86,9 +86,7 @@ def test_without_sync_each_stream_is_the_base_on_its_videos(views, times):
     columns = torch.cat(
         [model.denoise_video(x[:, :, t], sigma, seen[None, :, t], clean[:, :, t], "freeze") for t in range(times)]
     )
-    rows = torch.cat(
-        [model.denoise_video(x[:, v], sigma, seen[None, v], clean[:, v], "dynamic") for v in range(views)]
-    )
+    rows = torch.cat([model.denoise_video(x[:, v], sigma, seen[None, v], clean[:, v], "dynamic") for v in range(views)])
     assert_close(model.denoise_grid(x, sigma, clean)[0], (columns.transpose(0, 1) + rows) / 2)
 
 

@@ -1,0 +1,68 @@
+"""The README's moving picture, made by `python -m fourd_minimal.lab.figures`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw
+
+from fourd_minimal.lab.contact_sheet import INK_RGB, KNOWN_RGB, contact_sheet, font, write_whole
+from fourd_minimal.lab.evaluation import held_out, predict
+from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+
+SCENES = (3, 9, 17)
+"""Held-out scenes of the headline family that are shown, chosen by eye for variety, not for quality."""
+
+
+def walk(views: int, times: int) -> list[tuple[int, int]]:
+    """Around the unseen cells, along time and back through the views: a closed loop of neighbours."""
+    there = [(v, t) for v in range(1, views) for t in (range(1, times) if v % 2 else range(times - 1, 0, -1))]
+    return there + there[-2:0:-1]
+
+
+def hero(scenes: tuple[int, ...] = SCENES, steps: int = 8, zoom: int = 6) -> list[Image.Image]:
+    """The frames of the moving picture: the given videos, then generated and true cells along a walk."""
+    model = FourRealVideo.from_pretrained("toy")
+    truth = held_out(model, "simple").rgb[list(scenes)]
+    made = predict(model, truth, steps)
+    given = torch.where(known_cells(model.views, model.times)[..., None, None, None], truth, 0.93)
+    sheets = [Image.fromarray(contact_sheet(g, scale=1, labels=False)).resize((140, 140), 0) for g in given]
+    side = model.image_size[0] * zoom
+    pictures = []
+    for v, t in walk(model.views, model.times):
+        canvas = Image.new("RGB", (160 + 2 * (side + 10), len(scenes) * (side + 10) + 24), "white")
+        draw = ImageDraw.Draw(canvas)
+        for column, label in ((70, "given"), (160 + side / 2, "generated"), (170 + 1.5 * side, "truth")):
+            draw.text((column, 12), label, INK_RGB, font(14), anchor="mm")
+        for row, (sheet, generated, true) in enumerate(zip(sheets, made, truth, strict=True)):
+            top = 24 + row * (side + 10)
+            canvas.paste(sheet, (0, top))
+            cell = 140 / model.times
+            draw.rectangle([t * cell, top + v * cell, (t + 1) * cell - 2, top + (v + 1) * cell - 2], KNOWN_RGB)
+            for column, grid in enumerate((generated, true)):
+                frame = rearrange(grid[v, t].mul(255).round().byte(), "c h w -> h w c").numpy()
+                canvas.paste(
+                    Image.fromarray(np.ascontiguousarray(frame)).resize((side, side), 0),
+                    (160 + column * (side + 10), top),
+                )
+        pictures.append(canvas)
+    return pictures
+
+
+def main(folder: str | Path = "figures") -> None:
+    """Write `hero.gif` and a still beside it."""
+    from io import BytesIO
+
+    pictures = hero()
+    for name, options in (
+        ("hero.gif", dict(save_all=True, append_images=pictures[1:], duration=250, loop=0)),
+        ("hero.png", {}),
+    ):
+        buffer = BytesIO()
+        pictures[0].save(buffer, Path(name).suffix[1:].upper(), **options)
+        write_whole(Path(folder) / name, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()
