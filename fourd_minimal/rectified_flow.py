@@ -15,6 +15,7 @@ References: diffusers' `FlowMatchEulerDiscreteScheduler` (same sign and directio
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -143,6 +144,6 @@ def euler(
     """
     levels = sigma_steps(n_steps, shift).tolist()
     yield x
-    for sigma, sigma_next in zip(levels, levels[1:], strict=False):
+    for sigma, sigma_next in pairwise(levels):
         x = x + (sigma_next - sigma) * velocity_fn(x, sigma)
         yield x

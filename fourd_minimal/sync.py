@@ -1,8 +1,8 @@
 """Synchronisation: after every block the two token streams of 4Real-Video exchange what they know.
 
-The view stream believes the columns of the grid, the time stream its rows. Section 3.2.3 reads the blocks as steps of an
-optimiser, min C_v(x^v) + C_t(x^t) such that x^v = x^t (eqs. 6, 7). Projecting onto the constraint after every step gives
-the hard layer; pulling the streams together without forcing them gives the soft one.
+The view stream believes the columns of the grid, the time stream its rows. Section 3.2.3 reads the blocks as steps of
+an optimiser, min C_v(x^v) + C_t(x^t) such that x^v = x^t (eqs. 6, 7). Projecting onto the constraint after every step
+gives the hard layer; pulling the streams together without forcing them gives the soft one.
 
     eq. 8       x' = W^v y^v + W^t y^t                          both streams become x';  W = 1/2 I at the start
     eqs. 9, 10  (dy^v, dy^t) = ModLinear(y^v, y^t; sigma),  x^v = y^v + dy^v,  x^t = y^t + dy^t

@@ -156,14 +156,14 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c))[:, :, None].chunk(6, -1)
         update = self.attention(modulated(self.norm1, shift1, scale1), angles=angles)
         x = x + (gate1 * update.view(b, f, -1, d)).view(shape)
-        if self.text_attention is not None:
+        if self.text_attention is not None and text is not None:
             x = x + self.text_attention(self.text_norm(x), text)
         update = self.mlp(modulated(self.norm2, shift2, scale2))
         return x + (gate2 * update.view(b, f, -1, d)).view(shape)
 
 
 class VideoDiT(nn.Module):
-    """`(b, t, c, h, w)` -> the same shape. `embed`, `.blocks` and `unembed` are apart, so that `two_stream` can step in.
+    """`(b, t, c, h, w)` -> the same. `embed`, `.blocks` and `unembed` are apart, so that `two_stream` can step in.
 
     >>> config = VideoDiTConfig(image_size=(8, 8), patch=4, dim=24, depth=2, heads=2)
     >>> model = VideoDiT(config)
@@ -243,7 +243,7 @@ class VideoDiT(nn.Module):
             seen: which frames are given. None: none.
             clean: the given frames, in [-1, 1]; where `seen` is False it is not looked at.
             context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
-            text: tokens of width `text_dim`, when the model was built with text.
+            text: tokens of width `text_dim`, when the model was built with text; None passes its layers over.
 
         Raises:
             ValueError: frames of another shape, an unknown context, `seen` without `clean`.

@@ -32,25 +32,45 @@ class FourRealVideoPreset:
     seed: int = 0
 
 
-def _toy(size: int, patch: int, dim: int, depth: int, heads: int, views: int, times: int, **training):
-    dit = VideoDiTConfig((size, size), patch, dim, depth, heads)
+def _toy(size: int, dim: int, depth: int, heads: int, views: int, times: int, **training) -> FourRealVideoPreset:
+    dit = VideoDiTConfig((size, size), patch=4, dim=dim, depth=depth, heads=heads)
     return FourRealVideoPreset(FourRealVideoConfig(dit, views, times), **training)
 
 
 PRESETS = {
     # seconds: shapes and wiring only
-    "smoke": _toy(16, 4, 24, 2, 2, 3, 3, base_steps=4, base_batch=4, sync_steps=4, sync_batch=2, warmup=2),
+    "smoke": _toy(
+        size=16,
+        dim=24,
+        depth=2,
+        heads=2,
+        views=3,
+        times=3,
+        base_steps=4,
+        base_batch=4,
+        sync_steps=4,
+        sync_batch=2,
+        warmup=2,
+    ),
     # the shipped weights
-    "cpu": _toy(24, 4, 96, 6, 3, 4, 4, base_steps=5000, sync_steps=1500),
-    # not yet trained: larger grids of a world with a ground
+    "cpu": _toy(
+        size=24,
+        dim=96,
+        depth=6,
+        heads=3,
+        views=4,
+        times=4,
+        base_steps=5000,
+        sync_steps=1500,
+    ),
+    # not yet trained: larger grids, and a world with a ground
     "gpu": _toy(
-        32,
-        4,
-        384,
-        12,
-        6,
-        8,
-        8,
+        size=32,
+        dim=384,
+        depth=12,
+        heads=6,
+        views=8,
+        times=8,
         base_steps=60_000,
         base_batch=128,
         base_lr=5e-4,
@@ -60,7 +80,7 @@ PRESETS = {
         warmup=1000,
         ema=0.9995,
         families=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
-    ),  # fmt: skip
+    ),
     "full": FourRealVideoPreset(
         # section 4: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids
         FourRealVideoConfig(

@@ -63,7 +63,7 @@ def trace(
         depth (infinite where nothing is hit) and the index of the object hit.
     """
     matrix, offset = _inverse(objects.to_world)
-    m, v = objects.n_balls, origins.shape[1]
+    m = objects.n_balls
     o = torch.einsum("ntkij,nvj->nvtki", matrix, origins) + offset[:, None]
     hits = []
     if m:  # |o + s d|^2 = 1, written as a s^2 + 2 b s + c = 0 with a and b linear in products of the world direction

@@ -162,7 +162,7 @@ def sample_scenes(
     n: int,
     views: int,
     times: int,
-    size: int,
+    size: int | tuple[int, int],
     seed: int,
     family: str = "simple",
     antialias: int = 2,
@@ -174,7 +174,7 @@ def sample_scenes(
         n: how many scenes.
         views: cameras on an arc of 40 to 60 degrees, in either sense, at an elevation of 15 to 30 degrees.
         times: moments spread evenly over the clip.
-        size: side of the square frames in pixels.
+        size: (h, w) in pixels, or one number for square frames.
         seed: the same arguments and seed give the same scenes; below 1,000,000 for training.
         family: one of `FAMILIES`.
         antialias: rays per side of a pixel.
@@ -188,7 +188,8 @@ def sample_scenes(
     """
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
-    for name, value in dict(n=n, views=views, times=times, size=size, antialias=antialias).items():
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    for name, value in dict(n=n, views=views, times=times, size=min(size), antialias=antialias).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     draw, time = _Draw(n, seed), torch.linspace(0, 1, times)
@@ -206,4 +207,4 @@ def sample_scenes(
     else:
         parts = _one_object(draw, time, in_depth=family == "hard")
     objects = MovingObjects(*parts, light / light.norm(dim=-1, keepdim=True), background)
-    return render(objects, c2w, FOV_DEG, (size, size), antialias, geometry)
+    return render(objects, c2w, FOV_DEG, size, antialias, geometry)

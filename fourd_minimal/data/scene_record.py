@@ -18,7 +18,7 @@ class SceneRecord:
     alpha: Float[Tensor, "n v t 1 h w"]
     """Coverage by objects in [0, 1]; 0 is background."""
     depth: Float[Tensor, "n v t 1 h w"]
-    """Distance along the viewing axis (-z of the camera) in scene units at the pixel's centre; 0 where there is nothing."""
+    """Distance along the viewing axis (-z of the camera) at the pixel's centre, in scene units; 0 where nothing is."""
     c2w: Float[Tensor, "n v 4 4"]
     """Camera-to-world: x right, y up, looking along -z."""
     fov_deg: float

@@ -181,16 +181,16 @@ def _chosen(name: str, wanted: Sequence[int] | None, n: int) -> list[int]:
 def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:
     """The sheet with `time` numbers above it and `view` numbers at its left."""
     height, width, _ = sheet.shape
-    font, (left, top) = font(12), MARGIN
+    numerals, (left, top) = font(12), MARGIN
     canvas = Image.new("RGB", (left + width, top + height), "white")
     canvas.paste(Image.fromarray(sheet), (left, top))
     draw = ImageDraw.Draw(canvas)
     for i, t in enumerate(cols):
         text = f"time {t}" if i == 0 else f"{t}"
-        draw.text((left + (i + 0.5) * width / len(cols), top / 2), text, INK_RGB, font, anchor="mm")
+        draw.text((left + (i + 0.5) * width / len(cols), top / 2), text, INK_RGB, numerals, anchor="mm")
     for i, v in enumerate(rows):
         text = f"view {v}" if i == 0 else f"{v}"
-        draw.text((left - 6, top + (i + 0.5) * height / len(rows)), text, INK_RGB, font, anchor="rm")
+        draw.text((left - 6, top + (i + 0.5) * height / len(rows)), text, INK_RGB, numerals, anchor="rm")
     return np.asarray(canvas)
 
 

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 
-
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.contact_sheet import compare_sheet, write_whole

@@ -31,7 +31,7 @@ class Generate:
     freeze_time: Path | None = None
     """A video in which the camera moves and the scene rests."""
     asset: Path | None = None
-    """A .gltf or .glb with an animation: both videos are rendered from it, and the result is compared with the truth."""
+    """A .gltf or .glb with an animation: both videos are rendered from it, the result is compared with the truth."""
     clip: str | None = None
     """Which of the asset's animations; left out, the first that moves."""
     out: Path = Path("fourd_out")

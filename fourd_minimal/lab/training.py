@@ -66,7 +66,7 @@ def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, g
     counts = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator).bincount(
         minlength=len(names)
     )
-    size = preset.model.dit.image_size[0]
+    size = preset.model.dit.image_size
     parts = []
     for name, count in zip(names, counts.tolist(), strict=True):
         if count:

@@ -156,7 +156,7 @@ class FourRealVideo(nn.Module):
     def save_pretrained(
         self, folder: str | Path, part: Literal["base", "sync"], dtype: torch.dtype = torch.float16, **notes
     ) -> Path:
-        """Write the base, or the trained sync, into a file of its own that `from_pretrained` reads; `notes` go inside."""
+        """Write the base or the trained sync into a file of its own that `from_pretrained` reads, `notes` inside."""
         name, module = ("base", self.base) if part == "base" else (f"{self.config.sync}_sync", self.two_stream.sync)
         tensors = {k: v.to(dtype) for k, v in module.state_dict().items()}
         return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
