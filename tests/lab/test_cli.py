@@ -1,0 +1,98 @@
+"""The command line: from files to files, and one sentence for whatever is wrong."""
+
+import pytest
+import torch
+
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.video import read_video, write_video
+from fourd_minimal.lab.cli import main
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tiny model, saved as `fourd train` would."""
+    folder = tmp_path_factory.mktemp("weights")
+    model = FourRealVideo(PRESETS["smoke"].model)
+    for part in ("base", "sync"):
+        model.save_pretrained(folder, part)
+    return str(folder)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    rgb = sample_scenes(1, 3, 5, 32, HELD_OUT).rgb[0]
+    write_video(rgb[0], tmp_path / "row.mp4", lossless=True)
+    write_video(rgb[:, 0], tmp_path / "column")
+    return tmp_path
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_status:
+        main([str(a) for a in arguments])
+    assert exit_status.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_two_videos_become_a_grid(videos, weights, capsys):
+    out = videos / "out"
+    row, column = videos / "row.mp4", videos / "column"
+    arguments = ["--fixed-view", row, "--freeze-time", column, "--out", out, "--weights", weights, "--steps", 1]
+    main([str(a) for a in ("generate", *arguments)])
+    said = capsys.readouterr().out
+    assert "3 views x 3 times of 16x16" in said and str(out / "grid.html") in said
+    assert (out / "grid.png").stat().st_size > 0 and "<html" in (out / "grid.html").read_text()
+    frames = read_video(out / "frames" / "view_0").rgb
+    torch.testing.assert_close(frames, read_video(row, 16, frames=3).rgb, atol=1 / 255, rtol=0)
+
+
+def test_the_bundled_example_fits_the_shipped_weights(tmp_path, capsys):
+    main(["generate", "--out", str(tmp_path), "--steps", "1"])
+    assert (tmp_path / "grid.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--fixed-view", "row.mp4"], "--freeze-time is missing"),
+        (["--freeze-time", "column"], "--fixed-view is missing"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "none.mp4"], "nothing is at none.mp4"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "text.mp4"], "text.mp4"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "still"], "freeze_time has 1 frames"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "other"], "first frames of fixed_view and freeze_time differ"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "column", "--asset", "a.glb"], "were both given"),
+        (["--asset", "text.mp4"], "text.mp4"),
+        (["--steps", "0"], "--steps is 0"),
+        (["--weights", "nowhere"], "No weights at nowhere"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(videos, weights, capsys, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(videos)
+    (videos / "text.mp4").write_text("no video")
+    column = read_video(videos / "column").rgb
+    write_video(column[:1], videos / "still")
+    write_video(1 - column, videos / "other")
+    said = refused(capsys, "generate", "--out", "out", "--weights", weights, *arguments)
+    assert sentence in said and said.count("\n") == 1
+    assert not (videos / "out").exists()
+
+
+def test_training_then_generating(tmp_path, capsys):
+    main(["train", "--preset", "smoke", "--out", str(tmp_path / "run"), "--settings.base-steps", "3"])
+    model = FourRealVideo.from_pretrained(tmp_path / "run")
+    assert model.config == PRESETS["smoke"].model
+    main(["generate", "--weights", str(tmp_path / "run"), "--out", str(tmp_path / "grid"), "--steps", "1"])
+    assert (tmp_path / "grid" / "grid.html").exists()
+
+
+def test_evaluate_writes_its_tables(tmp_path, weights, capsys):
+    out = tmp_path / "figures"
+    main(["evaluate", "--weights", weights, "--scenes", "2", "--families", "hard", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert "sum of differences" in said and "95% interval" in said
+    assert {f.name for f in out.iterdir()} == {
+        "four_real_video.md",
+        "four_real_video.json",
+        "four_real_video_hard.png",
+    }

@@ -1,0 +1,134 @@
+"""Every notebook keeps its form: what a reader is told, and exercises whose check tells a starter from a solution."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
+HINT = re.compile(r"<details>\s*<summary>Hint</summary>.*?\S.*?</details>", re.DOTALL)
+
+
+def cells(notebook):
+    return nbformat.read(notebook, as_version=4).cells
+
+
+def tagged(notebook, tag):
+    """The positions of the code cells with this tag."""
+    return [i for i, c in enumerate(cells(notebook)) if c.cell_type == "code" and tag in c.metadata.get("tags", ())]
+
+
+def setup(notebook):
+    (position,) = tagged(notebook, "setup")
+    return cells(notebook)[position].source
+
+
+def exercises(notebook):
+    """(starter, hint, check, solution) of every exercise, each as text; what is not in its place is an empty string."""
+    found = cells(notebook)
+    starts, checks = tagged(notebook, "exercise"), tagged(notebook, "check")
+    assert len(starts) == len(checks), f"{len(starts)} exercises, {len(checks)} checks"
+    for start, check, end in zip(starts, checks, [*starts[1:], len(found)], strict=True):
+        assert start < check < end, "every exercise is followed by its own check"
+        hint = "".join(c.source for c in found[start:check] if c.cell_type == "markdown")
+        after = next((c.source for c in found[check:end] if c.cell_type == "markdown"), "")
+        solution = SOLUTION.search(after)
+        yield found[start].source, hint, found[check].source, solution.group(1) if solution else ""
+
+
+each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+each_exercise = pytest.mark.parametrize(
+    ("notebook", "number"),
+    [(notebook, i) for notebook in NOTEBOOKS for i in range(len(tagged(notebook, "exercise")))],
+    ids=lambda value: value.stem if isinstance(value, Path) else f"exercise {value + 1}",
+)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs cells one after the other in one fresh namespace, away from the repository, without a screen."""
+    monkeypatch.setenv("FOURD_PRESET", "smoke")
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("agg")
+    with plt.rc_context():
+
+        def run(*sources):
+            namespace = {"__name__": "__main__"}
+            for source in sources:
+                exec(compile(source, "<cell>", "exec"), namespace)
+            return namespace
+
+        yield run
+        plt.close("all")
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+# Exercises
+
+
+@each_notebook
+def test_a_notebook_has_an_exercise_with_hint_and_solution(notebook):
+    found = list(exercises(notebook))
+    assert found, "no cell is tagged 'exercise'"
+    for starter, hint, check, solution in found:
+        assert HINT.search(hint), "a folded hint stands between the starter and its check"
+        assert "passed" in check
+        assert solution and solution.strip() != starter.strip()
+
+
+@each_exercise
+def test_the_check_fails_on_the_starter(notebook, number, run, capsys):
+    starter, _, check, _ = list(exercises(notebook))[number]
+    assert run(setup(notebook), starter, check)["passed"] is False
+    assert "✗ not yet" in capsys.readouterr().out
+
+
+@each_exercise
+def test_the_check_passes_on_the_solution(notebook, number, run, capsys):
+    _, _, check, solution = list(exercises(notebook))[number]
+    assert run(setup(notebook), solution, check)["passed"] is True
+    assert "✓" in capsys.readouterr().out
+
+
+# Form
+
+
+@each_notebook
+def test_it_opens_with_title_goal_and_run_times(notebook):
+    first, *_ = cells(notebook)
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {notebook.stem[:2]} · ")
+    assert "**Goal.**" in first.source
+    assert re.search(r"^\|\s*\|\s*smoke\s*\|\s*CPU\s*\|\s*GPU\s*\|$", first.source, re.MULTILINE)
+    assert re.search(r"^\| time, minutes \|(.+\|){3}$", first.source, re.MULTILINE)
+    assert re.search(r"^\| memory \|(.+\|){3}$", first.source, re.MULTILINE)
+
+
+@each_notebook
+def test_its_first_code_cell_is_the_only_set_up(notebook):
+    first = next(i for i, c in enumerate(cells(notebook)) if c.cell_type == "code")
+    assert tagged(notebook, "setup") == [first]
+
+
+@each_notebook
+def test_it_says_what_the_reader_should_see(notebook):
+    told = "\n".join(c.source for c in cells(notebook) if c.cell_type == "markdown")
+    assert told.count("You should see") >= 2
+
+
+@each_notebook
+def test_no_placeholder_is_left(notebook):
+    text = "\n".join(c.source for c in cells(notebook))
+    assert not re.findall(r"\b(?:SMOKE_MIN|CPU_MIN|MEM)\b|<!-- range -->", text)
+
+
+@each_notebook
+def test_its_code_cells_are_short(notebook):
+    lengths = {i: c.source.count("\n") + 1 for i, c in enumerate(cells(notebook)) if c.cell_type == "code"}
+    assert {i: n for i, n in lengths.items() if n > 25} == {}
