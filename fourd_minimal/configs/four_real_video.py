@@ -61,7 +61,7 @@ PRESETS = {
         views=4,
         times=4,
         base_steps=5000,
-        sync_steps=1500,
+        sync_steps=2500,
     ),
     # not yet trained: larger grids, and a world with a ground
     "gpu": _toy(
