@@ -24,8 +24,13 @@ class FourRealVideoPreset:
     sync_batch: int = 4
     """Grids; small batches win at toy scale."""
     sync_lr: float = 2e-3
+    joint_steps: int = 500
+    """Steps with everything unfrozen: not in the paper, which trains the synchronisation layers only."""
+    joint_lr: float = 1.5e-3
     warmup: int = 100
     ema: float = 0.999
+    grid_ema: float = 0.995
+    """Of the two shorter stages that train on grids."""
     sigma_shift: float = 3.0
     share_pure_noise: float = 0.3
     """Share of samples at sigma = 1, where every sampler starts."""
@@ -49,6 +54,7 @@ PRESETS = {
         base_steps=4,
         base_batch=4,
         sync_steps=4,
+        joint_steps=4,
         sync_batch=2,
         warmup=2,
     ),
@@ -61,7 +67,8 @@ PRESETS = {
         views=4,
         times=4,
         base_steps=5000,
-        sync_steps=2500,
+        sync_steps=800,
+        joint_steps=1500,
     ),
     # not yet trained: larger grids, and a world with a ground
     "gpu": _toy(
@@ -77,6 +84,8 @@ PRESETS = {
         sync_steps=10_000,
         sync_batch=16,
         sync_lr=5e-4,
+        joint_steps=20_000,
+        joint_lr=3e-4,
         warmup=1000,
         ema=0.9995,
         families=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
@@ -99,6 +108,7 @@ PRESETS = {
         base_steps=500_000,  # assumed: the paper says 12 days on 24 A100
         base_batch=192,  # assumed
         base_lr=1e-4,  # assumed, as in the follow-up (arXiv 2506.18839)
+        joint_steps=0,  # section 3.3: the base stays frozen
         sync_steps=23_000,  # section 4: 20k on pseudo-4D, then 3k on animated Objaverse
         sync_batch=24,  # assumed
         sync_lr=1e-4,  # assumed, as in the follow-up

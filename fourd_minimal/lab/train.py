@@ -1,4 +1,4 @@
-"""Make weights: the base model, then its synchronisation layers, into a folder `from_pretrained` reads."""
+"""Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,31 +9,30 @@ from tqdm import tqdm
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.training import Stage, train
-from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.lab.training import STAGES, train
+from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train the base and then the synchronisation layers. Stop it whenever you like: run again, and it goes on."""
+    """Train the base, its synchronisation layers, and both together. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
     """Where the settings below come from."""
-    stage: Literal["base", "sync", "both"] = "both"
-    """"sync" wants `base.safetensors` in the folder."""
+    stage: Literal["all", "base", "sync", "joint"] = "all"
+    """"sync" (the paper's recipe, the base frozen) and "joint" (everything trained) start from `base.safetensors`."""
     out: Path = Path("runs/four_real_video")
     """Where checkpoints and weights go."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """Every value of the preset, to be changed one by one."""
 
     def run(self) -> None:
-        """Train, and leave `base.safetensors` and `soft_sync.safetensors` in `out`."""
-        if self.stage in ("base", "both"):
-            self._stage("base", None)
-        if self.stage in ("sync", "both"):
-            self._stage("sync", FourRealVideo.from_pretrained(self.out, sync="weighted"))
+        """Train, and leave one file for each stage in `out`."""
+        for stage in STAGES:
+            if self.stage in (stage, "all") and getattr(self.settings, f"{stage}_steps"):
+                self._stage(stage, None if stage == "base" else FourRealVideo.from_pretrained(self.out, "weighted"))
 
-    def _stage(self, stage: Stage, base: FourRealVideo | None) -> None:
+    def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
         start, steps = time.perf_counter(), getattr(self.settings, f"{stage}_steps")
         progress = tqdm(total=steps, desc=stage, unit="step")
         for step in train(stage, self.settings, self.out, base, device=device()):

@@ -1,10 +1,11 @@
-"""The training loop: one generator for both stages, so the caller owns the `for`.
+"""The training loop: one generator for all stages, so the caller owns the `for`.
 
     for step in train("base", preset, folder):  print(step.number, step.loss)
-    for step in train("sync", preset, folder):  ...
+    for step in train("sync", preset, folder, base):  ...
 
 Stage "base" trains the video model on single videos with random masks (section 3.1); stage "sync" freezes it and trains
-the synchronisation layers on grids (section 3.3). Both minimise the velocity-matching loss.
+the synchronisation layers on grids (section 3.3); stage "joint" trains both on grids, which the paper does not do and
+a base as small as ours gains from. All minimise the velocity-matching loss.
 
 Everything random in a step (its scenes, masks, noise levels, noise) is a function of the preset's seed and the step's
 number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened.
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from einops import rearrange
@@ -28,11 +29,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
 from fourd_minimal.systems.weights import load_weights, save_weights
 from fourd_minimal.video_dit import Context
 
-Stage = Literal["base", "sync"]
+STAGES: tuple[Part, ...] = get_args(Part)
+"""A stage is named after the part of the model that it trains."""
 
 
 class Batch(NamedTuple):
@@ -55,9 +57,9 @@ class Step:
     """Makes the model with the averaged weights: the result so far."""
 
 
-def step_generator(preset: FourRealVideoPreset, stage: Stage, number: int) -> torch.Generator:
+def step_generator(preset: FourRealVideoPreset, stage: Part, number: int) -> torch.Generator:
     """The source of all randomness of one step."""
-    return torch.Generator().manual_seed((preset.seed * 2 + (stage == "sync")) * 10_000_000 + number)
+    return torch.Generator().manual_seed((preset.seed * len(STAGES) + STAGES.index(stage)) * 10_000_000 + number)
 
 
 def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
@@ -117,9 +119,9 @@ def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
     return batches
 
 
-def sync_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
+def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int) -> list[Batch]:
     """Grids whose first row and column are known."""
-    generator, n, cfg = step_generator(preset, "sync", number), preset.sync_batch, preset.model
+    generator, n, cfg = step_generator(preset, stage, number), preset.sync_batch, preset.model
     clean = sample_frames(preset, n, cfg.views, cfg.times, generator)
     sigma = noise_levels(preset, n, generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -150,20 +152,15 @@ def prefetched(make: Callable[[int], list[Batch]], numbers: range) -> Iterator[t
             yield number, batch
 
 
-def learning_rate(preset: FourRealVideoPreset, stage: Stage, number: int) -> float:
+def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> float:
     """Linear warm-up, then a half cosine down to 0."""
-    peak, steps = (preset.base_lr, preset.base_steps) if stage == "base" else (preset.sync_lr, preset.sync_steps)
+    peak, steps = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps")
     progress = max(0, number - preset.warmup) / max(1, steps - preset.warmup)
     return peak * min(1.0, (number + 1) / preset.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def trained_part(model: FourRealVideo, stage: Stage) -> torch.nn.Module:
-    """What a stage trains, and all it may touch: the base model, or the synchronisation layers."""
-    return model.base if stage == "base" else model.two_stream.sync
-
-
 def train(
-    stage: Stage,
+    stage: Part,
     preset: FourRealVideoPreset,
     folder: str | Path | None = None,
     base: FourRealVideo | None = None,
@@ -173,38 +170,40 @@ def train(
     """Train one stage, yielding after every step; the last step's `averaged()` is the result.
 
     Args:
-        stage: "base", or "sync", which keeps the base frozen.
+        stage: "base"; "sync", which keeps the base frozen; or "joint".
         preset: everything else.
         folder: where `<stage>_checkpoint.safetensors` is kept; if it is there, training goes on from it.
-        base: for "sync": the model whose base is used.
+        base: for "sync" and "joint": the model whose base is used.
         checkpoint_every: steps between checkpoints; one is also written at the end.
         device: where to train.
 
     Raises:
-        ValueError: stage "sync" without `base`, or a checkpoint of another preset.
+        ValueError: stage "sync" or "joint" without `base`, or a checkpoint of another preset.
     """
-    if stage == "sync" and base is None:
-        raise ValueError("base is None; stage 'sync' needs the model whose base it freezes.")
+    if stage != "base" and base is None:
+        raise ValueError(f"base is None; stage {stage!r} needs the model whose base it starts from.")
     torch.manual_seed(preset.seed)
     model = FourRealVideo(preset.model).to(device)
     if base is not None:
         model.base.load_state_dict(base.base.state_dict())
     model.requires_grad_(False)
-    part = trained_part(model, stage).requires_grad_(True)
-    averaged = AveragedModel(part, multi_avg_fn=get_ema_multi_avg_fn(preset.ema))
+    part = model.part(stage).requires_grad_(True)
+    averaged = AveragedModel(
+        part, multi_avg_fn=get_ema_multi_avg_fn(preset.ema if stage == "base" else preset.grid_ema)
+    )
     optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    steps = preset.base_steps if stage == "base" else preset.sync_steps
+    steps = getattr(preset, f"{stage}_steps")
     path = Path(folder) / f"{stage}_checkpoint.safetensors" if folder is not None else None
     start = _resume(path, preset, part, averaged, optimiser) if path is not None and path.exists() else 0
 
     def snapshot() -> FourRealVideo:
         result = copy.deepcopy(model).requires_grad_(False)
-        trained_part(result, stage).load_state_dict(averaged.module.state_dict())
+        result.part(stage).load_state_dict(averaged.module.state_dict())
         return result
 
     if start == steps:
         yield Step(steps, math.nan, snapshot)
-    make = partial(base_batch if stage == "base" else sync_batch, preset)
+    make = partial(base_batch, preset) if stage == "base" else partial(grid_batch, preset, stage)
     for number, batches in prefetched(make, range(start, steps)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(preset, stage, number)

@@ -29,6 +29,7 @@ from fourd_minimal.two_stream import TwoStream, columns, from_columns, from_rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, sigma_embedding
 
 SyncKind = Literal["soft", "hard", "average", "weighted"]
+Part = Literal["base", "sync", "joint"]
 TRAINED: tuple[SyncKind, ...] = ("soft", "hard")
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
 FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
@@ -128,37 +129,49 @@ class FourRealVideo(nn.Module):
         return self.config.dit.image_size
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "toy", sync: SyncKind = "soft") -> "FourRealVideo":
-        """Load `base.safetensors`, and for a trained sync `<sync>_sync.safetensors`, from a folder.
+    def from_pretrained(
+        cls, name: str | Path = "toy", sync: SyncKind = "soft", base_frozen: bool = False
+    ) -> "FourRealVideo":
+        """Load the parts a training run left in a folder.
+
+            base.safetensors           the video model on its own
+            soft_sync.safetensors      synchronisation layers trained on that base, frozen: the paper's recipe
+            soft_joint.safetensors     base and layers trained together afterwards: ours
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: "average" and "weighted" need no trained weights.
+            sync: "average" and "weighted" need no trained layers: the base on its own is loaded.
+            base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
             ValueError: a file is missing, cut short, of another kind or of another configuration.
 
-        >>> FourRealVideo.from_pretrained("toy").eval().image_size
+        >>> FourRealVideo.from_pretrained("toy").image_size
         (24, 24)
         """
         folder = SHIPPED.get(str(name), Path(name))
         base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
-        model = cls(replace(config, sync=sync))
+        model = cls(replace(config, sync=sync)).requires_grad_(False)
         model.base.load_state_dict(base)
         if sync in TRAINED:
-            path = folder / f"{sync}_sync.safetensors"
-            layers, trained_as, _ = load_weights(path, FourRealVideoConfig)
+            joint = folder / f"{sync}_joint.safetensors"
+            part: Part = "joint" if joint.exists() and not base_frozen else "sync"
+            path = folder / f"{sync}_{part}.safetensors"
+            tensors, trained_as, _ = load_weights(path, FourRealVideoConfig)
             if trained_as != model.config:
                 raise ValueError(f"{path} was trained for {trained_as}; the base beside it wants {model.config}.")
-            model.two_stream.sync.load_state_dict(layers)
-        return model.requires_grad_(False)
+            model.part(part).load_state_dict(tensors)
+        return model
 
-    def save_pretrained(
-        self, folder: str | Path, part: Literal["base", "sync"], dtype: torch.dtype = torch.float16, **notes
-    ) -> Path:
-        """Write the base or the trained sync into a file of its own that `from_pretrained` reads, `notes` inside."""
-        name, module = ("base", self.base) if part == "base" else (f"{self.config.sync}_sync", self.two_stream.sync)
-        tensors = {k: v.to(dtype) for k, v in module.state_dict().items()}
+    def part(self, name: Part) -> nn.Module:
+        """What is trained, saved and loaded together."""
+        layers = self.two_stream.sync
+        return {"base": self.base, "sync": layers, "joint": nn.ModuleDict({"base": self.base, "sync": layers})}[name]
+
+    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
+        """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
+        name = "base" if part == "base" else f"{self.config.sync}_{part}"
+        tensors = {k: v.to(dtype) for k, v in self.part(part).state_dict().items()}
         return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
 
     def generate(
