@@ -182,6 +182,26 @@ def test_tokens_and_pixels_keep_their_place():
     assert torch.equal(changed[0].any(1), patch)
 
 
+def test_the_last_layer_by_hand():
+    model = randomised(VideoDiT(TINY))
+    tokens, c = torch.randn(2, 3 * 4 * 2, 24), torch.randn(2, 3, 24)
+    shift, scale = model.modulation_out(F.silu(c)).split(24, -1)
+    normal = F.layer_norm(tokens, (24,), eps=1e-6)
+    video = model.unembed(tokens, c)
+    for frame, row, column in [(0, 0, 0), (1, 3, 0), (2, 2, 1)]:
+        token = normal[:, (frame * 4 + row) * 2 + column] * (1 + scale[:, frame]) + shift[:, frame]
+        patch = video[:, frame, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        assert_close(patch.flatten(1), model.patch_out(token), atol=1e-5, rtol=1e-5)
+
+
+def test_a_seen_black_frame_is_not_an_unseen_one():
+    """Both bring zeros; the mask tells them apart, in their own tokens only."""
+    model, video, sigma = VideoDiT(TINY), torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3)
+    seen, black = torch.tensor([[False, True, False]]), torch.zeros(1, 3, 3, 8, 4)
+    changed = model.embed(video, sigma, seen, black)[0] != model.embed(video, sigma)[0]
+    assert changed.view(3, -1).any(1).tolist() == [False, True, False]
+
+
 def test_contexts_differ():
     model = randomised(VideoDiT(TINY))
     video, sigma = torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3)

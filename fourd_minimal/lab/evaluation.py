@@ -94,7 +94,7 @@ class Row:
 def evaluate_grids(
     weights: str, record: SceneRecord, steps: Sequence[int] = (1, 2, 8)
 ) -> tuple[list[Row], dict[str, Grids]]:
-    """Trivial completions, training-free syncs and the trained soft sync on scenes whose truth is known.
+    """Trivial completions, training-free syncs, and the trained soft sync on scenes whose truth is known.
 
     Returns:
         the table, and the grid each line was computed from.
@@ -103,9 +103,13 @@ def evaluate_grids(
     grids = {name: complete(truth) for name, complete in TRIVIAL.items()}
     for name, sync in TRAINING_FREE.items():
         grids[f"{name}, 8 steps"] = predict(FourRealVideo.from_pretrained(weights, sync), truth, 8)
-    trained = FourRealVideo.from_pretrained(weights)
-    for n in steps:
-        grids[f"soft sync, trained, {n} step{'s' * (n > 1)}"] = predict(trained, truth, n)
+    trained = {"soft sync, base frozen": True}
+    if FourRealVideo.has_joint(weights):
+        trained["soft sync, base trained too"] = False
+    for name, base_frozen in trained.items():
+        model = FourRealVideo.from_pretrained(weights, base_frozen=base_frozen)
+        for n in steps:
+            grids[f"{name}, {n} step{'s' * (n > 1)}"] = predict(model, truth, n)
     moving = moving_pixels(record.alpha)
     return [Row(name, psnr(g, truth), psnr(g, truth, moving)) for name, g in grids.items()], grids
 

@@ -154,14 +154,18 @@ class FourRealVideo(nn.Module):
         model = cls(replace(config, sync=sync)).requires_grad_(False)
         model.base.load_state_dict(base)
         if sync in TRAINED:
-            joint = folder / f"{sync}_joint.safetensors"
-            part: Part = "joint" if joint.exists() and not base_frozen else "sync"
+            part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
             path = folder / f"{sync}_{part}.safetensors"
             tensors, trained_as, _ = load_weights(path, FourRealVideoConfig)
             if trained_as != model.config:
                 raise ValueError(f"{path} was trained for {trained_as}; the base beside it wants {model.config}.")
             model.part(part).load_state_dict(tensors)
         return model
+
+    @staticmethod
+    def has_joint(name: str | Path, sync: SyncKind = "soft") -> bool:
+        """Whether a folder holds jointly trained weights."""
+        return (SHIPPED.get(str(name), Path(name)) / f"{sync}_joint.safetensors").exists()
 
     def part(self, name: Part) -> nn.Module:
         """What is trained, saved and loaded together."""

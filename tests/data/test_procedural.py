@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.data import procedural
+from fourd_minimal.data.analytic_renderer import render
 from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, hue, rotation, sample_scenes
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -120,10 +122,31 @@ def test_families_differ_as_they_say():
     assert (creature.rgb[background] == 1).all(), "a creature stands on white"
     assert ground.alpha[..., -4, 8:16].mean() > 0.9 > 0.3 > simple.alpha[..., -4, 8:16].mean(), "a ground lies below"
 
+    origins, directions = rays(creature.c2w, FOV_DEG, (24, 24))
+    points = origins[:, :, None, None, None] + creature.depth[:, :, :, 0, ..., None] * directions[:, :, None]
+    height = torch.where(creature.depth[:, :, :, 0] > 0, points[..., 1], 0.0)
+    assert height.amin((1, 2, 3, 4)).max() < -0.45, "it stands on its legs"
+
     def depth_of_centre(record):
         return (record.depth.sum((3, 4, 5)) / (record.depth > 0).sum((3, 4, 5))).std(2).mean()
 
     assert depth_of_centre(hard) > depth_of_centre(simple)
+
+
+@every_family
+def test_parts_keep_their_volume(monkeypatch, family):
+    """What is squashed grows wider; the light is a direction from above; colours are colours."""
+
+    def look(objects, *rest):
+        volume = torch.linalg.det(objects.to_world[..., :3])
+        assert_close(volume, volume[:, :1].expand_as(volume), atol=1e-12, rtol=1e-4)
+        assert_close(objects.light.norm(dim=-1), torch.ones(32))
+        assert (objects.light[:, 1] > 0.5).all()
+        assert objects.colours.min() >= 0 and objects.colours.max() <= 1
+        return render(objects, *rest)
+
+    monkeypatch.setattr(procedural, "render", look)
+    sample_scenes(32, 1, 5, 4, seed=1, family=family)
 
 
 def test_antialiasing_softens_outlines_only():

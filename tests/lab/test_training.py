@@ -26,10 +26,10 @@ def last(steps):
     return step
 
 
-@pytest.mark.parametrize("stage", ["base", "sync"])
+@pytest.mark.parametrize("stage", ["base", "sync", "joint"])
 def test_killed_and_resumed_equals_uninterrupted(stage, tmp_path):
-    preset = replace(SMOKE, base_steps=6, sync_steps=6)
-    base = FourRealVideo(preset.model) if stage == "sync" else None
+    preset = replace(SMOKE, base_steps=6, sync_steps=6, joint_steps=6)
+    base = None if stage == "base" else FourRealVideo(preset.model)
     whole = last(train(stage, preset, base=base)).averaged()
     killed = train(stage, preset, tmp_path, base, checkpoint_every=2)
     for step in killed:
@@ -64,9 +64,18 @@ def test_sync_touches_only_the_sync():
     assert sum(changed) > len(changed) / 2
 
 
-def test_sync_needs_a_base():
+def test_joint_trains_the_base_and_the_sync():
+    base = last(train("base", SMOKE)).averaged()
+    done = last(train("joint", SMOKE, base=base)).averaged()
+    for part in ("base", "sync"):
+        pairs = zip(done.part(part).parameters(), base.part(part).parameters(), strict=True)
+        assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("stage", ["sync", "joint"])
+def test_a_stage_on_grids_needs_a_base(stage):
     with pytest.raises(ValueError, match="base is None"):
-        next(train("sync", SMOKE))
+        next(train(stage, SMOKE))
 
 
 def test_a_step_is_a_function_of_seed_stage_and_number():

@@ -110,6 +110,17 @@ def test_saved_and_loaded_again(model, tmp_path):
     assert FourRealVideo.from_pretrained(tmp_path, sync="weighted").config.sync == "weighted"
 
 
+def test_jointly_trained_weights_come_first_unless_the_papers_recipe_is_asked_for(model, tmp_path):
+    for part in ("base", "sync"):
+        model.save_pretrained(tmp_path, part, dtype=torch.float32)
+    moved = wake(FourRealVideo(CONFIG))
+    moved.save_pretrained(tmp_path, "joint", dtype=torch.float32)
+    assert FourRealVideo.has_joint(tmp_path)
+    joint, frozen = (FourRealVideo.from_pretrained(tmp_path, base_frozen=frozen) for frozen in (False, True))
+    assert_close(dict(joint.state_dict()), dict(moved.state_dict()), rtol=0, atol=0)
+    assert_close(dict(frozen.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+
+
 def test_a_sync_of_another_configuration_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path, "base")
     other = FourRealVideo(replace(CONFIG, dit=replace(CONFIG.dit, dim=48)))
@@ -145,9 +156,7 @@ def _with(video, index, value):
 )
 def test_bad_input_gets_one_sentence(model, change, sentence):
     with pytest.raises(ValueError, match=sentence):
-        model.generate.__wrapped__(model, *change(*videos())) if hasattr(
-            model.generate, "__wrapped__"
-        ) else model.generate(*change(*videos()))
+        model.generate(*change(*videos()))
 
 
 def test_slightly_different_first_frames_warn_with_the_difference(model):
