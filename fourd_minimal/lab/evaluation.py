@@ -133,7 +133,7 @@ def copy_nearest(videos: Float[Tensor, "n f 3 h w"]) -> Float[Tensor, "n f 3 h w
 
 def evaluate_base(model: FourRealVideo, record: SceneRecord, steps: Sequence[int] = (1, 8)) -> dict[str, list[Row]]:
     """The base alone: held-out videos completed from their first and last frames, against copying and blending."""
-    tables = {}
+    tables, device = {}, next(model.parameters()).device
     cuts = {"fixed-view video": "n v t ... -> (n v) 1 t ...", "freeze-time video": "n v t ... -> (n t) 1 v ..."}
     for (name, pattern), context in zip(cuts.items(), ("dynamic", "freeze"), strict=True):
         videos, alpha = (rearrange(a, pattern)[::4] for a in (record.rgb, record.alpha))
@@ -141,8 +141,8 @@ def evaluate_base(model: FourRealVideo, record: SceneRecord, steps: Sequence[int
         seen[0] = seen[-1] = True
         found = {"copy nearest": copy_nearest(videos[:, 0]), "linear blend": linear_blend(videos[:, 0])}
         for n in steps:
-            *_, sample = model.sample_video(videos[:, 0] * 2 - 1, seen, context, n)
-            found[f"base, {n} step{'s' * (n > 1)}"] = ((sample + 1) / 2).clamp(0, 1)
+            *_, sample = model.sample_video((videos[:, 0] * 2 - 1).to(device), seen, context, n)
+            found[f"base, {n} step{'s' * (n > 1)}"] = ((sample + 1) / 2).clamp(0, 1).to(videos.device)
         moving = (alpha[:, 0].amax(1, keepdim=True) > 0.5).expand_as(alpha[:, 0])
 
         def db(video: Tensor, chosen: Tensor, truth: Tensor = videos[:, 0], seen: Tensor = seen) -> float:

@@ -180,16 +180,16 @@ class FourRealVideo(nn.Module):
 
     def generate(
         self,
-        fixed_view: Float[Tensor, "t 3 h w"],
-        freeze_time: Float[Tensor, "v 3 h w"],
+        fixed_view: Tensor,
+        freeze_time: Tensor,
         n_steps: int = 8,
         seed: int = 0,
     ) -> Float[Tensor, "v t 3 h w"]:
         """Two videos in, a grid out; everything in [0, 1].
 
         Args:
-            fixed_view: the scene moves, the camera rests: the grid's first row. 2 to `times` frames.
-            freeze_time: the camera moves, the scene rests: the grid's first column. 2 to `views` frames.
+            fixed_view: `(t, 3, h, w)`. The scene moves, the camera rests: the grid's first row. 2 to `times` frames.
+            freeze_time: `(v, 3, h, w)`. The camera moves, the scene rests: the first column. 2 to `views` frames.
             n_steps: Euler steps. One gives the blurred mean of what may be there, more give one possibility.
             seed: of the noise.
 

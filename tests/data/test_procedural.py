@@ -133,20 +133,36 @@ def test_families_differ_as_they_say():
     assert depth_of_centre(hard) > depth_of_centre(simple)
 
 
+@pytest.fixture
+def objects_of(monkeypatch):
+    """What is behind the pictures of a family: 32 scenes at 5 times."""
+
+    def look(family):
+        seen = []
+        monkeypatch.setattr(procedural, "render", lambda objects, *rest: seen.append(objects) or render(objects, *rest))
+        sample_scenes(32, 1, 5, 4, seed=1, family=family)
+        return seen[0]
+
+    return look
+
+
 @every_family
-def test_parts_keep_their_volume(monkeypatch, family):
-    """What is squashed grows wider; the light is a direction from above; colours are colours."""
+def test_parts_keep_their_volume_and_light_comes_from_above(objects_of, family):
+    objects = objects_of(family)
+    volume = torch.linalg.det(objects.to_world[..., :3])
+    assert_close(volume, volume[:, :1].expand_as(volume), atol=1e-12, rtol=1e-4)
+    assert_close(objects.light.norm(dim=-1), torch.ones(32))
+    assert (objects.light[:, 1] > 0.5).all()
+    assert objects.colours.min() >= 0 and objects.colours.max() <= 1
 
-    def look(objects, *rest):
-        volume = torch.linalg.det(objects.to_world[..., :3])
-        assert_close(volume, volume[:, :1].expand_as(volume), atol=1e-12, rtol=1e-4)
-        assert_close(objects.light.norm(dim=-1), torch.ones(32))
-        assert (objects.light[:, 1] > 0.5).all()
-        assert objects.colours.min() >= 0 and objects.colours.max() <= 1
-        return render(objects, *rest)
 
-    monkeypatch.setattr(procedural, "render", look)
-    sample_scenes(32, 1, 5, 4, seed=1, family=family)
+def test_one_view_shows_the_whole_motion_of_simple(objects_of):
+    """It moves up and down, and is squashed from above; what it does sideways is the same in every direction."""
+    to_world = objects_of("simple").to_world
+    assert not to_world[..., [0, 2], 3].any() and (to_world[..., 1, 3].std(1) > 0.01).any()
+    x, y, z = to_world[..., :3].norm(dim=-2).unbind(-1)
+    assert_close(x / z, (x / z)[:, :1].expand_as(x))
+    assert ((x / y).std(1) > 0.01).any()
 
 
 def test_antialiasing_softens_outlines_only():
