@@ -144,9 +144,8 @@ class Block(nn.Module):
         angles: Float[Tensor, "n half"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
-        if (text is None) != (self.text_attention is None):
-            state = "missing" if text is None else "given"
-            raise ValueError(f"text is {state}; a model takes text if and only if it was built with text_dim.")
+        if text is not None and self.text_attention is None:
+            raise ValueError("text is given; only a model built with text_dim takes text.")
         shape = x.shape
 
         def modulated(norm: nn.Module, shift: Tensor, scale: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c))[:, :, None].chunk(6, -1)
         update = self.attention(modulated(self.norm1, shift1, scale1), angles=angles)
         x = x + (gate1 * update.view(b, f, -1, d)).view(shape)
-        if self.text_attention is not None and text is not None:
+        if text is not None:
             x = x + self.text_attention(self.text_norm(x), text)
         update = self.mlp(modulated(self.norm2, shift2, scale2))
         return x + (gate2 * update.view(b, f, -1, d)).view(shape)
@@ -246,7 +245,7 @@ class VideoDiT(nn.Module):
             text: tokens of width `text_dim`, when the model was built with text; None passes its layers over.
 
         Raises:
-            ValueError: frames of another shape, an unknown context, `seen` without `clean`.
+            ValueError: frames of another shape, an unknown context, `seen` without `clean`, text for a model without.
         """
         tokens, c, angles = self.embed(x, sigma, seen, clean, context)
         for block in self.blocks:

@@ -150,10 +150,7 @@ def test_sync_weight_of_no_layer(layer):
 @pytest.mark.parametrize("layer", [HardSync(D, K), SoftSync(D, K)], ids=["hard", "soft"])
 def test_streams_of_another_shape_are_refused(streams, layer):
     y_view, y_time, cond = streams
-    for wrong in [
-        (y_view, y_time[:, :, 1:], cond),
-        (y_view[..., 1:], y_time[..., 1:], cond),
-        (y_view, y_time, cond[:1]),
-    ]:
+    one_channel_less = y_view[..., 1:], y_time[..., 1:]
+    for wrong in [(y_view, y_time[:, :, 1:], cond), (*one_channel_less, cond), (y_view, y_time, cond[..., 1:])]:
         with pytest.raises((TypeError, RuntimeError)):  # the shape checker's, or torch's own
             layer(*wrong)

@@ -285,8 +285,17 @@ def test_errors_name_the_argument(unchecked, call, message):
         call(VideoDiT(TINY), torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3))
 
 
-@pytest.mark.parametrize(("text_dim", "text", "state"), [(24, None, "missing"), (0, torch.zeros(1, 5, 24), "given")])
-def test_text_is_neither_forgotten_nor_ignored(text_dim, text, state):
-    model = VideoDiT(VideoDiTConfig(image_size=(8, 4), patch=2, dim=24, depth=1, heads=2, text_dim=text_dim))
-    with pytest.raises(ValueError, match=f"text is {state}"):
-        model(torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3), text=text)
+def test_without_text_the_text_layers_are_passed_over():
+    torch.manual_seed(0)
+    block, x, c = Block(24, 2, text_dim=24), torch.randn(1, 6, 24), torch.randn(1, 3, 24)
+    torch.nn.init.normal_(block.modulation.weight)
+    without = block(x, c)
+    with torch.no_grad():
+        for p in block.text_attention.parameters():
+            p.fill_(9.0)
+    assert_close(block(x, c), without)
+
+
+def test_text_for_a_model_without_is_refused():
+    with pytest.raises(ValueError, match="text is given; only a model built with text_dim"):
+        Block(24, 2)(torch.randn(1, 6, 24), torch.randn(1, 3, 24), torch.zeros(1, 5, 24))
