@@ -8,6 +8,7 @@ from typing import Literal
 from tqdm import tqdm
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
+from fourd_minimal.lab.contact_sheet import write_whole
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.training import STAGES, train
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part
@@ -23,14 +24,32 @@ class Train:
     """"sync" (the paper's recipe, the base frozen) and "joint" (everything trained) start from `base.safetensors`."""
     out: Path = Path("runs/four_real_video")
     """Where checkpoints and weights go."""
+    start_from: Path | None = None
+    """For stage "joint": a folder of an earlier run whose weights are trained on, into another folder."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """Every value of the preset, to be changed one by one."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`."""
+        if self.start_from:
+            self._take_over(self.start_from)
         for stage in STAGES:
             if self.stage in (stage, "all") and getattr(self.settings, f"{stage}_steps"):
-                self._stage(stage, None if stage == "base" else FourRealVideo.from_pretrained(self.out, "weighted"))
+                self._stage(stage, self._start(stage))
+
+    def _take_over(self, folder: Path) -> None:
+        """Copy the stages before "joint", which are not trained again."""
+        if self.stage != "joint" or folder.resolve() == self.out.resolve():
+            raise ValueError("--start-from goes with --stage joint and with an --out of its own.")
+        for name in ("base.safetensors", "soft_sync.safetensors"):
+            if (folder / name).exists():
+                write_whole(self.out / name, (folder / name).read_bytes())
+
+    def _start(self, stage: Part) -> FourRealVideo | None:
+        if stage == "base":
+            return None
+        earlier = stage == "joint" and self.start_from
+        return FourRealVideo.from_pretrained(earlier or self.out, "soft" if earlier else "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
         start, steps = time.perf_counter(), getattr(self.settings, f"{stage}_steps")

@@ -173,7 +173,7 @@ def train(
         stage: "base"; "sync", which keeps the base frozen; or "joint".
         preset: everything else.
         folder: where `<stage>_checkpoint.safetensors` is kept; if it is there, training goes on from it.
-        base: for "sync" and "joint": the model whose base is used.
+        base: for "sync" and "joint": the model whose base is used; "joint" also takes over its sync, where it has one.
         checkpoint_every: steps between checkpoints; one is also written at the end.
         device: where to train.
 
@@ -185,7 +185,8 @@ def train(
     torch.manual_seed(preset.seed)
     model = FourRealVideo(preset.model).to(device)
     if base is not None:
-        model.base.load_state_dict(base.base.state_dict())
+        known: Part = "joint" if stage == "joint" and base.config == preset.model else "base"
+        model.part(known).load_state_dict(base.part(known).state_dict())
     model.requires_grad_(False)
     part = model.part(stage).requires_grad_(True)
     averaged = AveragedModel(

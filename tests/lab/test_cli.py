@@ -86,6 +86,13 @@ def test_training_then_generating(tmp_path, capsys):
     assert (tmp_path / "grid" / "grid.html").exists()
 
 
+def test_joint_training_goes_on_from_an_earlier_run(tmp_path, weights, capsys):
+    settings = ["--preset", "smoke", "--stage", "joint"]
+    main(["train", *settings, "--start-from", weights, "--out", str(tmp_path / "more")])
+    assert FourRealVideo.has_joint(tmp_path / "more")
+    assert "--start-from goes with" in refused(capsys, "train", *settings, "--start-from", weights, "--out", weights)
+
+
 def test_evaluate_writes_its_tables(tmp_path, weights, capsys):
     out = tmp_path / "figures"
     main(["evaluate", "--weights", weights, "--scenes", "2", "--families", "hard", "--out", str(out)])
