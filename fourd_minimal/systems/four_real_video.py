@@ -169,8 +169,9 @@ class FourRealVideo(nn.Module):
 
     def part(self, name: Part) -> nn.Module:
         """What is trained, saved and loaded together."""
-        layers = self.two_stream.sync
-        return {"base": self.base, "sync": layers, "joint": nn.ModuleDict({"base": self.base, "sync": layers})}[name]
+        if name == "joint":
+            return nn.ModuleDict({part: self.part(part) for part in ("base", "sync")})
+        return self.base if name == "base" else self.two_stream.sync
 
     def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
         """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
