@@ -33,19 +33,21 @@ def circular_trajectory(
     Raises:
         ValueError: a camera straight above or below, where "up" has no meaning, or a radius of 0 or less.
 
-    >>> circular_trajectory(torch.tensor([0.0, 90.0]), radius=2.0)[:, :3, 3]
+    >>> circular_trajectory(torch.tensor([0.0, 90.0]), radius=2.0)[:, :3, 3].round().abs()
     tensor([[0., 0., 2.],
             [2., 0., 0.]])
     """
+    given = (azimuth_deg, elevation_deg, radius)
+    device = next((a.device for a in given if isinstance(a, Tensor)), None)
     azimuth, elevation, radius = torch.broadcast_tensors(
-        *(torch.as_tensor(a, dtype=torch.float32) for a in (azimuth_deg, elevation_deg, radius))
+        *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in given)
     )
     if (elevation.abs() >= 90).any():
         raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; it must lie strictly between -90 and 90.")
     if (radius <= 0).any():
         raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
-    sin_a, cos_a, sin_e, cos_e = _exact(a.sin()), _exact(a.cos()), _exact(e.sin()), _exact(e.cos())
+    sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
     zero, one = torch.zeros_like(a), torch.ones_like(a)
     right = torch.stack([cos_a, zero, -sin_a], -1)
     up = torch.stack([-sin_a * sin_e, cos_e, -cos_a * sin_e], -1)
@@ -54,9 +56,11 @@ def circular_trajectory(
     return torch.cat([columns, torch.stack([zero, zero, zero, one], -1)[..., None, :]], -2)
 
 
-def _exact(x: Tensor) -> Tensor:
-    """Sines and cosines of right angles come out as +-1e-8; make them the zero they mean."""
-    return torch.where(x.abs() < 1e-7, 0.0, x)
+def _half_height(fov_deg: float) -> float:
+    """Half the height of the picture at a depth of 1."""
+    if not 0 < fov_deg < 180:
+        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    return math.tan(math.radians(fov_deg) / 2)
 
 
 def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 2"]:
@@ -89,12 +93,10 @@ def rays(
     >>> direction[0, 0]
     tensor([-0.5000,  0.5000, -1.0000])
     """
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
     h, w = size
     if pixels is None:
         pixels = pixel_grid(size)[:, :, 0].to(c2w)
-    tan = math.tan(math.radians(fov_deg) / 2)
+    tan = _half_height(fov_deg)
     x = (pixels[..., 0] - w / 2) * (2 * tan / h)
     y = (h / 2 - pixels[..., 1]) * (2 * tan / h)
     local = torch.stack([x, y, -torch.ones_like(x)], -1)
@@ -117,7 +119,7 @@ def project(
     h, w = size
     local = torch.einsum("...ji,...j->...i", c2w[..., :3, :3], points - c2w[..., :3, 3])
     depth = -local[..., 2]
-    focal = h / (2 * math.tan(math.radians(fov_deg) / 2))
+    focal = h / (2 * _half_height(fov_deg))
     safe = torch.where(depth.abs() < 1e-8, 1e-8, depth)
     x = w / 2 + focal * local[..., 0] / safe
     y = h / 2 - focal * local[..., 1] / safe

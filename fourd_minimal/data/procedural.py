@@ -5,8 +5,9 @@
     creature   an articulated animal walking on white: the small Objaverse.
     ground     two to four moving objects on a checkered ground.
 
-A scene is continuous: 4x4 and 8x8 grids of one seed show the same scene. Training uses seeds below 1,000,000 only; what
-is measured uses seeds from there on.
+A scene is continuous: 4x4 and 8x8 grids of one seed show the same scene. Objects stay within 1.5 units of the origin
+(the slab of `ground` reaches 2.1) and in sight, but for an edge now and then. Training uses seeds below 1,000,000 only;
+what is measured uses seeds from there on.
 """
 
 import math

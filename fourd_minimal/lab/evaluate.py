@@ -32,8 +32,9 @@ class Evaluate:
     """Held-out procedural scenes per family."""
     families: tuple[str, ...] = ("simple", "hard")
     """Families of `data.procedural`."""
-    assets: tuple[Path, ...] = ()
-    """Animated glTF assets; each takes the first of its clips that moves. Needs Blender's Python module."""
+    assets: tuple[str, ...] = ()
+    """Animated glTF assets, each over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one. Needs
+    Blender's Python module."""
     out: Path | None = None
     """Where tables (`four_real_video.md`, `.json`) and pictures go; left out, they are only printed."""
 
@@ -55,9 +56,10 @@ class Evaluate:
                     title = f"The base alone: a {name} from its first and last frames, family {family}"
                     tables[title] = rows
                     report += [f"### {title}", markdown(rows)]
-        for path in self.assets:
-            record = render_asset(path, model.views, model.times, h)
-            report += self._table(f"Asset {path.stem}", path.stem, record, tables)
+        for asset in self.assets:
+            path, _, clip = asset.partition("#")
+            record = render_asset(path, model.views, model.times, h, clip or None, time_range=(0.0, 0.5))
+            report += self._table(f"Asset {Path(path).stem} {clip}".strip(), Path(path).stem, record, tables)
         text = "\n\n".join(report) + "\n"
         print(text)
         if self.out:

@@ -72,7 +72,8 @@ class Generate:
         return grid
 
     def _from_asset(self, model: FourRealVideo) -> None:
-        record = render_asset(self.asset, model.views, model.times, model.image_size[0], self.clip)
+        size, half = model.image_size[0], (0.0, 0.5)  # half a clip: one that loops would end where it began
+        record = render_asset(self.asset, model.views, model.times, size, self.clip, time_range=half)
         truth = record.rgb
         grid = self._complete(model, truth[0, 0], truth[0, :, 0])
         moving = moving_pixels(record.alpha)
