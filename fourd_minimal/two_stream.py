@@ -12,11 +12,14 @@ taken alone (no sync). Eq. 5 is the sequential design the paper argues against: 
     y = x + phi_l(x; c^v),    x' = y + phi_l(y; c^t)
 
 Any block list works: a block is a callable `block(tokens, *cond) -> tokens` on `(batch, frames * n, d)` that includes
-the residual, as the blocks of diffusers' video transformers do. Each entry of `cond` is None or a tensor with one row
-per sequence (batch first); an entry that is the same object for both streams is shared as it is (rotary angles, say).
+the residual, as diffusers' Wan blocks do. Each entry of `cond` is None, a tensor with one row per sequence (batch
+first), or a tensor whose first axis is 1, which all sequences share (rotary angles, say).
 
-Departures. The paper swaps the names of the streams between eqs. 2, 3 and eq. 4; we follow eq. 4. When the grid is
-square, both streams go through a block as one batch, which is why its `cond` come in one list per stream.
+Departures. The paper contradicts itself; with it in hand, mind that we follow its problem setup and the words of eq. 4:
+`grid[b, v, t, ...]`, a row is one viewpoint (time runs along it), a column one moment, and the first row and the first
+column are known. Its abstract and introduction swap rows and columns; eqs. 2 and 3 and the words after eq. 6 swap the
+streams; after eq. 5 one symbol stands for both streams. When the grid is square, both streams go through a block as
+one batch, which is why its `cond` come in one list per stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +61,7 @@ def both_streams(block: Callable, x_view: Grid, x_time: Grid, cond_view: Cond, c
     sequences = [columns(x_view), rows(x_time)]
     if v == t:  # sequences of equal length: one batch for both
         pairs = zip(cond_view, cond_time, strict=True)
-        cond = [of_view if of_view is of_time else torch.cat([of_view, of_time]) for of_view, of_time in pairs]
+        cond = [view if view is None or len(view) == 1 else torch.cat([view, time]) for view, time in pairs]
         y_view, y_time = block(torch.cat(sequences), *cond).chunk(2)
     else:
         y_view, y_time = block(sequences[0], *cond_view), block(sequences[1], *cond_time)

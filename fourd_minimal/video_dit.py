@@ -10,8 +10,8 @@ The block is Wan 2.1's (arXiv 2503.20314): AdaLN-Zero around self-attention with
 frame, row and column; optional cross-attention to text; a feed-forward. It is tested against diffusers'
 `WanTransformerBlock` with the same weights.
 
-Departures. The paper conditions on seen frames in a way it does not describe; here, as in Open-Sora and Wan image-to-
-video: a seen frame has sigma = 0, and every frame gets two extra inputs, a mask channel and the nearest seen frame.
+Departures. The paper conditions on seen frames in a way it does not describe. Here a seen frame has sigma = 0 (as in
+Open-Sora) and every frame gets a mask channel (as in Wan) and the nearest seen frame (ours) as extra inputs.
 The paper's 600M model has text; here it is optional (`text_dim`). What the output means (velocity, clean frames) is
 the caller's choice.
 """
@@ -31,7 +31,7 @@ Context = Literal["dynamic", "freeze"]
 
 @dataclass(frozen=True)
 class VideoDiTConfig:
-    """The shape of a `VideoDiT`. The paper's: 24 blocks of 1024 channels, 36x64 pixels."""
+    """The shape of a `VideoDiT`. From the paper: 24 blocks of 1024 channels, 36x64 pixels; the rest is assumed."""
 
     image_size: tuple[int, int] = (36, 64)
     patch: int = 2
@@ -44,6 +44,9 @@ class VideoDiTConfig:
     """Width of the text tokens; 0 leaves the cross-attention out."""
 
     def __post_init__(self):
+        for name in ("patch", "dim", "depth", "heads", "channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
@@ -90,7 +93,7 @@ def rotary_angles(frames: int, rows: int, columns: int, head_dim: int) -> Float[
     ], -1)  # fmt: skip
 
 
-def rotate(x: Float[Tensor, "b h n d"], angles: Float[Tensor, "n half"]) -> Float[Tensor, "b h n d"]:
+def rotate(x: Float[Tensor, "b h n d"], angles: Float[Tensor, "*one n half"]) -> Float[Tensor, "b h n d"]:
     """Turn each pair of neighbouring channels (2i, 2i + 1) by its angle."""
     pairs = x.unflatten(-1, (-1, 2))
     cos, sin = angles.cos().to(x), angles.sin().to(x)
@@ -141,9 +144,13 @@ class Block(nn.Module):
         x: Float[Tensor, "b n d"],
         c: Float[Tensor, "b f d"],
         text: Float[Tensor, "b m k"] | None = None,
-        angles: Float[Tensor, "n half"] | None = None,
+        angles: Float[Tensor, "*one n half"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
+        if len(c) != len(x) or x.shape[1] % c.shape[1]:
+            raise ValueError(
+                f"c has shape {tuple(c.shape)}; x, {tuple(x.shape)}, needs one row per frame of each video."
+            )
         if text is not None and self.text_attention is None:
             raise ValueError("text is given; only a model built with text_dim takes text.")
         shape = x.shape
@@ -197,8 +204,8 @@ class VideoDiT(nn.Module):
         seen: Bool[Tensor, "b t"] | None = None,
         clean: Float[Tensor, "b t c h w"] | None = None,
         context: Context = "dynamic",
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "n half"]]:
-        """Frames -> tokens, one condition per frame, and the rotary angles. Arguments as in `forward`."""
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"]]:
+        """Frames -> tokens, one condition per frame, and the rotary angles all share. Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
         if (channels, (h, w)) != (self.config.channels, tuple(self.config.image_size)):
             wanted = (self.config.channels, *self.config.image_size)
@@ -216,7 +223,7 @@ class VideoDiT(nn.Module):
         c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
         angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
-        return tokens, c, angles
+        return tokens, c, angles[None]
 
     def unembed(self, tokens: Float[Tensor, "b n d"], c: Float[Tensor, "b t d"]) -> Float[Tensor, "b t c h w"]:
         """Tokens -> frames."""

@@ -176,7 +176,7 @@ def test_sequential_is_equation_5_cell_by_cell(model, views, times):
     x = grid_tokens(views, times)
 
     def only(cond, i):
-        return [a if a is None or a.ndim == 2 else a[i : i + 1] for a in cond]  # angles are shared
+        return [a if a is None or len(a) == 1 else a[i : i + 1] for a in cond]  # angles are shared
 
     by_hand = x
     for block in model.blocks:

@@ -58,6 +58,10 @@ class Clip:
         return self.end_s - self.start_s
 
 
+class BlenderError(RuntimeError):
+    """Blender was there, and failed."""
+
+
 def list_clips(path: str | Path) -> list[Clip]:
     """The clips of a .gltf or .glb file, in its order, read without Blender.
 
@@ -118,7 +122,7 @@ def render_asset(
     Raises:
         FileNotFoundError: the asset, a file it needs, or the Blender environment is missing.
         ValueError: not glTF 2.0, nothing in it moves, no such clip, or an argument out of range.
-        RuntimeError: Blender failed; the message ends with the last thing it said.
+        BlenderError: Blender failed; the message ends with the last thing it said.
 
     >>> render_asset("Fox.glb", views=4, times=8, size=64, clip="Run").rgb.shape  # doctest: +SKIP
     torch.Size([1, 4, 8, 3, 64, 64])
@@ -161,7 +165,7 @@ def _run_blender(python: str | Path | None, asset: bytes, job: dict, path: str |
         run = subprocess.run([python, "-I", script, job_path, frames_path], capture_output=True, text=True)
         if run.returncode or not frames_path.exists():
             said = run.stderr.strip().splitlines() or [f"nothing (exit status {run.returncode})"]
-            raise RuntimeError(f"Blender could not render '{path}'; it said: {said[-1]}")
+            raise BlenderError(f"Blender could not render '{path}'; it said: {said[-1]}")
         with np.load(frames_path, allow_pickle=False) as frames:
             return {n: rearrange(torch.from_numpy(frames[n]), "v t h w c -> 1 v t c h w") for n in frames.files}
 

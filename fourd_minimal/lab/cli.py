@@ -16,8 +16,10 @@ from typing import Annotated
 import tyro
 
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
+from fourd_minimal.lab.presets import preset_name
 from fourd_minimal.lab.train import Train
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     try:
         command.run()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, BlenderError) as error:
         print(f"fourd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -41,5 +43,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _named_preset(arguments: Sequence[str]) -> str:
     """The word after `--preset`: its values are the defaults of every other flag of `train`."""
     words = [w for a in arguments for w in a.split("=", 1)]
-    name = words[words.index("--preset") + 1] if "--preset" in words[:-1] else "cpu"
+    name = words[words.index("--preset") + 1] if "--preset" in words[:-1] else preset_name()
     return name if name in PRESETS else "cpu"  # an unknown one is reported by the parser

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -116,7 +115,7 @@ def evaluate_grids(
 
 def held_out(model: FourRealVideo, family: str, scenes: int = 64) -> SceneRecord:
     """Scenes no training run has seen, at the model's size."""
-    return sample_scenes(scenes, model.views, model.times, model.image_size[0], HELD_OUT, family)
+    return sample_scenes(scenes, model.views, model.times, model.image_size, HELD_OUT, family)
 
 
 def linear_blend(videos: Float[Tensor, "n f 3 h w"]) -> Float[Tensor, "n f 3 h w"]:
@@ -132,20 +131,30 @@ def copy_nearest(videos: Float[Tensor, "n f 3 h w"]) -> Float[Tensor, "n f 3 h w
 
 
 def evaluate_base(model: FourRealVideo, record: SceneRecord, steps: Sequence[int] = (1, 8)) -> dict[str, list[Row]]:
-    """The base alone: held-out videos completed from their first and last frames, against copying and blending."""
-    tables, device = {}, next(model.parameters()).device
-    cuts = {"fixed-view video": "n v t ... -> (n v) 1 t ...", "freeze-time video": "n v t ... -> (n t) 1 v ..."}
-    for (name, pattern), context in zip(cuts.items(), ("dynamic", "freeze"), strict=True):
-        videos, alpha = (rearrange(a, pattern)[::4] for a in (record.rgb, record.alpha))
-        seen = torch.zeros(videos.shape[2], dtype=torch.bool)
-        seen[0] = seen[-1] = True
-        found = {"copy nearest": copy_nearest(videos[:, 0]), "linear blend": linear_blend(videos[:, 0])}
-        for n in steps:
-            *_, sample = model.sample_video((videos[:, 0] * 2 - 1).to(device), seen, context, n)
-            found[f"base, {n} step{'s' * (n > 1)}"] = ((sample + 1) / 2).clamp(0, 1).to(videos.device)
-        moving = (alpha[:, 0].amax(1, keepdim=True) > 0.5).expand_as(alpha[:, 0])
+    """The base alone: the scenes' first rows and first columns completed from their first and last frames.
 
-        def db(video: Tensor, chosen: Tensor, truth: Tensor = videos[:, 0], seen: Tensor = seen) -> float:
+    Against copying and blending. Moving pixels: covered by an object now, or in the video's first frame.
+
+    Raises:
+        ValueError: videos of fewer than 3 frames, which leave nothing to complete.
+    """
+    tables, device = {}, next(model.parameters()).device
+    cuts = {
+        "fixed-view video": (record.rgb[:, 0], record.alpha[:, 0], "dynamic"),
+        "freeze-time video": (record.rgb[:, :, 0], record.alpha[:, :, 0], "freeze"),
+    }
+    for name, (videos, alpha, context) in cuts.items():
+        if videos.shape[1] < 3:
+            raise ValueError(f"record has a {name} of {videos.shape[1]} frames; at least 3 are wanted.")
+        seen = torch.zeros(videos.shape[1], dtype=torch.bool)
+        seen[0] = seen[-1] = True
+        found = {"copy nearest": copy_nearest(videos), "linear blend": linear_blend(videos)}
+        for n in steps:
+            *_, sample = model.sample_video((videos * 2 - 1).to(device), seen, context, n)
+            found[f"base, {n} step{'s' * (n > 1)}"] = ((sample + 1) / 2).clamp(0, 1).to(videos.device)
+        moving = torch.maximum(alpha, alpha[:, :1]) > 0.5
+
+        def db(video: Tensor, chosen: Tensor, truth: Tensor = videos, seen: Tensor = seen) -> float:
             error = (video - truth).square().mean(2, keepdim=True)[:, ~seen]
             return -10 * error[chosen[:, ~seen]].mean().log10().item()
 

@@ -1,5 +1,6 @@
 """The main job, from files to files: two videos, or one animated asset, become a grid to look around in."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
+from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.viewer import save_html
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
@@ -33,7 +35,7 @@ class Generate:
     asset: Path | None = None
     """A .gltf or .glb with an animation: both videos are rendered from it, the result is compared with the truth."""
     clip: str | None = None
-    """Which of the asset's animations; left out, the first that moves."""
+    """Which of the asset's animations; left out, the first that moves. Its first half is rendered."""
     out: Path = Path("fourd_out")
     """Where the results go."""
     weights: str = "toy"
@@ -54,9 +56,11 @@ class Generate:
             raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
         if self.asset and self.fixed_view:
             raise ValueError("--asset and --fixed-view were both given; give an asset or two videos.")
+        if self.clip and not self.asset:
+            raise ValueError("--clip was given without --asset; it chooses one of an asset's animations.")
         if self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; it must be at least 1.")
-        model = FourRealVideo.from_pretrained(self.weights)
+        model = FourRealVideo.from_pretrained(self.weights).to(device())
         if self.asset:
             self._from_asset(model)
         else:
@@ -83,20 +87,22 @@ class Generate:
 
     def _write(self, grids: dict[str, Tensor]) -> None:
         grid = next(iter(grids.values()))
-        contact_sheet(grid, self.out / "grid.png")
+        folder = self.out / "frames"
         for view, frames in enumerate(grid):
-            write_video(frames, self.out / "frames" / f"view_{view}")
-        save_html(
-            grids if len(grids) > 1 else grid,
-            self.out / "grid.html",
-            title="Drag: sideways is time, up and down is viewpoint",
-        )
+            write_video(frames, folder / f"view_{view}")
+        for stale in set(folder.glob("view_*")) - {folder / f"view_{view}" for view in range(len(grid))}:
+            shutil.rmtree(stale)  # of an earlier, larger grid
+        contact_sheet(grid, self.out / "grid.png")
+        title = "Drag: sideways is time, up and down is viewpoint"
+        save_html(grids if len(grids) > 1 else grid, self.out / "grid.html", title=title)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
 
 def opaque(path: Path, size: tuple[int, int], most: int) -> Float[Tensor, "t 3 h w"]:
-    """A video's frames on white, at most `most` of them, evenly spaced."""
+    """A video on white, cropped and resized; of a longer one `most` frames, evenly spaced, and that is said."""
     video = read_video(path, size)
-    if len(video.rgb) > most:
-        video = read_video(path, size, frames=most)
-    return video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
+    rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
+    if len(rgb) > most:
+        print(f"{path}: {most} of its {len(rgb)} frames are taken, evenly spaced")
+        rgb = rgb[torch.linspace(0, len(rgb) - 1, most).round().long()]
+    return rgb

@@ -4,7 +4,7 @@
     for step in train("sync", preset, folder, base):  ...
 
 Stage "base" trains the video model on single videos with random masks (section 3.1); stage "sync" freezes it and trains
-the synchronisation layers on grids (section 3.3); stage "joint" trains both on grids, which the paper does not do and
+the synchronisation layers on grids (section 4.1); stage "joint" trains both on grids, which the paper does not do and
 a base as small as ours gains from. All minimise the velocity-matching loss.
 
 Everything random in a step (its scenes, masks, noise levels, noise) is a function of the preset's seed and the step's
@@ -182,8 +182,9 @@ def train(
     """
     if stage != "base" and base is None:
         raise ValueError(f"base is None; stage {stage!r} needs the model whose base it starts from.")
-    torch.manual_seed(preset.seed)
-    model = FourRealVideo(preset.model).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        model = FourRealVideo(preset.model).to(device)
     if base is not None:
         known: Part = "joint" if stage == "joint" and base.config == preset.model else "base"
         model.part(known).load_state_dict(base.part(known).state_dict())

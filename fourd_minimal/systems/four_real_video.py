@@ -1,21 +1,24 @@
 """4Real-Video, end to end: one fixed-view video and one freeze-time video become a grid of frames.
 
     grid[b, v, t, c, h, w]      row v: a fixed-view video      column t: a freeze-time video
-    known cells: grid[:, 0] and grid[:, :, 0]                  (the conventions and why: see two_stream.py)
+    known cells: grid[:, 0] and grid[:, :, 0]                  (where the paper differs from itself: two_stream.py)
 
 The base model denoises single videos. `denoise_grid` runs its frozen blocks as two streams and synchronises them;
 `generate` starts from noise and walks down a rectified flow, with the known cells held at sigma = 0.
 
 Departures from the paper, which leaves these open: the network predicts the clean frames, from which the velocity
-follows, v = (x_sigma - x) / sigma; the output is the mean of both streams; one noise level for all unknown cells.
+follows, v = (x_sigma - x) / sigma; the output is the mean of both streams; one noise level for all unknown cells; soft
+layers start at eq. 13, not at the identity. And one departure proper: beside the paper's recipe (a frozen base, only
+the synchronisation is trained) we also train both together, because our base is tiny; the numbers stand side by side.
 """
 
+import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -46,9 +49,16 @@ class FourRealVideoConfig:
     sync: SyncKind = "soft"
     """"soft" eqs. 9-10, "hard" eq. 8 (both trained); "average" eq. 12, "weighted" eq. 13 (no training)."""
 
+    def __post_init__(self):
+        for name in ("views", "times"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name} is {getattr(self, name)}; a grid has at least 2.")
+        if self.sync not in get_args(SyncKind):
+            raise ValueError(f"sync is {self.sync!r}; it must be one of {', '.join(get_args(SyncKind))}.")
+
 
 def build_sync(config: FourRealVideoConfig) -> list:
-    """One synchronisation layer per block. The soft ones start at eq. 13, which is better than the identity."""
+    """One synchronisation layer per block. The soft ones start at eq. 13: the streams already talk at step 0."""
     dim, depth = config.dit.dim, config.dit.depth
     if config.sync == "soft":
         return [SoftSync(dim, dim).start_at(sync_weight(layer, depth)) for layer in range(depth)]
@@ -56,9 +66,7 @@ def build_sync(config: FourRealVideoConfig) -> list:
         return [HardSync(dim, dim) for _ in range(depth)]
     if config.sync == "average":
         return [lambda y_view, y_time, cond: (average_sync(y_view, y_time),) * 2 for _ in range(depth)]
-    if config.sync == "weighted":
-        return [partial(_weighted, w=sync_weight(layer, depth)) for layer in range(depth)]
-    raise ValueError(f"sync is {config.sync!r}; it must be 'soft', 'hard', 'average' or 'weighted'.")
+    return [partial(_weighted, w=sync_weight(layer, depth)) for layer in range(depth)]
 
 
 def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[Tensor, Tensor]:
@@ -86,9 +94,25 @@ def assemble(
     return grid
 
 
+def fingerprint(module: nn.Module) -> str:
+    """Which weights these are, after rounding to the 16 bits they are saved in."""
+    state = (v.half().cpu().numpy().tobytes() for _, v in sorted(module.state_dict().items()))
+    return hashlib.sha256(b"".join(state)).hexdigest()[:16]
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError:
+        raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
+
+
 def _check_video(name: str, video: Tensor, most: int, size: tuple[int, int]) -> None:
     """One clear sentence for whatever is wrong with an input video."""
     h, w = size
+    if not isinstance(video, Tensor) or not video.is_floating_point():
+        kind = video.dtype if isinstance(video, Tensor) else type(video).__name__
+        raise ValueError(f"{name} is {kind}; a floating-point tensor with pixels in [0, 1] is wanted.")
     if video.ndim != 4 or video.shape[1] != 3:
         raise ValueError(f"{name} has shape {tuple(video.shape)}; (frames, 3, {h}, {w}) is wanted.")
     if tuple(video.shape[2:]) != (h, w):
@@ -136,7 +160,7 @@ class FourRealVideo(nn.Module):
 
             base.safetensors           the video model on its own
             soft_sync.safetensors      synchronisation layers trained on that base, frozen: the paper's recipe
-            soft_joint.safetensors     base and layers trained together afterwards: ours
+            soft_joint.safetensors     base and layers trained together, from base and eq. 13 on: ours
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
@@ -152,14 +176,16 @@ class FourRealVideo(nn.Module):
         folder = SHIPPED.get(str(name), Path(name))
         base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
         model = cls(replace(config, sync=sync)).requires_grad_(False)
-        model.base.load_state_dict(base)
+        _load(model.base, base, folder / "base.safetensors")
         if sync in TRAINED:
             part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
             path = folder / f"{sync}_{part}.safetensors"
-            tensors, trained_as, _ = load_weights(path, FourRealVideoConfig)
+            tensors, trained_as, notes = load_weights(path, FourRealVideoConfig)
             if trained_as != model.config:
                 raise ValueError(f"{path} was trained for {trained_as}; the base beside it wants {model.config}.")
-            model.part(part).load_state_dict(tensors)
+            if part == "sync" and notes.get("base") != fingerprint(model.base):
+                raise ValueError(f"{path} was trained on another base than the one beside it.")
+            _load(model.part(part), tensors, path)
         return model
 
     @staticmethod
@@ -177,6 +203,8 @@ class FourRealVideo(nn.Module):
         """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
         name = "base" if part == "base" else f"{self.config.sync}_{part}"
         tensors = {k: v.to(dtype) for k, v in self.part(part).state_dict().items()}
+        if part == "sync":
+            notes["base"] = fingerprint(self.base)
         return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
 
     def generate(
@@ -212,8 +240,8 @@ class FourRealVideo(nn.Module):
                 stacklevel=2,
             )
         known = assemble(fixed_view, freeze_time) * 2 - 1
-        *_, sample = self.sample_grid(known.to(next(self.parameters()).device), n_steps, seed)
-        grid = ((sample[0] + 1) / 2).clamp(0, 1).to(fixed_view.device)
+        *_, sample = self.sample_grid(known.to(next(self.parameters())), n_steps, seed)
+        grid = ((sample[0] + 1) / 2).clamp(0, 1).to(fixed_view)
         grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
         return grid
 
@@ -225,7 +253,15 @@ class FourRealVideo(nn.Module):
         clean: Float[Tensor, "b f c h w"],
         context: Context,
     ) -> Float[Tensor, "b f c h w"]:
-        """The base alone: clean frames from a noisy video whose `seen` frames are given."""
+        """The base alone: clean frames from a noisy video whose `seen` frames are given.
+
+        Args:
+            x: noisy frames; what it holds at `seen` frames is not looked at.
+            sigma: one noise level in [0, 1] per video, for its unseen frames.
+            seen: which frames are given.
+            clean: the given frames, in [-1, 1]; not looked at elsewhere.
+            context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
+        """
         x = torch.where(seen[:, :, None, None, None], clean, x)
         return self.base(x, sigma[:, None] * ~seen, seen, clean, context)
 
@@ -234,20 +270,25 @@ class FourRealVideo(nn.Module):
         x: Float[Tensor, "b v t c h w"],
         sigma: Float[Tensor, " b"],
         clean: Float[Tensor, "b v t c h w"],
-        observe=None,
+        observe: Callable | None = None,
     ) -> Float[Tensor, "b v t c h w"]:
-        """Eq. 4: clean frames from a noisy grid whose first row and column are given by `clean`."""
+        """Eq. 4: clean frames from a noisy grid whose first row and column are given.
+
+        Args:
+            x: noisy frames; what it holds at known cells is not looked at.
+            sigma: one noise level in [0, 1] per grid, for its unknown cells.
+            clean: the known cells, in [-1, 1]; not looked at elsewhere.
+            observe: see `TwoStream.forward`.
+        """
         b, v, t = x.shape[:3]
         seen = known_cells(v, t).to(x.device).expand(b, v, t)
         x = torch.where(seen[..., None, None, None], clean, x)
         levels = sigma[:, None, None] * ~seen
-        as_columns = lambda a: rearrange(a, "b v t ... -> (b t) v ...")  # noqa: E731
-        as_rows = lambda a: rearrange(a, "b v t ... -> (b v) t ...")  # noqa: E731
-        embed = lambda cut, context: self.base.embed(*(cut(a) for a in (x, levels, seen, clean)), context)  # noqa: E731
-        tokens_view, c_view, angles_view = embed(as_columns, "freeze")
-        tokens_time, c_time, angles_time = embed(as_rows, "dynamic")
-        if v == t:
-            angles_time = angles_view
+        grids = (x, levels, seen, clean)
+        as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
+        as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
+        tokens_view, c_view, angles_view = self.base.embed(*as_columns, "freeze")
+        tokens_time, c_time, angles_time = self.base.embed(*as_rows, "dynamic")
         y_view, y_time = self.two_stream(
             from_columns(tokens_view, v, t),
             from_rows(tokens_time, v, t),
@@ -294,8 +335,8 @@ class FourRealVideo(nn.Module):
         return self._walk(velocity, clean, given, n_steps, seed)
 
     @staticmethod
+    @torch.no_grad()  # as a decorator: the caller's own gradients are on again between two states
     def _walk(velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
         """Euler from noise drawn on the CPU, so that a seed means the same on every device."""
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
-        with torch.no_grad():
-            yield from euler(velocity, torch.where(seen, clean, noise), n_steps)
+        yield from euler(velocity, torch.where(seen, clean, noise), n_steps)

@@ -52,8 +52,11 @@ def load_weights(path: str | Path, config_class: type[Config]) -> tuple[dict[str
     if metadata.get("class") != config_class.__name__:
         found = metadata.get("class", "no configuration")
         raise ValueError(f"{path} holds {found}; weights with a {config_class.__name__} inside are wanted.")
-    notes = {name: json.loads(text) for name, text in metadata.items() if name not in ("class", "config")}
-    return tensors, _rebuild(config_class, json.loads(metadata["config"])), notes
+    try:
+        notes = {name: json.loads(text) for name, text in metadata.items() if name not in ("class", "config")}
+        return tensors, _rebuild(config_class, json.loads(metadata["config"])), notes
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a configuration this version does not read ({error}).") from None
 
 
 def _rebuild(config_class: type[Config], values: dict[str, Any]) -> Config:
