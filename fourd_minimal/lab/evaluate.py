@@ -19,7 +19,7 @@ from fourd_minimal.lab.evaluation import (
 )
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
-OURS, PAPERS = "soft sync, base trained too, 8 steps", "soft sync, base frozen, 8 steps"
+RECIPES = ("soft sync, base trained too", "soft sync, base frozen")
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ class Evaluate:
         rows, grids = evaluate_grids(self.weights, record)
         tables[title] = rows
         trivial = best_trivial(rows)
-        verdict = f"On moving pixels, from the best trivial ({trivial.method}):"
-        for method in (m for m in (OURS, PAPERS) if m in grids):
+        shown = {"truth": record.rgb[0]}
+        verdict = [f"On moving pixels, gained over the best trivial ({trivial.method}):"]
+        for method in (f"{recipe}, {steps}" for recipe in RECIPES for steps in ("1 step", "8 steps")):
+            if method not in grids:
+                continue
+            shown.setdefault("generated", grids.get(f"{RECIPES[0]}, 8 steps", grids[method])[0])
             gain = next(r for r in rows if r.method == method).moving_pixels - trivial.moving_pixels
-            verdict += f" {method} {gain:+.2f} dB"
+            line = f"- {method}: {gain:+.2f} dB"
             if len(record.rgb) > 1:
                 low, high = gain_interval(grids[method], grids[trivial.method], record.rgb, moving_pixels(record.alpha))
-                verdict += f" (95% interval over scenes {low:+.2f} to {high:+.2f})"
-            verdict += ";" if method == OURS else ""
+                line += f", 95% interval over scenes {low:+.2f} to {high:+.2f}"
+            verdict.append(line)
         if self.out:
-            shown = {
-                "truth": record.rgb[0],
-                "generated": grids.get(OURS, grids[PAPERS])[0],
-                trivial.method: grids[trivial.method][0],
-            }
+            shown[trivial.method] = grids[trivial.method][0]
             compare_sheet(shown, self.out / f"four_real_video_{name}.png", scale=3)
-        return [f"### {title}", markdown(rows), verdict + "."]
+        return [f"### {title}", markdown(rows), "\n".join(verdict)]
