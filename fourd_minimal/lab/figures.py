@@ -7,10 +7,11 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from fourd_minimal.lab.contact_sheet import INK_RGB, KNOWN_RGB, contact_sheet, font, write_whole
+from fourd_minimal.lab.contact_sheet import INK_RGB, contact_sheet, font, write_whole
 from fourd_minimal.lab.evaluation import held_out, predict
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 
+HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
 SCENES = (3, 9, 17)
 """Held-out scenes of the headline family that are shown, chosen by eye for variety, not for quality."""
 
@@ -39,7 +40,7 @@ def hero(scenes: tuple[int, ...] = SCENES, steps: int = 8, zoom: int = 6) -> lis
             top = 24 + row * (side + 10)
             canvas.paste(sheet, (0, top))
             cell = 140 / model.times
-            draw.rectangle([t * cell, top + v * cell, (t + 1) * cell - 2, top + (v + 1) * cell - 2], KNOWN_RGB)
+            draw.rectangle([t * cell, top + v * cell, (t + 1) * cell - 2, top + (v + 1) * cell - 2], HERE_RGB)
             for column, grid in enumerate((generated, true)):
                 frame = rearrange(grid[v, t].mul(255).round().byte(), "c h w -> h w c").numpy()
                 canvas.paste(
