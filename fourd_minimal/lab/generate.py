@@ -58,6 +58,8 @@ class Generate:
             raise ValueError("--asset and --fixed-view were both given; give an asset or two videos.")
         if self.clip and not self.asset:
             raise ValueError("--clip was given without --asset; it chooses one of an asset's animations.")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out is {self.out}, which is a file; a folder is wanted.")
         if self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; it must be at least 1.")
         model = FourRealVideo.from_pretrained(self.weights).to(device())
