@@ -62,6 +62,8 @@ def velocity(x: Float[Tensor, "..."], eps: Float[Tensor, "..."]) -> Float[Tensor
     >>> velocity(torch.tensor([1.0]), torch.tensor([3.0]))
     tensor([2.])
     """
+    if x.shape != eps.shape:
+        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
     return eps - x
 
 

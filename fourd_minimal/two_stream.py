@@ -68,6 +68,11 @@ def both_streams(block: Callable, x_view: Grid, x_time: Grid, cond_view: Cond, c
     return from_columns(y_view, v, t), from_rows(y_time, v, t)
 
 
+def _registered(layers: Sequence[Callable] | nn.ModuleList) -> Sequence[Callable] | nn.ModuleList:
+    """Modules as a ModuleList, so that their weights are found; plain functions as they are; never a mixture."""
+    return nn.ModuleList(layers) if any(isinstance(layer, nn.Module) for layer in layers) else layers
+
+
 class TwoStream(nn.Module):
     """Eq. 4 over a block list: both streams through every block, a sync after each.
 
@@ -83,8 +88,7 @@ class TwoStream(nn.Module):
         super().__init__()
         if len(blocks) != len(sync):
             raise ValueError(f"sync has {len(sync)} layers; it needs one for each of the {len(blocks)} blocks.")
-        self.blocks = blocks if not all(isinstance(m, nn.Module) for m in blocks) else nn.ModuleList(blocks)
-        self.sync = sync if not all(isinstance(m, nn.Module) for m in sync) else nn.ModuleList(sync)
+        self.blocks, self.sync = _registered(blocks), _registered(sync)
 
     def forward(
         self,
@@ -130,7 +134,7 @@ class Sequential4D(nn.Module):
 
     def __init__(self, blocks: Blocks):
         super().__init__()
-        self.blocks = blocks if not all(isinstance(m, nn.Module) for m in blocks) else nn.ModuleList(blocks)
+        self.blocks = _registered(blocks)
 
     def forward(self, x: Grid, cond_view: Cond = (), cond_time: Cond = ()) -> Grid:
         v, t = x.shape[1:3]

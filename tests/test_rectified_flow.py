@@ -163,6 +163,7 @@ def test_the_caller_owns_the_loop():
         (lambda: add_noise(torch.ones(2, 3), torch.ones(3), 0.5), r"eps has shape \(3,\)"),
         (lambda: add_noise(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3)), r"sigma has shape \(3,\)"),
         (lambda: add_noise(torch.ones(2), torch.ones(2), torch.ones(2, 1)), r"sigma has shape \(2, 1\)"),
+        (lambda: velocity(torch.ones(2, 3), torch.ones(3)), r"eps has shape \(3,\)"),
         (lambda: shift_sigma(torch.ones(1), 0.0), "shift is 0"),
         (lambda: sample_sigma(1, distribution="cosine"), "distribution is 'cosine'"),
         (lambda: sigma_steps(0), "n_steps is 0"),

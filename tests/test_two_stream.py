@@ -229,5 +229,7 @@ def test_errors_name_the_argument(monkeypatch, model):
         TwoStream(model.blocks, [identity] * 2)
     with pytest.raises(ValueError, match=r"x_time has shape \(2, 3, 2, 4, 24\); .* \(2, 2, 3, 4, 24\)"):
         TwoStream(model.blocks, [identity] * 3)(grid_tokens(2, 3), grid_tokens(3, 2))
+    with pytest.raises(TypeError, match="not a Module"):  # a mixture would hide the modules' weights
+        TwoStream([torch.nn.Identity(), identity], [identity] * 2)
     with pytest.raises(ValueError, match="zip"):  # a square grid, whose streams bring unequal lists
         TwoStream([lambda x, *cond: x], [identity])(grid_tokens(2, 2), grid_tokens(2, 2), (None,), ())

@@ -6,7 +6,6 @@ The checks of what may be called a grid live here too, because every picture of 
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +13,8 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from fourd_minimal.systems.weights import whole_file
 
 KNOWN_RGB = (230, 159, 0)  # orange of the Okabe-Ito palette, which colour-blind readers tell from every grey
 GUTTER_RGB = (222, 222, 222)
@@ -136,18 +137,6 @@ def whole_scale(scale: int | None, width: int, target: int) -> int:
     return scale
 
 
-def write_whole(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file so that nobody ever finds half of it: beside its place first, then moved in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """A picture as a lossless PNG file."""
     buffer = BytesIO()
@@ -200,5 +189,6 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 def _written(sheet: np.ndarray, path: str | os.PathLike | None) -> np.ndarray:
     if path is not None:
-        write_whole(path, png(sheet))
+        with whole_file(path) as draft:
+            draft.write_bytes(png(sheet))
     return sheet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.lab.contact_sheet import compare_sheet, write_whole
+from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.evaluation import (
     Row,
     best_trivial,
@@ -18,6 +18,7 @@ from fourd_minimal.lab.evaluation import (
     moving_pixels,
 )
 from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.weights import whole_file
 
 OURS, PAPERS = "soft sync, base trained too, 8 steps", "soft sync, base frozen, 8 steps"
 
@@ -63,9 +64,10 @@ class Evaluate:
         text = "\n\n".join(report) + "\n"
         print(text)
         if self.out:
-            write_whole(self.out / "four_real_video.md", text.encode())
             numbers = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
-            write_whole(self.out / "four_real_video.json", dumps(numbers, indent=1).encode())
+            for name, content in {"four_real_video.md": text, "four_real_video.json": dumps(numbers, indent=1)}.items():
+                with whole_file(self.out / name) as draft:
+                    draft.write_bytes(content.encode())
 
     def _table(self, title: str, name: str, record: SceneRecord, tables: dict[str, list[Row]]) -> list[str]:
         """One table of the report, and its picture."""

@@ -7,9 +7,10 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from fourd_minimal.lab.contact_sheet import INK_RGB, contact_sheet, font, write_whole
+from fourd_minimal.lab.contact_sheet import INK_RGB, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.weights import whole_file
 
 HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
 SCENES = (3, 9, 17)
@@ -53,16 +54,13 @@ def hero(scenes: tuple[int, ...] = SCENES, steps: int = 8, zoom: int = 6) -> lis
 
 def main(folder: str | Path = "figures") -> None:
     """Write `hero.gif` and a still beside it."""
-    from io import BytesIO
-
     pictures = hero()
     for name, options in (
         ("hero.gif", dict(save_all=True, append_images=pictures[1:], duration=250, loop=0)),
         ("hero.png", {}),
     ):
-        buffer = BytesIO()
-        pictures[0].save(buffer, Path(name).suffix[1:].upper(), **options)
-        write_whole(Path(folder) / name, buffer.getvalue())
+        with whole_file(Path(folder) / name) as draft:
+            pictures[0].save(draft, Path(name).suffix[1:].upper(), **options)
 
 
 if __name__ == "__main__":

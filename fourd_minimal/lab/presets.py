@@ -29,4 +29,7 @@ def preset_name() -> str:
 
 def four_real_video(name: str | None = None) -> FourRealVideoPreset:
     """The preset of 4Real-Video called `name`, or the one in force."""
-    return PRESETS[name or preset_name()]
+    name = name or preset_name()
+    if name not in PRESETS:
+        raise ValueError(f"name is {name!r}; it must be one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,6 +1,5 @@
 """Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,10 +7,10 @@ from typing import Literal
 from tqdm import tqdm
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
-from fourd_minimal.lab.contact_sheet import write_whole
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.training import STAGES, train
-from fourd_minimal.systems.four_real_video import FourRealVideo, Part
+from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
+from fourd_minimal.systems.weights import load_weights, whole_file
 
 
 @dataclass(frozen=True)
@@ -25,17 +24,21 @@ class Train:
     out: Path = Path("runs/four_real_video")
     """Where checkpoints and weights go."""
     start_from: Path | None = None
-    """For stage "joint": a folder of an earlier run whose weights are trained on, into another folder."""
+    """For stage "joint": "toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """Every value of the preset, to be changed one by one."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`."""
         if self.start_from:
-            self._take_over(self.start_from)
+            self._take_over(self._earlier)
         for stage in STAGES:
             if self.stage in (stage, "all") and getattr(self.settings, f"{stage}_steps"):
                 self._stage(stage, self._start(stage))
+
+    @property
+    def _earlier(self) -> Path:
+        return SHIPPED.get(str(self.start_from), self.start_from)
 
     def _take_over(self, folder: Path) -> None:
         """Copy the stages before "joint", which are not trained again."""
@@ -43,22 +46,32 @@ class Train:
             raise ValueError("--start-from goes with --stage joint and with an --out of its own.")
         for name in ("base.safetensors", "soft_sync.safetensors"):
             if (folder / name).exists():
-                write_whole(self.out / name, (folder / name).read_bytes())
+                with whole_file(self.out / name) as draft:
+                    draft.write_bytes((folder / name).read_bytes())
 
     def _start(self, stage: Part) -> FourRealVideo | None:
         if stage == "base":
             return None
-        earlier = stage == "joint" and self.start_from
-        return FourRealVideo.from_pretrained(earlier or self.out, "soft" if earlier else "weighted")
+        if stage == "joint" and self.start_from:
+            return FourRealVideo.from_pretrained(self._earlier, "soft")
+        return FourRealVideo.from_pretrained(self.out, "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
-        start, steps = time.perf_counter(), getattr(self.settings, f"{stage}_steps")
-        progress = tqdm(total=steps, desc=stage, unit="step")
+        progress = tqdm(total=getattr(self.settings, f"{stage}_steps"), desc=stage, unit="step")
         for step in train(stage, self.settings, self.out, base, device=device()):
             progress.update(step.number - progress.n)
             progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
         progress.close()
-        minutes = (time.perf_counter() - start) / 60
-        made = f"fourd train --preset {self.preset} --stage {stage}"
-        notes = dict(made_by=made, seed=self.settings.seed, device=str(device()), minutes=round(minutes, 1))
+        notes = dict(made_by=self._command(stage), device=str(device()), minutes=round(step.seconds / 60, 1))
+        if stage == "joint" and self.start_from and FourRealVideo.has_joint(self._earlier):
+            _, _, earlier = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
+            notes["after"] = earlier
         step.averaged().save_pretrained(self.out, stage, **notes)
+
+    def _command(self, stage: Part) -> str:
+        """What to type to make this stage's weights again."""
+        start = f" --start-from {self.start_from}" if stage == "joint" and self.start_from else ""
+        preset = vars(PRESETS[self.preset])
+        changed = {k: v for k, v in vars(self.settings).items() if v != preset[k]}
+        flags = "".join(f" --settings.{k.replace('_', '-')} {v}" for k, v in changed.items())
+        return f"fourd train --preset {self.preset} --stage {stage}{start}{flags}"

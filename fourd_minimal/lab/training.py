@@ -13,6 +13,7 @@ number alone. So a run that was interrupted goes on from its checkpoint exactly 
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -53,6 +54,8 @@ class Step:
 
     number: int
     loss: float
+    seconds: float
+    """Spent on this stage, also before an interruption."""
     averaged: Callable[[], FourRealVideo]
     """Makes the model with the averaged weights: the result so far."""
 
@@ -159,6 +162,16 @@ def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> floa
     return peak * min(1.0, (number + 1) / preset.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
+    """What a stage's result depends on; what belongs to other stages may change while its checkpoint stays good."""
+    others = {
+        "base": ("sync_", "joint_", "grid_ema"),
+        "sync": ("base_", "joint_", "ema"),
+        "joint": ("base_", "sync_steps", "sync_lr", "ema"),
+    }
+    return {k: v for k, v in asdict(preset).items() if not k.startswith(others[stage])}
+
+
 def train(
     stage: Part,
     preset: FourRealVideoPreset,
@@ -196,7 +209,9 @@ def train(
     optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     steps = getattr(preset, f"{stage}_steps")
     path = Path(folder) / f"{stage}_checkpoint.safetensors" if folder is not None else None
-    start = _resume(path, preset, part, averaged, optimiser) if path is not None and path.exists() else 0
+    start, seconds = 0, 0.0
+    if path is not None and path.exists():
+        start, seconds = _resume(path, preset, stage, part, averaged, optimiser)
 
     def snapshot() -> FourRealVideo:
         result = copy.deepcopy(model).requires_grad_(False)
@@ -204,8 +219,9 @@ def train(
         return result
 
     if start == steps:
-        yield Step(steps, math.nan, snapshot)
+        yield Step(steps, math.nan, seconds, snapshot)
     make = partial(base_batch, preset) if stage == "base" else partial(grid_batch, preset, stage)
+    began = time.perf_counter() - seconds
     for number, batches in prefetched(make, range(start, steps)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(preset, stage, number)
@@ -215,10 +231,10 @@ def train(
         torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimiser.step()
         averaged.update_parameters(part)
-        done = number + 1
+        done, seconds = number + 1, time.perf_counter() - began
         if path is not None and (done % checkpoint_every == 0 or done == steps):
-            save_weights(path, _state(part, averaged, optimiser), preset, stage=stage, step=done)
-        yield Step(done, loss.item(), snapshot)
+            save_weights(path, _state(part, averaged, optimiser), preset, stage=stage, step=done, seconds=seconds)
+        yield Step(done, loss.item(), seconds, snapshot)
 
 
 def _state(part, averaged, optimiser) -> dict[str, Tensor]:
@@ -231,11 +247,12 @@ def _state(part, averaged, optimiser) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in state.items()}
 
 
-def _resume(path: Path, preset: FourRealVideoPreset, part, averaged, optimiser) -> int:
-    """Load a checkpoint into the three, and say after which step it was written."""
+def _resume(path: Path, preset: FourRealVideoPreset, stage: Part, part, averaged, optimiser) -> tuple[int, float]:
+    """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
     tensors, saved, notes = load_weights(path, type(preset))
-    if saved != preset:
-        changed = [k for k, v in asdict(saved).items() if v != asdict(preset)[k]]
+    wanted = settings_of(preset, stage)
+    changed = [k for k, v in settings_of(saved, stage).items() if v != wanted[k]]
+    if changed:
         raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
     cut = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("part", "averaged")}
     part.load_state_dict(cut["part"])
@@ -245,4 +262,4 @@ def _resume(path: Path, preset: FourRealVideoPreset, part, averaged, optimiser) 
         for index, (name, _) in enumerate(part.named_parameters())
     }
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    return notes["step"]
+    return notes["step"], notes["seconds"]

@@ -19,7 +19,8 @@ from einops import rearrange
 from jaxtyping import UInt8
 from torch import Tensor
 
-from fourd_minimal.lab.contact_sheet import known_cells, labelled_frames, png, whole_scale, write_whole
+from fourd_minimal.lab.contact_sheet import known_cells, labelled_frames, png, whole_scale
+from fourd_minimal.systems.weights import whole_file
 
 HERE = Path(__file__).parent
 PANEL_WIDTH = 320  # screen pixels a frame aims at
@@ -124,7 +125,8 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
         js=(HERE / "viewer.js").read_text(),
         state=state.replace("<", r"\u003c"),  # a label cannot close the script it is written in
     )
-    write_whole(path, page.encode())
+    with whole_file(path) as draft:
+        draft.write_bytes(page.encode())
 
 
 def _sprite(frames: UInt8[np.ndarray, "v t h w 3"]) -> str:

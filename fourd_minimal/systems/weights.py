@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -13,21 +15,28 @@ from torch import Tensor
 Config = TypeVar("Config")
 
 
-def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **notes: Any) -> Path:
-    """Write tensors, the dataclass they belong to, and notes (JSON values) into one file.
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A draft beside `path` to write into; it takes its name when the block ends without an error, else it vanishes.
 
-    The file appears under its name only when it is complete.
+    So nobody ever finds half a file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, draft, metadata)
+        yield draft
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    return path
+
+
+def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **notes: Any) -> Path:
+    """Write tensors, the dataclass they belong to, and notes (JSON values) into one file."""
+    metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
+    with whole_file(path) as draft:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, draft, metadata)
+    return Path(path)
 
 
 def _json(notes: dict[str, Any]) -> dict[str, str]:

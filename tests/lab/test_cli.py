@@ -7,7 +7,8 @@ from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab.cli import main
-from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
+from fourd_minimal.systems.weights import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +83,19 @@ def test_training_then_generating(tmp_path, capsys):
     main(["train", "--preset", "smoke", "--out", str(tmp_path / "run"), "--settings.base-steps", "3"])
     model = FourRealVideo.from_pretrained(tmp_path / "run")
     assert model.config == PRESETS["smoke"].model
+    *_, notes = load_weights(tmp_path / "run" / "base.safetensors", FourRealVideoConfig)
+    assert notes["made_by"] == "fourd train --preset smoke --stage base --settings.base-steps 3"
     main(["generate", "--weights", str(tmp_path / "run"), "--out", str(tmp_path / "grid"), "--steps", "1"])
     assert (tmp_path / "grid" / "grid.html").exists()
 
 
 def test_joint_training_goes_on_from_an_earlier_run(tmp_path, weights, capsys):
     settings = ["--preset", "smoke", "--stage", "joint"]
-    main(["train", *settings, "--start-from", weights, "--out", str(tmp_path / "more")])
-    assert FourRealVideo.has_joint(tmp_path / "more")
+    for start, out in ((weights, tmp_path / "more"), (str(tmp_path / "more"), tmp_path / "most")):
+        main(["train", *settings, "--start-from", start, "--out", str(out)])
+    *_, notes = load_weights(tmp_path / "most" / "soft_joint.safetensors", FourRealVideoConfig)
+    assert notes["made_by"].endswith(f"--start-from {tmp_path / 'more'}")
+    assert notes["after"]["made_by"].endswith(f"--start-from {weights}")
     assert "--start-from goes with" in refused(capsys, "train", *settings, "--start-from", weights, "--out", weights)
 
 

@@ -55,6 +55,19 @@ def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
         next(train("base", replace(SMOKE, base_lr=1.0), tmp_path))
 
 
+def test_settings_of_later_stages_may_change(tmp_path):
+    last(train("base", SMOKE, tmp_path))
+    (again,) = train("base", replace(SMOKE, sync_lr=1.0, joint_steps=9, grid_ema=0.5), tmp_path)
+    assert again.number == SMOKE.base_steps
+
+
+def test_the_seconds_of_an_interrupted_run_add_up(tmp_path):
+    killed = train("base", replace(SMOKE, base_steps=3), tmp_path, checkpoint_every=1)
+    seconds = [next(killed).seconds for _ in range(2)][-1]
+    killed.close()
+    assert last(train("base", replace(SMOKE, base_steps=3), tmp_path)).seconds > seconds > 0
+
+
 def test_sync_touches_only_the_sync():
     base = last(train("base", SMOKE)).averaged()
     done = last(train("sync", SMOKE, base=base)).averaged()
