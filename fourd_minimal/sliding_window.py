@@ -1,0 +1,97 @@
+"""Sliding windows: a grid longer in time and wider in view than the model was trained for.
+
+Section 3.3 of 4Real-Video: the model makes 8x8 frames at a time; "an autoregressive sliding window" along both axes
+makes more. A window needs its own first row and first column, and nothing else. So the next window along time starts at
+the last column of the one before, the next along view at its last row:
+
+    given  given  given  given  given          windows of 3x3 over a grid of 5x5, in this order:
+    given    1      1      2      2                (0, 0), (0, 2),
+    given    1      1      2      2                (2, 0), (2, 2)
+    given    3      3      4      4
+    given    3      3      4      4            each starts on cells that are given or already made
+
+Every window holds the same number of frames, so memory does not grow with the grid and time grows with its area.
+
+Departures: the paper gives neither order nor overlap. Ours is one row and one column, the least that looks to the model
+exactly as its training did. Where windows do not fit evenly the last one moves back, and what it finds made stays.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Complete = Callable[[Float[Tensor, "v t c h w"], Bool[Tensor, "v t"]], Float[Tensor, "v t c h w"]]
+
+
+class Window(NamedTuple):
+    """The first view and the first time that a window looks at."""
+
+    view: int
+    time: int
+
+
+def starts(length: int, size: int) -> list[int]:
+    """Where windows begin along one axis: each on the last cell of the one before, the last one flush with the end.
+
+    Raises:
+        ValueError: a window of fewer than 2 cells, which would not move, or an axis shorter than a window.
+
+    >>> starts(5, 3), starts(6, 3), starts(3, 3)
+    ([0, 2], [0, 2, 3], [0])
+    """
+    if size < 2:
+        raise ValueError(f"size is {size}; a window needs at least 2 cells, the first of them known.")
+    if length < size:
+        raise ValueError(f"length is {length}; it must be at least the window's size, {size}.")
+    begin = list(range(0, length - size + 1, size - 1))
+    return begin if begin[-1] == length - size else [*begin, length - size]
+
+
+def windows(views: int, times: int, size: tuple[int, int]) -> Iterator[Window]:
+    """All windows in the order in which each finds its first row and its first column known: along time, then views.
+
+    Args:
+        views, times: of the whole grid.
+        size: (views, times) of one window.
+
+    >>> [tuple(w) for w in windows(5, 5, (3, 3))]
+    [(0, 0), (0, 2), (2, 0), (2, 2)]
+    """
+    for view in starts(views, size[0]):
+        for time in starts(times, size[1]):
+            yield Window(view, time)
+
+
+def slide(
+    grid: Float[Tensor, "v t c h w"], complete: Complete, size: tuple[int, int]
+) -> Iterator[tuple[Window, Float[Tensor, "v t c h w"]]]:
+    """Complete a large grid window by window, yielding after each; the last grid is whole.
+
+    Args:
+        grid: its first row and first column are looked at. It is not changed.
+        complete: the model. Gets the cells of one window and which of them are known, always with its first row and
+            first column; returns all cells. Known cells stay as they were, whatever it returns.
+        size: (views, times) of one window.
+
+    Yields:
+        the window that was completed, and the grid so far (one tensor throughout: copy it to keep a moment).
+
+    >>> copy_row = lambda cells, known: cells[:1].expand_as(cells)
+    >>> grid = torch.arange(5.0).reshape(1, 5, 1, 1, 1).repeat(5, 1, 1, 1, 1)
+    >>> grid[1:, 1:] = -1                                  # unknown
+    >>> *_, (window, whole) = slide(grid, copy_row, (3, 3))
+    >>> whole[4].flatten()
+    tensor([0., 1., 2., 3., 4.])
+    """
+    grid = grid.clone()
+    known = torch.zeros(grid.shape[:2], dtype=torch.bool, device=grid.device)
+    known[0], known[:, 0] = True, True
+    for window in windows(*grid.shape[:2], size):
+        here = slice(window.view, window.view + size[0]), slice(window.time, window.time + size[1])
+        cells = torch.where(known[here][..., None, None, None], grid[here], 0.0)  # nothing unknown leaks in
+        grid[here] = torch.where(known[here][..., None, None, None], grid[here], complete(cells, known[here].clone()))
+        known[here] = True
+        yield window, grid

@@ -1,0 +1,90 @@
+"""Sliding windows: every cell once, nothing from the future, and exact where the model is exact."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.sliding_window import slide, starts, windows
+
+SIZES = [(3, 3, (3, 3)), (9, 9, (3, 3)), (16, 16, (8, 8)), (7, 10, (4, 3)), (8, 5, (3, 5)), (4, 6, (2, 2))]
+
+
+def a_grid(views, times):
+    return torch.rand(views, times, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def sum_of_differences(cells, known):
+    """Exact for every grid whose change over views and change over times add up."""
+    return cells[:1] + cells[:, :1] - cells[:1, :1]
+
+
+@pytest.mark.parametrize("views, times, size", SIZES)
+def test_windows_cover_the_grid_and_stay_inside(views, times, size):
+    covered = torch.zeros(views, times, dtype=torch.int)
+    for view, time in windows(views, times, size):
+        assert view + size[0] <= views and time + size[1] <= times
+        covered[view : view + size[0], time : time + size[1]] += 1
+    assert (covered > 0).all()
+
+
+@pytest.mark.parametrize("views, times, size", SIZES)
+def test_every_window_starts_on_known_cells_and_the_model_sees_no_others(views, times, size):
+    truth = a_grid(views, times)
+    empty = torch.full_like(truth, torch.nan)  # would spoil everything it touched
+    empty[0], empty[:, 0] = truth[0], truth[:, 0]
+    seen = []
+
+    def complete(cells, known):
+        assert cells.shape[:2] == known.shape == size
+        assert known[0].all() and known[:, 0].all() and not known.all()
+        assert (cells[~known] == 0).all()
+        seen.append((~known).sum().item())
+        return sum_of_differences(cells, known)
+
+    *_, (_, whole) = slide(empty, complete, size)
+    assert whole.isfinite().all()
+    assert sum(seen) == (views - 1) * (times - 1)  # every unknown cell is made once
+    assert empty[1, 1].isnan().all()  # the argument is left alone
+
+
+@pytest.mark.parametrize("views, times, size", SIZES)
+def test_an_exact_model_gives_an_exact_grid(views, times, size):
+    row, column = a_grid(1, times), a_grid(views, 1)
+    truth = row + column
+    given = torch.zeros_like(truth)
+    given[0], given[:, 0] = truth[0], truth[:, 0]
+    *_, (_, whole) = slide(given, sum_of_differences, size)
+    assert_close(whole, truth)
+
+
+def test_known_cells_stay_whatever_the_model_returns():
+    truth = a_grid(6, 7)
+    for window, grid in slide(truth, lambda cells, known: torch.full_like(cells, 9.0), (3, 3)):
+        assert_close(grid[0], truth[0], rtol=0, atol=0)
+        assert_close(grid[:, 0], truth[:, 0], rtol=0, atol=0)
+        assert (grid[1 : window.view + 3, 1 : window.time + 3] == 9).all()
+    assert (grid[1:, 1:] == 9).all()
+
+
+def test_a_later_window_does_not_touch_what_an_earlier_one_made():
+    number = iter(range(1, 100))
+    made = torch.zeros(6, 7)
+    for _, grid in slide(a_grid(6, 7), lambda cells, known: torch.full_like(cells, next(number)), (3, 3)):
+        now, earlier = grid[:, :, 0, 0, 0], made > 0
+        assert_close(now[earlier], made[earlier], rtol=0, atol=0)
+        made = torch.where(now >= 1, now, 0.0)
+    assert made[1:, 1:].unique().tolist() == list(range(1, 10))
+
+
+def test_one_window_is_the_model_itself():
+    truth = a_grid(4, 5)
+    ((window, whole),) = slide(truth, lambda cells, known: sum_of_differences(truth, known), (4, 5))
+    assert tuple(window) == (0, 0)
+    assert_close(whole[1:, 1:], sum_of_differences(truth, None)[1:, 1:])
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(ValueError, match="length is 2; it must be at least the window's size, 3"):
+        starts(2, 3)
+    with pytest.raises(ValueError, match="size is 1"):
+        starts(4, 1)
