@@ -12,6 +12,9 @@ gives the hard layer; pulling the streams together without forcing them gives th
 Departures. The paper prints no formula for the modulation by sigma. Ours scales the channels that enter the linear map,
 W ((1 + a(sigma)) y) + b(sigma), with a and b starting at 0, so eq. 8 starts as the exact average and eq. 10 as the
 identity. No normalisation: it would break 1/2 I. The base of the index l in eq. 13 is not stated: ours counts from 0.
+
+Two layers are not in the paper; they make its comparisons fair. `WideHardSync` has as many parameters as `SoftSync`.
+`SequentialAdapter` gives eq. 5, which has one stream and nothing to synchronise, a linear layer of the same kind.
 """
 
 import torch
@@ -87,6 +90,44 @@ class HardSync(nn.Module):
     def forward(self, y_view: Grid, y_time: Grid, cond: Condition) -> tuple[Grid, Grid]:
         x = self.linear(torch.cat([y_view, y_time], -1), cond)
         return x, x
+
+
+class WideHardSync(HardSync):
+    """Eq. 8 with a hidden layer beside it, as wide as it takes to reach the parameters of `SoftSync`. Not in the paper.
+
+    >>> [sum(p.numel() for p in layer(96, 96).parameters()) for layer in (HardSync, WideHardSync, SoftSync)]
+    [46368, 74016, 74112]
+    """
+
+    def __init__(self, dim: int, cond_dim: int):
+        super().__init__(dim, cond_dim)
+        hidden = round((2 * dim + cond_dim + 1) / 3)  # 3 d h weights make up for 2 d^2 + d k + d
+        self.beside = nn.Sequential(
+            nn.Linear(2 * dim, hidden, bias=False), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim, bias=False)
+        )
+        nn.init.zeros_(self.beside[-1].weight)
+
+    def forward(self, y_view: Grid, y_time: Grid, cond: Condition) -> tuple[Grid, Grid]:
+        x, _ = super().forward(y_view, y_time, cond)
+        x = x + self.beside(torch.cat([y_view, y_time], -1))
+        return x, x
+
+
+class SequentialAdapter(nn.Module):
+    """For eq. 5: x' + ModLinear(y, x'; sigma) after both updates of a layer. Starts as the identity. Not in the paper.
+
+    >>> adapter = SequentialAdapter(dim=4, cond_dim=8)
+    >>> y, x, cond = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 8)
+    >>> torch.equal(adapter(y, x, cond), x)
+    True
+    """
+
+    def __init__(self, dim: int, cond_dim: int):
+        super().__init__()
+        self.linear = ModLinear(2 * dim, dim, cond_dim)
+
+    def forward(self, y: Grid, x: Grid, cond: Condition) -> Grid:
+        return x + self.linear(torch.cat([y, x], -1), cond)
 
 
 class SoftSync(nn.Module):

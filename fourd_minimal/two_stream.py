@@ -125,20 +125,41 @@ class TwoStream(nn.Module):
 
 
 class Sequential4D(nn.Module):
-    """Eq. 5 over a block list: one stream; each block runs over the views, then again over the times.
+    """Eq. 5 over a block list: one stream; each layer runs over the views, then again over the times.
+
+    As it stands nothing is trained for 4D. The paper trains it by fine-tuning one of the two attentions, so the views
+    may have blocks of their own; and an adapter after each layer is the fair rival of a sync layer.
 
     >>> model = Sequential4D([lambda tokens: 2 * tokens])
     >>> model(torch.ones(1, 2, 3, 5, 4)).unique()
     tensor([4.])
     """
 
-    def __init__(self, blocks: Blocks):
+    def __init__(self, blocks: Blocks, blocks_view: Blocks | None = None, adapters: Sequence[Callable] | None = None):
         super().__init__()
         self.blocks = _registered(blocks)
+        self.blocks_view = self.blocks if blocks_view is None else _registered(blocks_view)
+        self.adapters = None if adapters is None else _registered(adapters)
+        for name in ("blocks_view", "adapters"):
+            layers = getattr(self, name)
+            if layers is not None and len(layers) != len(blocks):
+                raise ValueError(f"{name} has {len(layers)} layers; it needs one for each of the {len(blocks)} blocks.")
 
-    def forward(self, x: Grid, cond_view: Cond = (), cond_time: Cond = ()) -> Grid:
+    def forward(
+        self,
+        x: Grid,
+        cond_view: Cond = (),
+        cond_time: Cond = (),
+        cond_sync: Float[Tensor, "b v t k"] | None = None,
+        observe: Callable[[int, Grid, Grid], None] | None = None,
+    ) -> Grid:
+        """Run all layers; `observe(layer, y, x)` is called after each. Arguments otherwise as in `TwoStream`."""
         v, t = x.shape[1:3]
-        for block in self.blocks:
-            y = from_columns(block(columns(x), *cond_view), v, t)
+        for layer, (block, block_view) in enumerate(zip(self.blocks, self.blocks_view, strict=True)):
+            y = from_columns(block_view(columns(x), *cond_view), v, t)
             x = from_rows(block(rows(y), *cond_time), v, t)
+            if self.adapters is not None:
+                x = self.adapters[layer](y, x, cond_sync)
+            if observe is not None:
+                observe(layer, y, x)
         return x

@@ -3,7 +3,16 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from fourd_minimal.sync import HardSync, ModLinear, SoftSync, average_sync, sync_weight, weighted_sync
+from fourd_minimal.sync import (
+    HardSync,
+    ModLinear,
+    SequentialAdapter,
+    SoftSync,
+    WideHardSync,
+    average_sync,
+    sync_weight,
+    weighted_sync,
+)
 
 B, V, T, N, D, K = 2, 3, 4, 5, 6, 7
 
@@ -73,6 +82,36 @@ def test_hard_starts_as_the_average(streams):
     assert x_view is x_time
     average = average_sync(y_view, y_time)
     assert_same_layer((x_view, x_time), (average, average), y_view, y_time)
+
+
+@pytest.mark.parametrize("dim, cond_dim", [(96, 96), (384, 384), (64, 128)])
+def test_wide_hard_has_the_parameters_of_soft_and_starts_as_the_average(dim, cond_dim):
+    wide, soft = (sum(p.numel() for p in layer(dim, cond_dim).parameters()) for layer in (WideHardSync, SoftSync))
+    assert abs(wide / soft - 1) < 0.01
+
+
+def test_wide_hard_starts_as_the_average_and_its_hidden_layer_counts(streams):
+    y_view, y_time, cond = streams
+    wide = WideHardSync(D, K)
+    assert_same_layer(wide(*streams), (average_sync(y_view, y_time),) * 2, y_view, y_time)
+    randomised(wide)
+    both = torch.cat([y_view, y_time], -1)
+    x, _ = HardSync.forward(wide, *streams)
+    hidden = nn.functional.gelu(both @ wide.beside[0].weight.T, approximate="tanh")
+    assert_same_layer(wide(*streams), (x + hidden @ wide.beside[2].weight.T,) * 2, y_view, y_time)
+
+
+def test_the_sequential_adapter_starts_as_the_identity_and_reads_both_updates(streams):
+    y, x, cond = streams
+    adapter = SequentialAdapter(D, K)
+    assert_close(adapter(*streams), x, atol=0, rtol=0)
+    randomised(adapter)
+    scale = 1 + adapter.linear.scale(cond)[..., None, :]
+    of_y, of_x = adapter.linear.weight.chunk(2, 1)
+    by_hand = (
+        x + (scale[..., :D] * y) @ of_y.T + (scale[..., D:] * x) @ of_x.T + adapter.linear.shift(cond)[..., None, :]
+    )
+    assert_close(adapter(*streams), by_hand)
 
 
 def test_mod_linear_by_einsum():

@@ -194,6 +194,28 @@ def test_sequential_is_equation_5_cell_by_cell(model, views, times):
     assert_close_with_gradients((ours,), (by_hand,), [x, *model.blocks.parameters()])
 
 
+def test_sequential_with_its_own_views_and_adapters(model):
+    """Other blocks for the views; an adapter gets both updates and the condition, and has the last word."""
+    x, cond = grid_tokens(2, 3), torch.randn(B, 2, 3, 7)
+    seen = []
+
+    def adapter(y, x, given):
+        seen.append((y, x, given))
+        return x + 1
+
+    streams = Sequential4D([lambda a: 2 * a], [lambda a: a + 3], [adapter])
+    watched = []
+    out = streams(x, cond_sync=cond, observe=lambda *a: watched.append(a))
+    ((y, after, given),) = seen
+    assert_close(y, x + 3)
+    assert_close(after, 2 * (x + 3))
+    assert_close(out, 2 * (x + 3) + 1)
+    assert given is cond and watched[0][0] == 0
+    assert_close(watched[0][1:], (y, out))
+    with pytest.raises(ValueError, match="adapters has 2 layers; it needs one for each of the 1 blocks"):
+        Sequential4D([lambda a: a], adapters=[adapter] * 2)
+
+
 @shapes
 def test_blocks_of_a_library_work_unmodified(views, times):
     """Wan's block takes its rotary angles as a pair; an adapter of one line hands them over."""

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.systems.four_real_video import FourRealVideo, SyncKind, known_cells
+from fourd_minimal.systems.designs import Design
+from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 
 Grids = Float[Tensor, "n v t 3 h w"]
-TRAINING_FREE: dict[str, SyncKind] = {"average sync, eq. 12": "average", "weighted sync, eq. 13": "weighted"}
+TRAINING_FREE: dict[str, Design] = {"average sync, eq. 12": "average", "weighted sync, eq. 13": "weighted"}
 
 
 def copy_row(grids: Grids) -> Grids:

@@ -16,7 +16,6 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,14 +25,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
-from fourd_minimal.sync import HardSync, SoftSync, average_sync, sync_weight, weighted_sync
+from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
 from fourd_minimal.systems.weights import load_weights, save_weights
-from fourd_minimal.two_stream import TwoStream, columns, from_columns, from_rows, rows
+from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, sigma_embedding
 
-SyncKind = Literal["soft", "hard", "average", "weighted"]
 Part = Literal["base", "sync", "joint"]
-TRAINED: tuple[SyncKind, ...] = ("soft", "hard")
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
 FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
 """Mean absolute difference of the two videos' first frames, in [0, 1], beyond which we warn, and refuse."""
@@ -41,36 +38,20 @@ FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
 
 @dataclass(frozen=True)
 class FourRealVideoConfig:
-    """A base model, the grid it was trained for, and how its streams synchronise."""
+    """A base model, the grid it was trained for, and how its rows and columns meet."""
 
     dit: VideoDiTConfig = field(default_factory=VideoDiTConfig)
     views: int = 8
     times: int = 8
-    sync: SyncKind = "soft"
-    """"soft" eqs. 9-10, "hard" eq. 8 (both trained); "average" eq. 12, "weighted" eq. 13 (no training)."""
+    sync: Design = "soft"
+    """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
 
     def __post_init__(self):
         for name in ("views", "times"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} is {getattr(self, name)}; a grid has at least 2.")
-        if self.sync not in get_args(SyncKind):
-            raise ValueError(f"sync is {self.sync!r}; it must be one of {', '.join(get_args(SyncKind))}.")
-
-
-def build_sync(config: FourRealVideoConfig) -> list:
-    """One synchronisation layer per block. The soft ones start at eq. 13: the streams already talk at step 0."""
-    dim, depth = config.dit.dim, config.dit.depth
-    if config.sync == "soft":
-        return [SoftSync(dim, dim).start_at(sync_weight(layer, depth)) for layer in range(depth)]
-    if config.sync == "hard":
-        return [HardSync(dim, dim) for _ in range(depth)]
-    if config.sync == "average":
-        return [lambda y_view, y_time, cond: (average_sync(y_view, y_time),) * 2 for _ in range(depth)]
-    return [partial(_weighted, w=sync_weight(layer, depth)) for layer in range(depth)]
-
-
-def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[Tensor, Tensor]:
-    return weighted_sync(y_view, y_time, w)
+        if self.sync not in get_args(Design):
+            raise ValueError(f"sync is {self.sync!r}; it must be one of {', '.join(get_args(Design))}.")
 
 
 def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
@@ -135,7 +116,7 @@ class FourRealVideo(nn.Module):
         super().__init__()
         self.config = config
         self.base = VideoDiT(config.dit)
-        self.two_stream = TwoStream(self.base.blocks, build_sync(config))
+        self.streams = build(config.sync, self.base.blocks, config.dit.dim)
 
     @property
     def views(self) -> int:
@@ -154,7 +135,7 @@ class FourRealVideo(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "toy", sync: SyncKind = "soft", base_frozen: bool = False
+        cls, name: str | Path = "toy", sync: Design = "soft", base_frozen: bool = False
     ) -> "FourRealVideo":
         """Load the parts a training run left in a folder.
 
@@ -164,7 +145,7 @@ class FourRealVideo(nn.Module):
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: "average" and "weighted" need no trained layers: the base on its own is loaded.
+            sync: of `systems.designs`. Those without training need no file beside the base's.
             base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
@@ -177,7 +158,7 @@ class FourRealVideo(nn.Module):
         base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
         model = cls(replace(config, sync=sync)).requires_grad_(False)
         _load(model.base, base, folder / "base.safetensors")
-        if sync in TRAINED:
+        if sync not in UNTRAINED:
             part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
             path = folder / f"{sync}_{part}.safetensors"
             tensors, trained_as, notes = load_weights(path, FourRealVideoConfig)
@@ -189,7 +170,7 @@ class FourRealVideo(nn.Module):
         return model
 
     @staticmethod
-    def has_joint(name: str | Path, sync: SyncKind = "soft") -> bool:
+    def has_joint(name: str | Path, sync: Design = "soft") -> bool:
         """Whether a folder holds jointly trained weights."""
         return (SHIPPED.get(str(name), Path(name)) / f"{sync}_joint.safetensors").exists()
 
@@ -197,7 +178,7 @@ class FourRealVideo(nn.Module):
         """What is trained, saved and loaded together."""
         if name == "joint":
             return nn.ModuleDict({part: self.part(part) for part in ("base", "sync")})
-        return self.base if name == "base" else self.two_stream.sync
+        return self.base if name == "base" else trained_layers(self.streams)
 
     def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
         """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
@@ -278,7 +259,7 @@ class FourRealVideo(nn.Module):
             x: noisy frames; what it holds at known cells is not looked at.
             sigma: one noise level in [0, 1] per grid, for its unknown cells.
             clean: the known cells, in [-1, 1]; not looked at elsewhere.
-            observe: see `TwoStream.forward`.
+            observe: see `TwoStream.forward` and `Sequential4D.forward`.
         """
         b, v, t = x.shape[:3]
         seen = known_cells(v, t).to(x.device).expand(b, v, t)
@@ -289,14 +270,17 @@ class FourRealVideo(nn.Module):
         as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
         tokens_view, c_view, angles_view = self.base.embed(*as_columns, "freeze")
         tokens_time, c_time, angles_time = self.base.embed(*as_rows, "dynamic")
-        y_view, y_time = self.two_stream(
-            from_columns(tokens_view, v, t),
-            from_rows(tokens_time, v, t),
+        x_view, x_time = from_columns(tokens_view, v, t), from_rows(tokens_time, v, t)
+        conditions = (
             (c_view, None, angles_view),
             (c_time, None, angles_time),
             self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim)),
             observe,
         )
+        if isinstance(self.streams, Sequential4D):  # one stream, which starts as the mean of the two
+            y_view = y_time = self.streams((x_view + x_time) / 2, *conditions)
+        else:
+            y_view, y_time = self.streams(x_view, x_time, *conditions)
         view = rearrange(self.base.unembed(columns(y_view), c_view), "(b t) v ... -> b v t ...", b=b)
         time = rearrange(self.base.unembed(rows(y_time), c_time), "(b v) t ... -> b v t ...", b=b)
         return (view + time) / 2

@@ -72,8 +72,8 @@ def test_sync_touches_only_the_sync():
     base = last(train("base", SMOKE)).averaged()
     done = last(train("sync", SMOKE, base=base)).averaged()
     assert_close(done.base.state_dict(), base.base.state_dict(), rtol=0, atol=0)
-    fresh = FourRealVideo(SMOKE.model).two_stream.sync.state_dict()
-    changed = [not torch.equal(v, fresh[k]) for k, v in done.two_stream.sync.state_dict().items()]
+    fresh = FourRealVideo(SMOKE.model).streams.sync.state_dict()
+    changed = [not torch.equal(v, fresh[k]) for k, v in done.streams.sync.state_dict().items()]
     assert sum(changed) > len(changed) / 2
 
 

@@ -1,11 +1,13 @@
 """The system: known cells are held, the streams are wired as eq. 4 says, and bad input gets one sentence."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import (
     FourRealVideo,
     FourRealVideoConfig,
@@ -79,7 +81,7 @@ def test_a_batch_is_its_parts(model):
 def test_without_sync_each_stream_is_the_base_on_its_videos(views, times):
     """Identity sync: the mean of the base run on the columns and the base run on the rows."""
     model = wake(FourRealVideo(replace(CONFIG, views=4)))
-    for layer in model.two_stream.sync:
+    for layer in model.streams.sync:
         layer.start_at(0.0)
     clean, x = torch.rand(1, views, times, 3, 8, 8), torch.randn(1, views, times, 3, 8, 8)
     seen, sigma = known_cells(views, times), torch.tensor([0.6])
@@ -90,7 +92,7 @@ def test_without_sync_each_stream_is_the_base_on_its_videos(views, times):
     assert_close(model.denoise_grid(x, sigma, clean)[0], (columns.transpose(0, 1) + rows) / 2)
 
 
-@pytest.mark.parametrize("sync", ["average", "weighted", "hard", "soft"])
+@pytest.mark.parametrize("sync", get_args(Design))
 def test_information_crosses_the_grid_through_the_sync(sync):
     """Cell (2, 3) depends on the fixed-view frame (0, 1), which lies in neither its row nor its column."""
     model = wake(FourRealVideo(replace(CONFIG, sync=sync))).requires_grad_(False)

@@ -1,0 +1,97 @@
+"""Every way the paper lets the rows and the columns of a grid meet, by name, over the same blocks.
+
+soft                   eqs. 9-10    two streams, each pulled towards the other; trained
+hard                   eq. 8        two streams, made one after every block; trained
+hard_wide              (ours)       eq. 8 with as many parameters as soft; trained
+average, weighted      eqs. 12, 13  two streams; nothing trained
+sequential             eq. 5        one stream, views then times; nothing trained
+sequential_attention   supplement   eq. 5, the attention over the times fine-tuned; trained
+sequential_adapter     (ours)       eq. 5, with a linear layer of the sync layers' kind; trained
+"""
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fourd_minimal.sync import (
+    HardSync,
+    SequentialAdapter,
+    SoftSync,
+    WideHardSync,
+    average_sync,
+    sync_weight,
+    weighted_sync,
+)
+from fourd_minimal.two_stream import Sequential4D, TwoStream
+
+Design = Literal[
+    "soft",
+    "hard",
+    "hard_wide",
+    "average",
+    "weighted",
+    "sequential",
+    "sequential_attention",
+    "sequential_adapter",
+]
+UNTRAINED: tuple[Design, ...] = ("average", "weighted", "sequential")
+
+
+class TunedAttention(nn.Module):
+    """A frozen block whose attention is fine-tuned: it holds the change of every weight, and 0 is the block itself."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = [block]  # in a list: its weights belong to the base, not to this layer
+        self.change = nn.ParameterDict({
+            name.replace(".", "/"): torch.zeros_like(weight) for name, weight in block.attention.named_parameters()
+        })  # fmt: skip
+
+    def forward(self, tokens: Tensor, *cond: Tensor | None) -> Tensor:
+        (block,) = self.block
+        own = {f"attention.{name}": weight for name, weight in block.attention.named_parameters()}
+        tuned = {name: w + self.change[name.removeprefix("attention.").replace(".", "/")] for name, w in own.items()}
+        return torch.func.functional_call(block, tuned, (tokens, *cond))
+
+
+def build(design: Design, blocks: nn.ModuleList, dim: int) -> TwoStream | Sequential4D:
+    """The design over `blocks` of `dim` channels, as it is before training.
+
+    Soft layers start at eq. 13, so that the streams talk from the first step; hard ones at the average; what is
+    trained of the sequential designs starts as eq. 5.
+    """
+    depth = len(blocks)
+    if design == "sequential":
+        return Sequential4D(blocks)
+    if design == "sequential_attention":
+        return Sequential4D([TunedAttention(block) for block in blocks], blocks_view=blocks)
+    if design == "sequential_adapter":
+        return Sequential4D(blocks, adapters=[SequentialAdapter(dim, dim) for _ in blocks])
+    return TwoStream(blocks, [_sync(design, sync_weight(layer, depth), dim) for layer in range(depth)])
+
+
+def _sync(design: Design, w: float, dim: int):
+    if design == "soft":
+        return SoftSync(dim, dim).start_at(w)
+    if design in ("hard", "hard_wide"):
+        return (HardSync if design == "hard" else WideHardSync)(dim, dim)
+    return _average if design == "average" else partial(_weighted, w=w)
+
+
+def _average(y_view: Tensor, y_time: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    return (average_sync(y_view, y_time),) * 2
+
+
+def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[Tensor, Tensor]:
+    return weighted_sync(y_view, y_time, w)
+
+
+def trained_layers(streams: TwoStream | Sequential4D) -> nn.Module:
+    """What training for 4D changes; everything else is the base's."""
+    if isinstance(streams, TwoStream):
+        return streams.sync if isinstance(streams.sync, nn.Module) else nn.ModuleList()
+    if streams.adapters is not None:
+        return streams.adapters
+    return nn.ModuleList() if streams.blocks_view is streams.blocks else streams.blocks
