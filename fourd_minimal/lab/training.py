@@ -3,9 +3,10 @@
     for step in train("base", preset, folder):  print(step.number, step.loss)
     for step in train("sync", preset, folder, base):  ...
 
-Stage "base" trains the video model on single videos with random masks (section 3.1); stage "sync" freezes it and trains
-the synchronisation layers on grids (section 4.1); stage "joint" trains both on grids, which the paper does not do and
-a base as small as ours gains from. All minimise the velocity-matching loss.
+Stage "base" trains the video model on single videos with random masks (section 3.1). Stage "sync" freezes it and trains
+the synchronisation layers on grids, first flat ones made of single videos, then true ones (section 3.3). Stage "joint"
+trains both on true grids, which the paper does not do and a base as small as ours gains from. All minimise the
+velocity-matching loss.
 
 Everything random in a step (its scenes, masks, noise levels, noise) is a function of the preset's seed and the step's
 number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened.
@@ -29,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
 from fourd_minimal.systems.weights import load_weights, save_weights
@@ -80,6 +82,13 @@ def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, g
     return torch.cat(parts) * 2 - 1
 
 
+def sample_pseudo_4d(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
+    """Fixed-view videos of the preset's families as flat grids: the camera's motion is one of the picture plane."""
+    video = sample_frames(preset, n, 1, times, generator)[:, 0]
+    maps = maps_along(random_motions(n, generator), torch.linspace(0, 1, views))
+    return pseudo_grid(video, maps)[0]
+
+
 def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
     """Which frames are given: only the first (35%), the first and the last (25%), the first k, or any subset."""
     kind = torch.rand(n, 1, generator=generator)
@@ -125,7 +134,8 @@ def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
 def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int) -> list[Batch]:
     """Grids whose first row and column are known."""
     generator, n, cfg = step_generator(preset, stage, number), preset.sync_batch, preset.model
-    clean = sample_frames(preset, n, cfg.views, cfg.times, generator)
+    flat = stage == "sync" and number < preset.sync_pseudo_steps
+    clean = (sample_pseudo_4d if flat else sample_frames)(preset, n, cfg.views, cfg.times, generator)
     sigma = noise_levels(preset, n, generator)
     noise = torch.randn(clean.shape, generator=generator)
     return [Batch(add_noise(clean, noise, sigma), sigma, known_cells(cfg.views, cfg.times).expand(n, -1, -1), clean)]
@@ -167,7 +177,7 @@ def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
     others = {
         "base": ("sync_", "joint_", "grid_ema"),
         "sync": ("base_", "joint_", "ema"),
-        "joint": ("base_", "sync_steps", "sync_lr", "ema"),
+        "joint": ("base_", "sync_steps", "sync_pseudo_steps", "sync_lr", "ema"),
     }
     return {k: v for k, v in asdict(preset).items() if not k.startswith(others[stage])}
 

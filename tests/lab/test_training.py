@@ -10,12 +10,15 @@ from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.lab.training import (
     base_batch,
     batch_loss,
+    grid_batch,
     learning_rate,
     random_masks,
+    sample_frames,
     step_generator,
     train,
     velocity_loss,
 )
+from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 SMOKE = PRESETS["smoke"]
@@ -115,6 +118,21 @@ def test_velocity_loss_is_the_loss_of_the_velocity():
     noisy = (1 - s) * x + s * eps
     plain = (((noisy - predicted) / s - (eps - x)) ** 2).mean((2, 3, 4))[unseen].mean()
     assert_close(velocity_loss(predicted, x, sigma, unseen), plain)
+
+
+def test_the_first_sync_steps_are_on_pseudo_4d():
+    """Row 0 is a rendered video, and every other row is that video under one map, the same at all times."""
+    preset = replace(SMOKE, sync_pseudo_steps=2)
+    (before,), (first,), (then,) = (grid_batch(preset, "sync", number) for number in (0, 1, 2))
+    assert_close(then.clean, grid_batch(SMOKE, "sync", 2)[0].clean, rtol=0, atol=0)
+    assert not torch.equal(first.clean, grid_batch(SMOKE, "sync", 1)[0].clean)
+    assert first.clean.abs().max() <= 1 and not torch.equal(before.clean, first.clean)
+    generator = step_generator(preset, "sync", 1)
+    video = sample_frames(preset, 2, 1, 3, generator)[:, 0]
+    grid, _ = pseudo_grid(video, maps_along(random_motions(2, generator), torch.linspace(0, 1, 3)))
+    assert_close(first.clean, grid)
+    (joint,) = grid_batch(preset, "joint", 0)  # the stage that trains everything sees true grids only
+    assert_close(joint.clean, grid_batch(SMOKE, "joint", 0)[0].clean, rtol=0, atol=0)
 
 
 def test_masks_always_leave_something_to_predict():
