@@ -1,0 +1,88 @@
+"""Consistency against the analytic world: the truth agrees with itself, and every way to be wrong shows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import pixel_grid
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab.consistency import (
+    flicker,
+    from_view,
+    hidden_from_fixed_view,
+    look_up,
+    reprojection_error,
+)
+from fourd_minimal.lab.evaluation import copy_column, copy_row
+
+
+@pytest.fixture(scope="module")
+def record():
+    return sample_scenes(4, 4, 4, 48, HELD_OUT)
+
+
+def test_look_up_reads_pixels_at_their_centres():
+    frames = torch.rand(2, 5, 3, 6, 8)
+    centres = pixel_grid((6, 8))[:, :, 0].expand(2, 5, -1, -1, -1)
+    assert_close(look_up(frames, centres), frames, atol=1e-5, rtol=0)
+    right = look_up(frames, centres + torch.tensor([1.0, 0.0]))
+    assert_close(right[..., :-1], frames[..., 1:], atol=1e-5, rtol=0)
+    down = look_up(frames, centres + torch.tensor([0.0, 1.0]))
+    assert_close(down[..., :-1, :], frames[..., 1:, :], atol=1e-5, rtol=0)
+
+
+def test_a_view_seen_from_itself_is_itself(record):
+    xy, seen = from_view(record, 2, slice(2, 3))
+    assert_close(seen, record.depth[:, 2:3] > 0)
+    here = seen[:, :, :, 0]
+    centres = pixel_grid((48, 48))[:, :, 0].expand_as(xy)
+    assert_close(xy[here], centres[here], atol=1e-3, rtol=0)
+
+
+def test_the_truth_agrees_with_itself_and_better_the_finer_it_is(record):
+    coarse = sample_scenes(4, 4, 4, 16, HELD_OUT)
+    for measure in (flicker, reprojection_error):
+        assert measure(record.rgb, record) < 0.035
+        assert measure(record.rgb, record) < measure(coarse.rgb, coarse)
+
+
+def test_copies_fail_where_they_are_wrong(record):
+    """A copied row does not turn the object, a copied column does not move it; each is fine in the other respect."""
+    truth_flicker, truth_error = flicker(record.rgb, record), reprojection_error(record.rgb, record)
+    assert flicker(copy_column(record.rgb), record) > truth_flicker + 0.03
+    assert reprojection_error(copy_row(record.rgb), record) > truth_error + 0.03
+
+
+def test_noise_of_known_size():
+    """Independent uniform noise in every frame: two frames differ by a third of its width, on average."""
+    record = sample_scenes(8, 3, 3, 24, HELD_OUT)
+    still = replace(record, flow=torch.zeros_like(record.flow))
+    noise = 0.5 + 0.3 * torch.rand(record.rgb.shape, generator=torch.Generator().manual_seed(0))
+    assert flicker(noise, still) == pytest.approx(0.1, abs=0.002)
+    assert flicker(torch.full_like(noise, 0.5), record) == pytest.approx(0, abs=1e-6)
+    assert reprojection_error(torch.full_like(noise, 0.5), record) == pytest.approx(0, abs=1e-6)
+
+
+def test_only_unknown_cells_of_the_right_kind_count(record):
+    """The fixed view has no part in the flicker, the first time none in the reprojection error."""
+    grids = record.rgb.clone()
+    grids[:, 0] = 0
+    assert flicker(grids, record) == flicker(record.rgb, record)
+    grids = record.rgb.clone()
+    grids[:, :, 0] = 0
+    assert reprojection_error(grids, record) == reprojection_error(record.rgb, record)
+
+
+def test_what_is_hidden_grows_with_the_distance_from_the_fixed_view(record):
+    hidden = hidden_from_fixed_view(record)
+    share = hidden.sum((0, 2, 3, 4, 5)) / (record.depth > 0).sum((0, 2, 3, 4, 5))
+    assert share[0] == 0 and (share.diff() > 0).all() and 0.1 < share[-1] < 0.7
+    assert not hidden[record.depth == 0].any()
+
+
+def test_a_record_without_geometry_is_refused():
+    bare = sample_scenes(1, 2, 2, 8, HELD_OUT, geometry=False)
+    with pytest.raises(ValueError, match="record has no flow"):
+        flicker(bare.rgb, bare)
