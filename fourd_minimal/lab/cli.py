@@ -4,9 +4,10 @@
     fourd generate --asset fox.glb                                       an animated asset does
     fourd train --preset cpu --out runs/cpu                              make the weights again
     fourd evaluate --out figures                                         the README's numbers again
+    fourd ablate --preset cpu --out runs/ablation                        every design of the paper, on equal terms
 
-Every flag is a field of a dataclass: `Generate`, `Train`, `Evaluate`, and below `Train` the preset itself, so any of
-its values can be changed (`--settings.sync-steps 100`).
+Every flag is a field of a dataclass: `Generate`, `Train`, `Evaluate`, `Ablate`, and below `Train` and `Ablate` the
+preset itself, so any of its values can be changed (`--settings.sync-batch 8`).
 """
 
 import sys
@@ -17,6 +18,7 @@ import tyro
 
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.gltf import BlenderError
+from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
@@ -26,11 +28,12 @@ from fourd_minimal.lab.train import Train
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run; bad input ends in one sentence and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    train = Train(preset=(name := _named_preset(arguments)), settings=PRESETS[name])
+    preset = dict(preset=(name := _named_preset(arguments)), settings=PRESETS[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Train, tyro.conf.subcommand("train", default=Train(**preset))]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Ablate, tyro.conf.subcommand("ablate", default=Ablate(**preset))]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     try:
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _named_preset(arguments: Sequence[str]) -> str:
-    """The word after `--preset`: its values are the defaults of every other flag of `train`."""
+    """The word after `--preset`: its values are the defaults of `--settings`."""
     words = [w for a in arguments for w in a.split("=", 1)]
     name = words[words.index("--preset") + 1] if "--preset" in words[:-1] else preset_name()
     return name if name in PRESETS else "cpu"  # an unknown one is reported by the parser

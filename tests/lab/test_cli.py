@@ -109,3 +109,27 @@ def test_evaluate_writes_its_tables(tmp_path, weights, capsys):
         "four_real_video.json",
         "four_real_video_hard.png",
     }
+
+
+def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):
+    flags = [
+        "ablate",
+        "--preset",
+        "smoke",
+        "--weights",
+        weights,
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "1",
+        "--steps",
+        "2",
+    ]
+    flags += ["--rate-steps", "1", "--rates", "1e-3", "--scenes", "2", "--arms", "average, eq. 12", "soft"]
+    main(flags)
+    first = capsys.readouterr().out
+    assert "soft__0" in first and "| soft |" in (tmp_path / "ablation.md").read_text()
+    main(flags)
+    assert "soft__0" not in capsys.readouterr().out  # done already
+    assert "--arms has 'warm'" in refused(capsys, *flags[:-1], "warm")
+    assert "has another model" in refused(capsys, "ablate", "--preset", "cpu", "--weights", weights)
