@@ -35,7 +35,6 @@ class FourRealVideoPreset:
     ema: float = 0.999
     grid_ema: float = 0.995
     """Of the two shorter stages that train on grids."""
-    sigma_shift: float = 3.0
     share_pure_noise: float = 0.3
     """Share of samples at sigma = 1, where every sampler starts."""
     seed: int = 0
@@ -116,6 +115,7 @@ PRESETS = {
             ),
             views=8,
             times=8,
+            shift=1.0,  # assumed: low-resolution pixels
         ),
         families=(("creature", 1.0),),  # stands where the paper has ~15,000 videos of animated Objaverse assets
         base_steps=500_000,  # assumed: the paper says 12 days on 24 A100
@@ -129,7 +129,6 @@ PRESETS = {
         warmup=1000,  # assumed
         ema=0.9999,  # assumed
         grid_ema=0.999,  # assumed
-        sigma_shift=1.0,  # assumed: low-resolution pixels
         share_pure_noise=0.0,  # assumed
     ),
 }

@@ -44,25 +44,30 @@ class Evaluate:
         model = FourRealVideo.from_pretrained(self.weights)
         size, (h, w) = f"{model.views}x{model.times}", model.image_size
         tables: dict[str, list[Row]] = {}
-        report = [
+        report = []
+
+        def say(*parts: str) -> None:
+            report.extend(parts)
+            print(*parts, sep="\n\n", end="\n\n", flush=True)
+
+        say(
             f"Unseen cells of {size} grids of {h}x{w} pixels; pooled PSNR; weights '{self.weights}', CPU, seed 0. "
             "Made by `fourd evaluate`."
-        ]
+        )
         for family in self.families:
             record = held_out(model, family, self.scenes)
-            report += self._table(f"{self.scenes} held-out scenes, family {family}", family, record, tables)
+            say(*self._table(f"{self.scenes} held-out scenes, family {family}", family, record, tables))
             if family == self.families[0]:
                 base = FourRealVideo.from_pretrained(self.weights, "weighted")
                 for name, rows in evaluate_base(base, record).items():
                     title = f"The base alone: a {name} from its first and last frames, family {family}"
                     tables[title] = rows
-                    report += [f"### {title}", markdown(rows)]
+                    say(f"### {title}", markdown(rows))
         for asset in self.assets:
             path, _, clip = asset.partition("#")
             record = render_asset(path, model.views, model.times, h, clip or None, time_range=(0.0, 0.5))
-            report += self._table(f"Asset {Path(path).stem} {clip}".strip(), Path(path).stem, record, tables)
+            say(*self._table(f"Asset {Path(path).stem} {clip}".strip(), Path(path).stem, record, tables))
         text = "\n\n".join(report) + "\n"
-        print(text)
         if self.out:
             numbers = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
             for name, content in {"four_real_video.md": text, "four_real_video.json": dumps(numbers, indent=1)}.items():
@@ -76,7 +81,7 @@ class Evaluate:
         trivial = best_trivial(rows)
         shown = {"truth": record.rgb[0]}
         verdict = [f"On moving pixels, gained over the best trivial ({trivial.method}):"]
-        for method in (n.replace("8 steps", s) for n in (OURS, PAPERS) for s in ("1 step", "8 steps")):
+        for method in (n.replace("8 steps", s) for n in (OURS, PAPERS) for s in ("1 step", "2 steps", "8 steps")):
             if method not in grids:
                 continue
             shown.setdefault("generated", grids.get(OURS, grids[method])[0])

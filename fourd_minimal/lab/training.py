@@ -103,7 +103,7 @@ def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor
 
 def noise_levels(preset: FourRealVideoPreset, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
     """Logit-normal and shifted, a share of them at 1."""
-    sigma = sample_sigma(n, preset.sigma_shift, generator=generator)
+    sigma = sample_sigma(n, preset.model.shift, generator=generator)
     return torch.where(torch.rand(n, generator=generator) < preset.share_pure_noise, 1.0, sigma)
 
 

@@ -46,7 +46,12 @@ class FourRealVideoConfig:
     sync: Design = "soft"
     """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
 
+    shift: float = 3.0
+    """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
+
     def __post_init__(self):
+        if self.shift <= 0:
+            raise ValueError(f"shift is {self.shift}; it must be above 0 (1 changes nothing).")
         for name in ("views", "times"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} is {getattr(self, name)}; a grid has at least 2.")
@@ -318,9 +323,8 @@ class FourRealVideo(nn.Module):
 
         return self._walk(velocity, clean, given, n_steps, seed)
 
-    @staticmethod
     @torch.no_grad()  # as a decorator: the caller's own gradients are on again between two states
-    def _walk(velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
+    def _walk(self, velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
         """Euler from noise drawn on the CPU, so that a seed means the same on every device."""
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
-        yield from euler(velocity, torch.where(seen, clean, noise), n_steps)
+        yield from euler(velocity, torch.where(seen, clean, noise), n_steps, self.config.shift)

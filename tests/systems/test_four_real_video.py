@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from fourd_minimal.rectified_flow import shift_sigma
 from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import (
     FourRealVideo,
@@ -62,6 +63,17 @@ def test_what_is_unknown_is_not_looked_at(model):
     spoiled = torch.where(known_cells(3, 4)[..., None, None, None], clean, torch.full_like(clean, 9.0))
     noise = torch.randn(clean.shape)
     assert_close(*(model.denoise_grid(noise, torch.tensor([0.7]), c) for c in (clean, spoiled)))
+
+
+def test_sampling_shifts_noise_levels_as_training_does(model, monkeypatch):
+    levels, clean = [], assemble(*videos()) * 2 - 1
+    inner = model.denoise_grid
+    monkeypatch.setattr(
+        model, "denoise_grid", lambda x, sigma, clean: levels.append(sigma[0].item()) or inner(x, sigma, clean)
+    )
+    *_, _ = model.sample_grid(clean, 4)
+    assert_close(torch.tensor(levels), shift_sigma(torch.tensor([1.0, 0.75, 0.5, 0.25]), CONFIG.shift))
+    assert levels[1] == pytest.approx(0.9)  # by hand: 3 * 0.75 / (1 + 2 * 0.75)
 
 
 def test_same_seed_same_grid(model):
