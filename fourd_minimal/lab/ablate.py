@@ -1,5 +1,6 @@
 """The ablation as one command: run what is missing, write the table."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ class Ablate:
     """Every value of the preset, to be changed one by one."""
 
     def run(self) -> None:
-        """Go on where the last call stopped, then write `ablation.md`."""
+        """Go on where the last call stopped, then write `ablation.md` and, with all it is made of, `.json`."""
         unknown = [name for name in self.arms if name not in ARMS]
         if unknown:
             raise ValueError(f"--arms has {unknown[0]!r}; it must be among: {'; '.join(ARMS)}.")
@@ -54,9 +55,11 @@ class Ablate:
         ablation = Ablation(self.settings, base, self.out, **known)
         for done in ablation.run({name: ARMS[name] for name in self.arms}):
             print(done, flush=True)
-        text = self.report(ablation.results())
-        with whole_file(self.out / "ablation.md") as draft:
-            draft.write_bytes(text.encode())
+        results = ablation.results()
+        text = self.report(results)
+        for name, content in {"ablation.md": text, "ablation.json": json.dumps(results)}.items():
+            with whole_file(self.out / name) as draft:
+                draft.write_bytes(content.encode())
         print(text)
 
     def report(self, results: dict[str, list[dict]]) -> str:

@@ -115,7 +115,7 @@ def score(grids: Tensor, record: SceneRecord) -> dict[str, list]:
         error, count = squared_errors(grids, truth, pixels)
         chosen = (~known_cells(v, t))[..., None, None, None] & pixels
         similar = torch.where(chosen, ssim, 0.0).flatten(1).sum(1)
-        result[name] = [error.tolist(), count.tolist(), similar.tolist()]
+        result[name] = [[float(f"{x:.6g}") for x in sums.tolist()] for sums in (error, count, similar)]
     return result | {"flicker": flicker(grids, record), "reprojection": reprojection_error(grids, record)}
 
 
@@ -169,7 +169,7 @@ class Ablation:
     def results(self) -> dict[str, list[dict]]:
         """What is there so far: arm or baseline -> one entry per seed."""
         found: dict[str, list[dict]] = {}
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self.folder.glob("*__*.json")):
             if "scores" in (result := self._read(path)):
                 found.setdefault(result["arm"], []).append(result)
         return found

@@ -1,5 +1,7 @@
 """The command line: from files to files, and one sentence for whatever is wrong."""
 
+import json
+
 import pytest
 import torch
 
@@ -128,6 +130,7 @@ def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):
     flags += ["--rate-steps", "1", "--rates", "1e-3", "--scenes", "2", "--arms", "average, eq. 12", "soft"]
     main(flags)
     first = capsys.readouterr().out
+    assert set(json.loads((tmp_path / "ablation.json").read_text())) >= {"soft", "truth", "copy row"}
     assert "soft__0" in first and "| soft |" in (tmp_path / "ablation.md").read_text()
     main(flags)
     assert "soft__0" not in capsys.readouterr().out  # done already
