@@ -41,7 +41,7 @@ def random_motions(
     >>> random_motions(2, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 3])
     """
-    if strength < 0:
+    if not strength >= 0:
         raise ValueError(f"strength is {strength}; it must be at least 0.")
     limit = {kind: strength * amplitude for kind, amplitude in AMPLITUDE.items()}
     draw = iter((2 * torch.rand(8, n, generator=generator) - 1).unbind())
@@ -103,7 +103,7 @@ def pseudo_grid(
 
     Returns:
         the grids, bilinearly sampled, the picture mirrored beyond its edges; and which pixels of each view lie inside
-        the video's picture, at all times.
+        the video's picture (and, under strong perspective, before its horizon), at all times.
 
     Raises:
         ValueError: another number of videos than of maps.
@@ -118,9 +118,11 @@ def pseudo_grid(
     if len(maps) != n:
         raise ValueError(f"maps has {len(maps)} sequences; it needs one for each of the {n} videos.")
     points = rearrange(pixel_centres(h, w).to(maps), "h w xy -> (h w) xy").expand(n, v, -1, -1)
-    source = transform(points, torch.linalg.inv(maps)) / torch.tensor([w / h, 1.0]).to(maps)
+    back = torch.linalg.inv(maps)
+    before_horizon = points @ back[..., 2, :2, None] + back[..., 2:, 2:] > 0
+    source = transform(points, back) / torch.tensor([w / h, 1.0]).to(maps)
     source = rearrange(source, "n v (h w) xy -> (n v) h w xy", h=h)
     frames = repeat(video, "n t c h w -> (n v) (t c) h w", v=v)  # all moments move alike: one sampling
-    moved = torch.nn.functional.grid_sample(frames, source, padding_mode="reflection", align_corners=False)
-    inside = (source.abs() <= 1).all(-1)
-    return rearrange(moved, "(n v) (t c) h w -> n v t c h w", v=v, t=t), inside.unflatten(0, (n, v))
+    moved = torch.nn.functional.grid_sample(frames, source.to(frames), padding_mode="reflection", align_corners=False)
+    inside = (source.abs() <= 1).all(-1).unflatten(0, (n, v)) & before_horizon.view(n, v, h, w)
+    return rearrange(moved, "(n v) (t c) h w -> n v t c h w", v=v, t=t), inside

@@ -12,8 +12,9 @@ the last column of the one before, the next along view at its last row:
 
 Every window holds the same number of frames, so memory does not grow with the grid and time grows with its area.
 
-Departures: the paper gives neither order nor overlap. Ours is one row and one column, the least that looks to the model
-exactly as its training did. Where windows do not fit evenly the last one moves back, and what it finds made stays.
+Departures: the paper gives neither order nor overlap. Ours is one row and one column, the least with which a window
+looks to the model exactly as its training did. Where windows do not fit evenly the last one moves back: what it finds
+made stays, and a model that reads only its first row and column may leave a seam there.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,6 +77,9 @@ def slide(
             first column; returns all cells. Known cells stay as they were, whatever it returns.
         size: (views, times) of one window.
 
+    Raises:
+        ValueError: a window larger than the grid, or cells of another shape from `complete`.
+
     Yields:
         the window that was completed, and the grid so far (one tensor throughout: copy it to keep a moment).
 
@@ -91,7 +95,10 @@ def slide(
     known[0], known[:, 0] = True, True
     for window in windows(*grid.shape[:2], size):
         here = slice(window.view, window.view + size[0]), slice(window.time, window.time + size[1])
-        cells = torch.where(known[here][..., None, None, None], grid[here], 0.0)  # nothing unknown leaks in
-        grid[here] = torch.where(known[here][..., None, None, None], grid[here], complete(cells, known[here].clone()))
+        kept = known[here][..., None, None, None]
+        made = complete(torch.where(kept, grid[here], 0.0), known[here].clone())  # nothing unknown leaks in
+        if made.shape != grid[here].shape:
+            raise ValueError(f"complete gave {tuple(made.shape)}; a window has shape {tuple(grid[here].shape)}.")
+        grid[here] = torch.where(kept, grid[here], made)
         known[here] = True
         yield window, grid

@@ -113,23 +113,6 @@ class WideHardSync(HardSync):
         return x, x
 
 
-class SequentialAdapter(nn.Module):
-    """For eq. 5: x' + ModLinear(y, x'; sigma) after both updates of a layer. Starts as the identity. Not in the paper.
-
-    >>> adapter = SequentialAdapter(dim=4, cond_dim=8)
-    >>> y, x, cond = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 8)
-    >>> torch.equal(adapter(y, x, cond), x)
-    True
-    """
-
-    def __init__(self, dim: int, cond_dim: int):
-        super().__init__()
-        self.linear = ModLinear(2 * dim, dim, cond_dim)
-
-    def forward(self, y: Grid, x: Grid, cond: Condition) -> Grid:
-        return x + self.linear(torch.cat([y, x], -1), cond)
-
-
 class SoftSync(nn.Module):
     """Eqs. 9, 10: each stream adds its own update, predicted from both. The identity at the start.
 
@@ -160,3 +143,20 @@ class SoftSync(nn.Module):
         updates = self.linear(torch.cat([y_view, y_time], -1), cond)
         d_view, d_time = rearrange(updates, "b v t n (stream d) -> stream b v t n d", stream=2)
         return y_view + d_view, y_time + d_time
+
+
+class SequentialAdapter(nn.Module):
+    """For eq. 5: x' + ModLinear(y, x'; sigma) after both updates of a layer. Starts as the identity. Not in the paper.
+
+    >>> adapter = SequentialAdapter(dim=4, cond_dim=8)
+    >>> y, x, cond = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 3, 8)
+    >>> torch.equal(adapter(y, x, cond), x)
+    True
+    """
+
+    def __init__(self, dim: int, cond_dim: int):
+        super().__init__()
+        self.linear = ModLinear(2 * dim, dim, cond_dim)
+
+    def forward(self, y: Grid, x: Grid, cond: Condition) -> Grid:
+        return x + self.linear(torch.cat([y, x], -1), cond)

@@ -122,6 +122,15 @@ def test_correspondence_is_exact(perspective):
     assert_close(there[deep], here[deep], atol=1e-4, rtol=0)
 
 
+def test_nothing_beyond_the_horizon_is_inside():
+    """G with only a perspective term: the way back divides by 1 + 2x, so the horizon is x = -0.5."""
+    motion = torch.zeros(1, 3, 3)
+    motion[0, 2, 0] = -2.0
+    _, inside = pseudo_grid(torch.rand(1, 1, 3, 8, 8), maps_along(motion, torch.tensor([0.0, 1.0])))
+    assert inside[0, 0].all()
+    assert not inside[0, 1, :, :2].any() and inside[0, 1, 3, 4]
+
+
 def test_row_0_is_the_video_and_a_column_is_one_frame():
     video = torch.rand(3, 5, 3, 8, 8)
     maps = maps_along(motions(), PATH)
@@ -135,5 +144,6 @@ def test_errors_name_the_argument(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker would speak first
     with pytest.raises(ValueError, match="maps has 3 sequences; it needs one for each of the 2 videos"):
         pseudo_grid(torch.rand(2, 1, 3, 8, 8), maps_along(motions(), PATH))
-    with pytest.raises(ValueError, match="strength is -1"):
-        random_motions(1, strength=-1)
+    for strength in (-1, math.nan):
+        with pytest.raises(ValueError, match=f"strength is {strength}"):
+            random_motions(1, strength=strength)

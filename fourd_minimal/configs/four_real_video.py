@@ -26,13 +26,16 @@ class FourRealVideoPreset:
     sync_batch: int = 4
     """Grids; small batches win at toy scale."""
     sync_pseudo_steps: int = 0
-    """The first of `sync_steps`, on pseudo-4D; the others on the families' true grids (section 3.3)."""
+    """The first of `sync_steps`, on pseudo-4D; the others on the families' true grids (section 3.3). Each of the two
+    phases has a warm-up and a decay of its own."""
     sync_lr: float = 2e-3
     joint_steps: int = 500
     """Steps with everything unfrozen: not in the paper, which trains the synchronisation layers only."""
     joint_lr: float = 1.5e-3
     warmup: int = 100
+    """Steps until the rate is at its peak; at most a fifth of a phase."""
     ema: float = 0.999
+    """Decay of the averaged weights, which are the result; (1 + n) / (10 + n) at step n where that is less."""
     grid_ema: float = 0.995
     """Of the two shorter stages that train on grids."""
     share_pure_noise: float = 0.3
@@ -45,6 +48,8 @@ class FourRealVideoPreset:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}.")
+        if self.sync_pseudo_steps > self.sync_steps:
+            raise ValueError(f"sync_pseudo_steps is {self.sync_pseudo_steps}; sync_steps, {self.sync_steps}, has them.")
         if min(self.model.views, self.model.times) < 3:
             raise ValueError(f"model has {self.model.views}x{self.model.times} cells; training needs at least 3x3.")
 

@@ -1,6 +1,6 @@
 """Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -62,16 +62,14 @@ class Train:
             progress.update(step.number - progress.n)
             progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
         progress.close()
-        notes = dict(made_by=self._command(stage), device=str(device()), minutes=round(step.seconds / 60, 1))
-        if stage == "joint" and self.start_from and FourRealVideo.has_joint(self._earlier):
-            _, _, earlier = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
-            notes["after"] = earlier
+        notes = dict(
+            made_by=f"fourd train --preset {self.preset} --stage {stage}",
+            settings={k: v for k, v in asdict(self.settings).items() if v != asdict(PRESETS[self.preset])[k]},
+            device=str(device()),
+            minutes=round(step.seconds / 60, 1),
+        )
+        if stage == "joint" and self.start_from:
+            notes["made_by"] += f" --start-from {self.start_from}"
+            if FourRealVideo.has_joint(self._earlier):
+                *_, notes["after"] = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
         step.averaged().save_pretrained(self.out, stage, **notes)
-
-    def _command(self, stage: Part) -> str:
-        """What to type to make this stage's weights again."""
-        start = f" --start-from {self.start_from}" if stage == "joint" and self.start_from else ""
-        preset = vars(PRESETS[self.preset])
-        changed = {k: v for k, v in vars(self.settings).items() if v != preset[k]}
-        flags = "".join(f" --settings.{k.replace('_', '-')} {v}" for k, v in changed.items())
-        return f"fourd train --preset {self.preset} --stage {stage}{start}{flags}"

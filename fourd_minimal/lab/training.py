@@ -26,7 +26,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
@@ -83,10 +83,13 @@ def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, g
 
 
 def sample_pseudo_4d(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
-    """Fixed-view videos of the preset's families as flat grids: the camera's motion is one of the picture plane."""
+    """Fixed-view videos of the preset's families as flat grids: the camera's motion is one of the picture plane.
+
+    The motions have a source of their own, so that what is drawn after the scenes is what it is after true grids.
+    """
+    motions = random_motions(n, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
     video = sample_frames(preset, n, 1, times, generator)[:, 0]
-    maps = maps_along(random_motions(n, generator), torch.linspace(0, 1, views))
-    return pseudo_grid(video, maps)[0]
+    return pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, views)))[0]
 
 
 def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
@@ -166,10 +169,22 @@ def prefetched(make: Callable[[int], list[Batch]], numbers: range) -> Iterator[t
 
 
 def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> float:
-    """Linear warm-up, then a half cosine down to 0."""
-    peak, steps = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps")
-    progress = max(0, number - preset.warmup) / max(1, steps - preset.warmup)
-    return peak * min(1.0, (number + 1) / preset.warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    """Linear warm-up, then a half cosine down to 0; stage "sync" does so on pseudo-4D, and again on true grids."""
+    peak, steps, cut = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps"), preset.sync_pseudo_steps
+    if stage == "sync" and cut:
+        number, steps = (number, cut) if number < cut else (number - cut, steps - cut)
+    warmup = max(1, min(preset.warmup, steps // 5))
+    progress = max(0, number - warmup) / max(1, steps - warmup)
+    return peak * min(1.0, (number + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def averaging(decay: float) -> Callable:
+    """An exponential average that forgets its start: at step n the decay is at most (1 + n) / (10 + n)."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n.item()) / (10 + n.item())))
+
+    return torch.no_grad()(update)
 
 
 def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
@@ -213,9 +228,7 @@ def train(
         model.part(known).load_state_dict(base.part(known).state_dict())
     model.requires_grad_(False)
     part = model.part(stage).requires_grad_(True)
-    averaged = AveragedModel(
-        part, multi_avg_fn=get_ema_multi_avg_fn(preset.ema if stage == "base" else preset.grid_ema)
-    )
+    averaged = AveragedModel(part, multi_avg_fn=averaging(preset.ema if stage == "base" else preset.grid_ema))
     optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     steps = getattr(preset, f"{stage}_steps")
     path = Path(folder) / f"{stage}_checkpoint.safetensors" if folder is not None else None

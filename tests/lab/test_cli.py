@@ -86,7 +86,8 @@ def test_training_then_generating(tmp_path, capsys):
     model = FourRealVideo.from_pretrained(tmp_path / "run")
     assert model.config == PRESETS["smoke"].model
     *_, notes = load_weights(tmp_path / "run" / "base.safetensors", FourRealVideoConfig)
-    assert notes["made_by"] == "fourd train --preset smoke --stage base --settings.base-steps 3"
+    assert notes["made_by"] == "fourd train --preset smoke --stage base"
+    assert notes["settings"] == {"base_steps": 3}
     main(["generate", "--weights", str(tmp_path / "run"), "--out", str(tmp_path / "grid"), "--steps", "1"])
     assert (tmp_path / "grid" / "grid.html").exists()
 

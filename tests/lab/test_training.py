@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.lab.training import (
+    averaging,
     base_batch,
     batch_loss,
     grid_batch,
@@ -128,9 +129,14 @@ def test_the_first_sync_steps_are_on_pseudo_4d():
     assert not torch.equal(first.clean, grid_batch(SMOKE, "sync", 1)[0].clean)
     assert first.clean.abs().max() <= 1 and not torch.equal(before.clean, first.clean)
     generator = step_generator(preset, "sync", 1)
+    motions = random_motions(2, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
     video = sample_frames(preset, 2, 1, 3, generator)[:, 0]
-    grid, _ = pseudo_grid(video, maps_along(random_motions(2, generator), torch.linspace(0, 1, 3)))
+    grid, _ = pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, 3)))
     assert_close(first.clean, grid)
+    (true,) = grid_batch(SMOKE, "sync", 1)  # the noise is the same on either kind of grid
+    assert_close(first.sigma, true.sigma, rtol=0, atol=0)
+    sigma = first.sigma[:, None, None, None, None, None]
+    assert_close(first.noisy - (1 - sigma) * first.clean, true.noisy - (1 - sigma) * true.clean)
     (joint,) = grid_batch(preset, "joint", 0)  # the stage that trains everything sees true grids only
     assert_close(joint.clean, grid_batch(SMOKE, "joint", 0)[0].clean, rtol=0, atol=0)
 
@@ -149,6 +155,27 @@ def test_learning_rate_warms_up_and_ends_at_zero():
     rates = [learning_rate(preset, "base", i) for i in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[-1] < 0.01
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_two_phases_of_the_sync_have_a_schedule_each():
+    preset = replace(SMOKE, sync_steps=300, sync_pseudo_steps=200, warmup=10, sync_lr=1.0)
+    rates = [learning_rate(preset, "sync", i) for i in range(300)]
+    assert rates[199] < 0.01 and rates[299] < 0.01
+    assert max(rates[:200]) == pytest.approx(1.0) and max(rates[200:]) == pytest.approx(1.0)
+    assert rates[200] == pytest.approx(0.1)
+    short = replace(preset, sync_steps=20, sync_pseudo_steps=0, warmup=100)
+    assert max(learning_rate(short, "sync", i) for i in range(20)) == pytest.approx(1.0)  # a warm-up leaves room
+
+
+def test_the_average_forgets_its_start():
+    """A weight that jumps at step 1: after 300 steps at decay 0.995 the start counts for nothing, not for a fifth."""
+    averaged, current = [torch.zeros(1)], [torch.ones(1)]
+    for n in range(1, 301):
+        averaging(0.995)(averaged, current, torch.tensor(n))
+    assert averaged[0].item() > 0.9999
+    late = [torch.zeros(1)]
+    averaging(0.9)(late, current, torch.tensor(10_000))
+    assert late[0].item() == pytest.approx(0.1)
 
 
 def test_full_builds_on_the_meta_device_with_the_papers_size():
