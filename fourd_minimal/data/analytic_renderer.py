@@ -130,7 +130,7 @@ def _colours(objects: MovingObjects, c2w: Tensor, fov_deg: float, size: tuple[in
 
 
 def _geometry(objects: MovingObjects, c2w: Tensor, fov_deg: float, size: tuple[int, int]):
-    """Depth, flow to the next time, and whether it is still seen there, at the pixels' centres."""
+    """Depth, flow to the next time, whether it is still seen there, and from view 0; at the pixels' centres."""
     origins, directions = _directions(c2w, fov_deg, size, 1)
     depth, which = trace(objects, origins, directions)
     n, v, t, p = depth.shape
@@ -156,11 +156,18 @@ def _geometry(objects: MovingObjects, c2w: Tensor, fov_deg: float, size: tuple[i
     h, w = size
     inside = ((landing >= 0) & (landing <= torch.tensor([w, h]).to(landing))).all(-1)
     visible = inside & torch.where(hit, first > distance - 1e-3, ~first.isfinite())
+    # and now, from view 0
+    xy, distance = project(points, cameras[:, :1], fov_deg, size)
+    first_camera = origins[:, :1].expand_as(origins)
+    first, _ = trace(objects, first_camera, (points - first_camera[:, :, None, None]) / distance[..., None])
+    inside = ((xy >= 0) & (xy <= torch.tensor([w, h]).to(xy))).all(-1)
+    in_fixed_view = hit & inside & (first > distance - 1e-3)
     shape = dict(h=h, w=w)
     return (
         rearrange(torch.where(hit, depth, 0.0), "n v t (h w) -> n v t 1 h w", **shape),
         rearrange(flow, "n v t (h w) c -> n v t c h w", **shape),
         rearrange(visible, "n v t (h w) -> n v t 1 h w", **shape),
+        rearrange(in_fixed_view, "n v t (h w) -> n v t 1 h w", **shape),
     )
 
 
@@ -181,7 +188,7 @@ def render(
         fov_deg: vertical field of view.
         size: (h, w).
         antialias: rays per side of a pixel.
-        geometry: also depth, flow and visibility; without it depth is zeros and the other two are None.
+        geometry: also depth, flow and visibility; without it depth is zeros and the others are None.
         chunk: scenes at a time; memory grows with it.
     """
     parts = []

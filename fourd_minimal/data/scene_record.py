@@ -27,3 +27,5 @@ class SceneRecord:
     """Where the surface at this pixel goes by the next time, in pixels (x right, y down); the last time holds zeros."""
     visible: Bool[Tensor, "n v t 1 h w"] | None = None
     """Whether the surface seen here is still seen, in the same view, at the next time; True at the last time."""
+    in_fixed_view: Bool[Tensor, "n v t 1 h w"] | None = None
+    """Whether the surface seen here is seen from view 0 at the same time; False where nothing is."""

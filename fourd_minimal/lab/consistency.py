@@ -32,7 +32,10 @@ def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mo
 def from_view(
     record: SceneRecord, there: int, here: slice
 ) -> tuple[Float[Tensor, "n v t h w 2"], Bool[Tensor, "n v t 1 h w"]]:
-    """Where the surfaces seen in views `here` lie in view `there` at the same time, and which of them it sees."""
+    """Where the surfaces seen in views `here` lie in view `there` at the same time, and which of them it sees.
+
+    Seen is what is no deeper than the depth map there, read at the nearest pixel: near edges that is a guess.
+    """
     h, w = record.rgb.shape[-2:]
     depth = record.depth[:, here, :, 0]
     origins, directions = rays(record.c2w[:, here], record.fov_deg, (h, w))
@@ -47,9 +50,14 @@ def from_view(
 
 
 def hidden_from_fixed_view(record: SceneRecord) -> Bool[Tensor, "n v t 1 h w"]:
-    """Surfaces that the given fixed view does not show at that time: what only another view can know."""
-    _, seen = from_view(record, 0, slice(None))
-    return (record.depth > 0) & ~seen
+    """Surfaces that the given fixed view does not show at that time: what only another view can know.
+
+    Raises:
+        ValueError: a record that does not know, as of a rendered asset.
+    """
+    if record.in_fixed_view is None:
+        raise ValueError("record has no in_fixed_view; take procedural scenes with geometry=True.")
+    return (record.depth > 0) & ~record.in_fixed_view
 
 
 def flicker(grids: Grids, record: SceneRecord) -> float:

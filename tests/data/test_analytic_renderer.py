@@ -160,7 +160,7 @@ def test_geometry_is_optional_and_chunks_do_not_show(uniform):
     objects, c2w = tumbling(uniform, 1, 3, n=5), circular_trajectory(uniform(0, 360, 5, 2), 20.0, 3.0)
     objects = replace(objects, light=F.normalize(uniform(-1, 1, 5, 3), dim=-1), background=uniform(0, 1, 5, 2, 3))
     whole, one_by_one = (render(objects, c2w, FOV_DEG, (8, 8), chunk=chunk) for chunk in (16, 1))
-    for name in ("rgb", "alpha", "depth", "flow", "visible"):
+    for name in ("rgb", "alpha", "depth", "flow", "visible", "in_fixed_view"):
         assert_close(getattr(one_by_one, name), getattr(whole, name), atol=1e-4, rtol=1e-4)
     fast = render(objects, c2w, FOV_DEG, (8, 8), geometry=False)
     assert torch.equal(fast.rgb, whole.rgb) and torch.equal(fast.alpha, whole.alpha)
@@ -229,6 +229,38 @@ def test_a_surface_that_turns_away_is_not_visible():
     half_a_turn = torch.stack([affine((0.5, 0.5, 0.5)), affine((-0.5, 0.5, -0.5))])
     record = render(scene(half_a_turn[:, None], 0), FRONT, FOV_DEG, (16, 16))
     assert torch.equal(record.visible[:, :, 0], record.depth[:, :, 0] == 0)
+
+
+def test_the_fixed_view_sees_the_side_of_a_ball_that_faces_it():
+    """On a unit ball: point p is seen from o where p . (o - p) > 0."""
+    c2w = circular_trajectory(torch.tensor([[0.0, 40.0, 120.0, 180.0]]), 20.0, 4.0)
+    record = render(scene(affine()[None, None], 1), c2w, FOV_DEG, (40, 40))
+    origins, directions = rays(c2w[0], FOV_DEG, (40, 40))
+    depth, seen = record.depth[0, :, 0, 0], record.in_fixed_view[0, :, 0, 0]
+    points = origins[:, None, None] + depth[..., None] * directions
+    facing = (points * (origins[0] - points)).sum(-1)
+    sure = (depth > 0) & (facing.abs() > 0.02)  # not on the rim
+    assert torch.equal(seen[sure], facing[sure] > 0)
+    share = (seen.flatten(1).sum(1) / (depth > 0).flatten(1).sum(1)).tolist()
+    assert share[0] == 1 and share == sorted(share, reverse=True) and share[3] < 0.1
+    assert not seen[depth == 0].any()
+
+
+def test_what_one_object_hides_from_the_fixed_view(uniform):
+    """Any objects: the ray from view 0 to a point meets nothing before it, one ray at a time."""
+    objects = tumbling(uniform, 2, 4, times=1)
+    c2w = circular_trajectory(torch.tensor([[0.0, 60.0]]), 20.0, 3.0)
+    record = render(objects, c2w, FOV_DEG, (12, 12))
+    origins, directions = (a[0].double() for a in rays(c2w, FOV_DEG, (12, 12)))
+    found = []
+    for y, x in record.depth[0, 1, 0, 0].nonzero().tolist():
+        point = origins[1] + record.depth[0, 1, 0, 0, y, x] * directions[1, y, x]
+        way = (point - origins[0]).numpy()
+        first, *_ = first_hit_by_hand(objects, 0, origins[0].numpy(), way)  # at 1 it is the point itself
+        pixel, _ = project(point.float(), c2w[0, 0], FOV_DEG, (12, 12))
+        seen = bool(first > 1 - 1e-4 and ((pixel >= 0) & (pixel <= 12)).all())
+        found.append((seen, record.in_fixed_view[0, 1, 0, 0, y, x].item()))
+    assert all(a == b for a, b in found) and {a for a, _ in found} == {True, False}
 
 
 def test_views_agree_on_depth(uniform):

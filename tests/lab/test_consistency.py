@@ -82,7 +82,26 @@ def test_what_is_hidden_grows_with_the_distance_from_the_fixed_view(record):
     assert not hidden[record.depth == 0].any()
 
 
+def test_what_is_covered_next_does_not_flicker(record):
+    """Surfaces that vanish behind others by the next time may have any colour."""
+    gone = (~record.visible | (record.depth == 0)).expand_as(record.rgb)
+    assert gone[:, 1:, :-1].logical_and(record.depth[:, 1:, :-1].expand_as(record.rgb[:, 1:, :-1]) > 0).any()
+    grids = record.rgb.clone()
+    grids[:, :, 0] = torch.where(gone[:, :, 0], 9.0, grids[:, :, 0])  # the first time is only ever "now"
+    assert flicker(grids, record) == flicker(record.rgb, record)
+
+
+def test_depth_maps_know_most_of_what_the_fixed_view_sees(record):
+    """The guess from a depth map, which the reprojection error uses, against the exact answer of the renderer."""
+    _, guess = from_view(record, 0, slice(1, None))
+    exact, there = record.in_fixed_view[:, 1:], record.depth[:, 1:] > 0
+    assert (guess == exact)[there].float().mean() > 0.85
+    assert (guess & exact).sum() > 0.85 * exact.sum()
+
+
 def test_a_record_without_geometry_is_refused():
     bare = sample_scenes(1, 2, 2, 8, HELD_OUT, geometry=False)
+    with pytest.raises(ValueError, match="record has no in_fixed_view"):
+        hidden_from_fixed_view(bare)
     with pytest.raises(ValueError, match="record has no flow"):
         flicker(bare.rgb, bare)
