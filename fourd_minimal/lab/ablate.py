@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
-from fourd_minimal.lab.ablation import ARMS, Ablation, interval, paired_gain, pooled_psnr, pooled_ssim
 from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import whole_file
 
 REFERENCE = "soft"
 """The arm that all others are compared with, scene by scene."""
+HEAD = [
+    "design", "all", "moving", "hidden", "SSIM, moving", "flicker", "reprojection", "trained", "GFLOP", "rate",
+    f"gain over {REFERENCE}",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,35 @@ class Ablate:
     """Runs per trained design."""
     steps: int = 300
     """Training steps per run."""
-    rate_steps: int = 60
+    rate_steps: int = 150
     """Training steps of the short runs that choose each design's learning rate."""
     rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
     """Learning rates to choose from."""
     scenes: int = 64
     """Held-out scenes per family."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Which designs."""
+    arms: tuple[str, ...] = ()
+    """Which designs; all when left out."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The preset's values, to be changed one by one; its seed, and the steps and rates on grids, are those above."""
 
     def run(self) -> None:
         """Go on where the last call stopped, then write `ablation.md` and, with all it is made of, `.json`."""
-        unknown = [name for name in self.arms if name not in ARMS]
+        from fourd_minimal.lab import ablation
+
+        unknown = [name for name in self.arms if name not in ablation.ARMS]
         if unknown:
-            raise ValueError(f"--arms has {unknown[0]!r}; it must be among: {'; '.join(ARMS)}.")
+            raise ValueError(f"--arms has {unknown[0]!r}; it must be among: {'; '.join(ablation.ARMS)}.")
         base = FourRealVideo.from_pretrained(self.weights, "weighted").to(device())
         if replace(base.config, sync=self.settings.model.sync) != self.settings.model:
             raise ValueError(f"--preset {self.preset} has another model than the weights '{self.weights}'.")
-        known = dict(
-            seeds=tuple(range(self.seeds)), steps=self.steps, rate_steps=self.rate_steps, rates=self.rates,
-            scenes=self.scenes, device=device(),
-        )  # fmt: skip
-        ablation = Ablation(self.settings, base, self.out, **known)
-        for done in ablation.run({name: ARMS[name] for name in self.arms}):
+        sizes = dict(steps=self.steps, rate_steps=self.rate_steps, rates=self.rates, scenes=self.scenes)
+        runs = ablation.Ablation(
+            self.settings, base, self.out, seeds=tuple(range(self.seeds)), device=device(), **sizes
+        )
+        arms = {name: arm for name, arm in ablation.ARMS.items() if not self.arms or name in self.arms}
+        for done in runs.run(arms):
             print(done, flush=True)
-        results = ablation.results()
+        results = runs.results(arms)
         text = self.report(results)
         for name, content in {"ablation.md": text, "ablation.json": json.dumps(results)}.items():
             with whole_file(self.out / name) as draft:
@@ -64,42 +69,36 @@ class Ablate:
 
     def report(self, results: dict[str, list[dict]]) -> str:
         """One table per family and number of sampling steps."""
-        order = [name for name in ("truth", "copy row", "copy column", "sum of differences", *ARMS) if name in results]
-        settings = list(next(iter(results.values()))[0]["scores"])
+        where = sorted({run["device"] for runs in results.values() for run in runs if "device" in run})
         lines = [
             f"{self.steps} training steps, {self.seeds} seeds, {self.scenes} held-out scenes, base '{self.weights}', "
-            f"preset {self.preset}, {device()}. Made by `fourd ablate`. PSNR is pooled, in dB; +- is a 95% interval of "
-            f"the mean over seeds; the last column is the gain over '{REFERENCE}' on the same scenes, moving pixels, "
-            "with a 95% interval over scenes."
+            f"preset {self.preset}, trained on {', '.join(where)}. Made by `fourd ablate`.",
+            "PSNR is pooled, in dB, over all, moving and hidden pixels (surfaces the fixed view does not show); +- "
+            "is a 95% interval of the mean over seeds. Flicker and reprojection error: beside the truth's. GFLOP: "
+            f"one evaluation of one grid. Last column: the moving pixels' gain over '{REFERENCE}' on the same scenes, "
+            "with a 95% interval over scenes and seeds.",
         ]
-        for setting in settings:
+        for setting in next(iter(results.values()))[0]["scores"]:
             family, steps = setting.split(", ")
             lines.append(f"### Family {family}, {steps} sampling step{'s' * (steps != '1')}")
-            lines.append(self._table(results, order, setting))
+            rows = [HEAD, ["---"] * len(HEAD), *(self._row(name, results, setting) for name in results)]
+            lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
         return "\n\n".join(lines) + "\n"
 
-    def _table(self, results: dict[str, list[dict]], order: list[str], setting: str) -> str:
-        head = [
-            "design", "all", "moving", "hidden", "SSIM, moving", "flicker", "reprojection",
-            "trained", "GFLOP", f"gain over {REFERENCE}",
-        ]  # fmt: skip
-        rows = [head, ["---"] * len(head)]
-        for name in order:
-            runs = results[name]
-            scores = [run["scores"][setting] for run in runs]
-            cells = [name]
-            if name == "truth":
-                cells += ["", "", "", ""]
-            else:
-                for region in ("all", "moving", "hidden"):
-                    middle, half = interval([pooled_psnr(s[region]) for s in scores])
-                    cells.append(f"{middle:.2f}" + (f" +- {half:.2f}" if len(scores) > 1 else ""))
-                cells.append(f"{interval([pooled_ssim(s['moving']) for s in scores])[0]:.3f}")
-            cells += [f"{interval([s[k] for s in scores])[0]:.4f}" for k in ("flicker", "reprojection")]
-            cells += [f"{runs[0]['parameters']:,}" if runs[0]["flops"] else "", f"{runs[0]['flops'] / 1e9:.2f}"]
-            gain = ""
-            if REFERENCE in results and name not in ("truth", REFERENCE):
-                middle, low, high = paired_gain(runs, results[REFERENCE], setting, "moving")
-                gain = f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
-            rows.append([*cells, gain])
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    @staticmethod
+    def _row(name: str, results: dict[str, list[dict]], setting: str) -> list[str]:
+        from fourd_minimal.lab.ablation import interval, paired_gain, pooled_psnr, pooled_ssim
+
+        runs = results[name]
+        scores, cells = [run["scores"][setting] for run in runs], [name]
+        for region in ("all", "moving", "hidden"):
+            middle, half = interval([pooled_psnr(s[region]) for s in scores])
+            cells.append(f"{middle:.2f}" + (f" +- {half:.2f}" if len(scores) > 1 else ""))
+        cells.append(f"{interval([pooled_ssim(s['moving']) for s in scores])[0]:.3f}")
+        cells += [f"{interval([s[k] for s in scores])[0]:.4f}" for k in ("flicker", "reprojection")]
+        cells += [f"{runs[0]['parameters']:,}", f"{runs[0]['flops'] / 1e9:.2f}"] if runs[0]["flops"] else ["", ""]
+        cells.append(f"{runs[0]['rate']:g}" if runs[0].get("rate") else "")
+        if name in ("truth", REFERENCE) or REFERENCE not in results:
+            return [*cells, ""]
+        middle, low, high = paired_gain(runs, results[REFERENCE], setting, "moving")
+        return [*cells, f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"]

@@ -1,22 +1,26 @@
 """The paper's ablation on equal terms: every design over one frozen base, against the whole truth.
 
-Equal for all arms: the base, the scenes and noise of every training step, the number of steps, the sampler, the test
-scenes. Chosen for each arm: the learning rate, by the loss on validation scenes after a short run. Each trained arm
-runs once per seed; a seed changes the data and the noise of training. `compare` turns the results into a table.
+Equal for all arms that train 4D layers: the base, the scenes and noise of every step, the number of steps, the sampler,
+the test scenes. (Steps, not computation: its cost stands beside each arm. The unfrozen upper bound draws other scenes.)
+Chosen for each arm: the learning rate, by the loss on validation scenes after a shorter run. Each trained arm runs once
+per seed; a seed changes the data and the noise of training.
 
 Everything finished is a file in the folder, so a second call goes on where the first one stopped.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
@@ -31,7 +35,9 @@ from fourd_minimal.systems.weights import whole_file
 
 VALIDATION = HELD_OUT + 500_000
 """First seed of the scenes that choose learning rates: neither trained on nor tested on."""
-STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+RATE_SEED = 1_000
+"""Of the runs that choose learning rates."""
+STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """Half width of a 95% interval of the mean of n runs, in standard errors (Student's t)."""
 
 
@@ -46,7 +52,7 @@ class Arm:
 
 
 SCHEDULE = 0.85
-"""The share of pseudo-4D where an arm has both: the paper's 20k of 23k, rounded so that totals stay equal."""
+"""The share of pseudo-4D where an arm has both: the paper's 20k of 23k, rounded."""
 ARMS = {
     "sequential, eq. 5": Arm("sequential"),
     "average, eq. 12": Arm("average"),
@@ -63,60 +69,105 @@ ARMS = {
 
 
 def preset_of(arm: Arm, preset: FourRealVideoPreset, steps: int, rate: float, seed: int) -> FourRealVideoPreset:
-    """The one preset of all arms, with what this arm and this run change."""
-    assert arm.pseudo is not None
+    """The one preset of all arms, with what this arm and this run change.
+
+    Raises:
+        ValueError: an arm that is not trained.
+    """
+    if arm.pseudo is None:
+        raise ValueError(f"arm is {arm}; only arms that are trained have a preset.")
     counts = dict(sync_steps=steps, sync_pseudo_steps=round(arm.pseudo * steps), joint_steps=steps)
-    return replace(
-        preset, model=replace(preset.model, sync=arm.design), seed=seed, sync_lr=rate, joint_lr=rate, **counts
-    )
+    model = replace(preset.model, sync=arm.design)
+    return replace(preset, model=model, seed=seed, sync_lr=rate, joint_lr=rate, **counts)
 
 
 def validation_batches(preset: FourRealVideoPreset, families: Sequence[str], n: int = 16) -> list[Batch]:
     """One batch of true grids per family, at noise levels as in training."""
-    batches, generator = [], torch.Generator().manual_seed(VALIDATION)
+    batches, generator, cfg = [], torch.Generator().manual_seed(VALIDATION), preset.model
     for family in families:
-        model = preset.model
-        size = model.dit.image_size
-        clean = sample_scenes(n, model.views, model.times, size, VALIDATION, family, geometry=False).rgb * 2 - 1
+        size = cfg.dit.image_size
+        clean = sample_scenes(n, cfg.views, cfg.times, size, VALIDATION, family, geometry=False).rgb * 2 - 1
         sigma = noise_levels(preset, n, generator)
         noise = torch.randn(clean.shape, generator=generator)
-        seen = known_cells(model.views, model.times).expand(n, -1, -1)
+        seen = known_cells(cfg.views, cfg.times).expand(n, -1, -1)
         batches.append(Batch(add_noise(clean, noise, sigma), sigma, seen, clean))
     return batches
 
 
-def trained(
-    arm: Arm, preset: FourRealVideoPreset, base: FourRealVideo, folder: Path, device: str | torch.device
-) -> FourRealVideo:
-    """One run, resumable while it lasts."""
-    *_, last = train(arm.part, preset, folder, base, device=device)
-    return last.averaged().to(device)
-
-
 @torch.no_grad()
-def score(grids: Tensor, record: SceneRecord) -> dict[str, list]:
-    """What every table is made of: per scene, sums of squared errors and of SSIM over three sets of pixels, and counts.
+def score(grids: Tensor, record: SceneRecord) -> dict[str, list | float]:
+    """What every table is made of.
 
-    all: of unknown cells; moving: see `evaluation`; hidden: surfaces that the fixed view does not show at that time.
+    all, moving, hidden: over those pixels of unknown cells (see `evaluation.moving_pixels`, `hidden_from_fixed_view`),
+    three numbers per scene: the sum of squared errors, how many numbers it sums (three per pixel), and the sum of the
+    structural similarity (the usual Gaussian window of 11 pixels, so a toy frame's neighbourhoods are wide).
+    flicker, reprojection: one number each, see `consistency`.
     """
-    truth = record.rgb
-    n, v, t = truth.shape[:3]
-    frames = (a.flatten(0, 2) for a in (grids, truth))
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import: only here
+
+    n, v, t = record.rgb.shape[:3]
+    frames = (a.flatten(0, 2) for a in (grids, record.rgb))
     _, ssim = structural_similarity_index_measure(*frames, data_range=1.0, return_full_image=True)
     ssim = ssim.unflatten(0, (n, v, t)).mean(3, keepdim=True)
-    everywhere = torch.ones_like(record.alpha, dtype=torch.bool)
     regions = {
-        "all": everywhere,
+        "all": torch.ones_like(record.alpha, dtype=torch.bool),
         "moving": moving_pixels(record.alpha),
         "hidden": hidden_from_fixed_view(record),
     }
-    result = {}
+    result: dict[str, list | float] = {}
     for name, pixels in regions.items():
-        error, count = squared_errors(grids, truth, pixels)
-        chosen = (~known_cells(v, t))[..., None, None, None] & pixels
-        similar = torch.where(chosen, ssim, 0.0).flatten(1).sum(1)
+        error, count = squared_errors(grids, record.rgb, pixels)
+        unknown = (~known_cells(v, t))[..., None, None, None] & pixels
+        similar = torch.where(unknown, ssim, 0.0).flatten(1).sum(1)
         result[name] = [[float(f"{x:.6g}") for x in sums.tolist()] for sums in (error, count, similar)]
     return result | {"flicker": flicker(grids, record), "reprojection": reprojection_error(grids, record)}
+
+
+def pooled_psnr(entry: list[list[float]]) -> float:
+    """PSNR in dB of one run's pooled error; `entry` as `score` makes it. NaN where there are no such pixels."""
+    error, count, _ = entry
+    return -10 * (torch.tensor(error).sum() / torch.tensor(count).sum()).log10().item()
+
+
+def pooled_ssim(entry: list[list[float]]) -> float:
+    """Mean structural similarity over one run's pixels. NaN where there are none."""
+    _, count, similar = entry
+    return (3 * torch.tensor(similar).sum() / torch.tensor(count).sum()).item()  # three colours share one value
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over seeds and half the width of its 95% interval (Student's t); 0 for a single value."""
+    if len(values) < 2:
+        return mean(values), 0.0
+    return mean(values), STUDENT_95[len(values)] * stdev(values) / len(values) ** 0.5
+
+
+def paired_gain(
+    ours: list[dict], other: list[dict], setting: str, region: str, draws: int = 4000
+) -> tuple[float, float, float]:
+    """PSNR gained over another arm on the same scenes, in dB, with a 95% interval over scenes and seeds.
+
+    The errors of an arm's seeds are averaged, then pooled. The interval is a bootstrap: scenes are drawn again, the
+    same ones for both arms, and so are each arm's seeds.
+    """
+    generator, means = torch.Generator().manual_seed(0), []
+    errors = [torch.tensor([run["scores"][setting][region][0] for run in runs]) for runs in (ours, other)]
+    scenes = torch.randint(errors[0].shape[1], (draws, errors[0].shape[1]), generator=generator)
+    for error in errors:
+        seeds = torch.randint(len(error), (draws, len(error)), generator=generator)
+        means.append(error[seeds].mean(1).gather(1, scenes).sum(1))
+    gains = 10 * (means[1] / means[0]).log10()
+    low, high = gains.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return 10 * (errors[1].mean(0).sum() / errors[0].mean(0).sum()).log10().item(), low, high
+
+
+def flops(model: FourRealVideo) -> int:
+    """Floating-point operations of one evaluation on one grid: a multiplication and an addition are two."""
+    config = model.config
+    grid = torch.zeros(1, config.views, config.times, 3, *config.dit.image_size, device=next(model.parameters()).device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.denoise_grid(grid, torch.ones(1, device=grid.device), grid)  # fused attention would not be counted
+    return counter.get_total_flops()
 
 
 @dataclass(frozen=True)
@@ -124,16 +175,26 @@ class Ablation:
     """What is run, on what, and where it is kept."""
 
     preset: FourRealVideoPreset
+    """Its seed, and the steps and rates of the stages on grids, are replaced by what stands below."""
     base: FourRealVideo
     folder: Path
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 300
     rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
-    rate_steps: int = 60
+    rate_steps: int = 150
     families: tuple[str, ...] = ("simple", "hard")
     scenes: int = 64
     sampler_steps: tuple[int, ...] = (1, 8)
     device: str | torch.device = "cpu"
+
+    def __post_init__(self):
+        for name in ("steps", "rate_steps", "scenes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
+            raise ValueError(f"rates is {self.rates}; one or more numbers between 0 and 1 are wanted.")
+        if not 1 <= len(self.seeds) <= max(STUDENT_95):
+            raise ValueError(f"seeds is {self.seeds}; 1 to {max(STUDENT_95)} are wanted.")
 
     def run(self, arms: dict[str, Arm] = ARMS) -> Iterator[str]:
         """Do what is missing, yielding a line for whatever was done.
@@ -141,7 +202,7 @@ class Ablation:
         Raises:
             ValueError: the folder holds results of other settings.
         """
-        self._check_settings()
+        self._check_settings(arms)
         yield from self._baselines()
         for name, arm in arms.items():
             if arm.pseudo is None:
@@ -155,42 +216,45 @@ class Ablation:
             for seed in self.seeds:
                 if not self._path(name, seed).exists():
                     preset = preset_of(arm, self.preset, self.steps, rate, seed)
-                    folder = self.folder / "running" / f"{slug(name)}_{seed}"
-                    yield self._measure(name, seed, arm, trained(arm, preset, self.base, folder, self.device))
-                    for file in folder.iterdir():  # the checkpoint, no longer needed
-                        file.unlink()
+                    with self._trained(arm, preset, f"{slug(name)}_{seed}") as model:
+                        done = self._measure(name, seed, arm, model, rate)
+                    yield done
 
-    def records(self) -> dict[str, SceneRecord]:
-        """The test scenes."""
-        model = self.preset.model
-        size = model.dit.image_size
-        return {f: sample_scenes(self.scenes, model.views, model.times, size, HELD_OUT, f) for f in self.families}
-
-    def results(self) -> dict[str, list[dict]]:
-        """What is there so far: arm or baseline -> one entry per seed."""
+    def results(self, arms: dict[str, Arm] = ARMS) -> dict[str, list[dict]]:
+        """What is there so far of these arms and seeds: baseline or arm -> one entry per seed."""
         found: dict[str, list[dict]] = {}
-        for path in sorted(self.folder.glob("*__*.json")):
-            if "scores" in (result := self._read(path)):
-                found.setdefault(result["arm"], []).append(result)
+        for name in ("truth", *TRIVIAL, *arms):
+            paths = [self._path(name, seed) for seed in self.seeds]
+            if runs := [self._read(path) for path in paths if path.exists()]:
+                found[name] = runs
         return found
 
-    def _check_settings(self) -> None:
-        path, base = self.folder / "settings.json", fingerprint(self.base.base)
+    @cached_property
+    def records(self) -> dict[str, SceneRecord]:
+        """The test scenes."""
+        cfg = self.preset.model
+        shape = self.scenes, cfg.views, cfg.times, cfg.dit.image_size
+        return {family: sample_scenes(*shape, HELD_OUT, family) for family in self.families}
+
+    def _check_settings(self, arms: dict[str, Arm]) -> None:
+        path = self.folder / "settings.json"
         numbers = {k: getattr(self, k) for k in ("steps", "rates", "rate_steps", "families", "scenes", "sampler_steps")}
-        now = json.loads(json.dumps(numbers | dict(base=base, preset=asdict(self.preset))))
-        before = self._read(path) if path.exists() else now
-        changed = [k for k in now if now[k] != before[k]]
+        numbers |= dict(base=fingerprint(self.base.base), preset=asdict(self.preset))
+        numbers |= {f"arm '{name}'": asdict(arm) for name, arm in arms.items()}
+        now = json.loads(json.dumps(numbers))
+        before = self._read(path) if path.exists() else {}
+        changed = [k for k in now if k in before and now[k] != before[k]]
         if changed:
             raise ValueError(
                 f"{self.folder} holds results of other settings ({', '.join(changed)} differ); use another folder."
             )
-        self._write(path, now)
+        self._write(path, before | now)
 
     def _baselines(self) -> Iterator[str]:
-        candidates = TRIVIAL | {"truth": lambda grids: grids}
+        candidates = {"truth": lambda grids: grids} | TRIVIAL
         for name, complete in candidates.items():
             if not self._path(name, 0).exists():
-                by_family = {family: score(complete(r.rgb), r) for family, r in self.records().items()}
+                by_family = {family: score(complete(r.rgb), r) for family, r in self.records.items()}
                 scores = {f"{family}, {n}": s for family, s in by_family.items() for n in self.sampler_steps}
                 yield self._write(self._path(name, 0), dict(arm=name, seed=0, scores=scores, parameters=0, flops=0))
 
@@ -198,25 +262,31 @@ class Ablation:
         path = self._path(name, "rate")
         if path.exists():
             return
-        losses = {}
-        batches = validation_batches(self.preset, self.families)
+        losses, batches = {}, validation_batches(self.preset, self.families)
         for rate in self.rates:
-            preset = preset_of(arm, self.preset, self.rate_steps, rate, seed=len(self.seeds) + 100)
-            folder = self.folder / "running" / f"{slug(name)}_rate_{rate:g}"
-            model = trained(arm, preset, self.base, folder, self.device)
-            with torch.no_grad():
+            preset = preset_of(arm, self.preset, self.rate_steps, rate, RATE_SEED)
+            with self._trained(arm, preset, f"{slug(name)}_rate_{rate:g}") as model, torch.no_grad():
                 losses[rate] = batch_loss(model, batches, self.device).item()
         best = min(losses, key=losses.get)
         yield self._write(path, dict(arm=name, rate=best, losses={f"{k:g}": v for k, v in losses.items()}))
 
-    def _measure(self, name: str, seed: int, arm: Arm, model: FourRealVideo) -> str:
+    @contextmanager
+    def _trained(self, arm: Arm, preset: FourRealVideoPreset, name: str) -> Iterator[FourRealVideo]:
+        """One training run, resumable until what it is for is done."""
+        folder = self.folder / "running" / name
+        every = max(1, preset.joint_steps // 5)
+        *_, last = train(arm.part, preset, folder, self.base, checkpoint_every=every, device=self.device)
+        yield last.averaged()
+        shutil.rmtree(folder)
+
+    def _measure(self, name: str, seed: int, arm: Arm, model: FourRealVideo, rate: float | None = None) -> str:
         scores = {}
-        for family, record in self.records().items():
+        for family, record in self.records.items():
             for n in self.sampler_steps:
                 scores[f"{family}, {n}"] = score(predict(model, record.rgb, n), record)
-        parameters = sum(p.numel() for p in model.part(arm.part).parameters())
-        result = dict(arm=name, seed=seed, scores=scores, parameters=parameters, flops=flops(model))
-        return self._write(self._path(name, seed), result)
+        cost = dict(parameters=sum(p.numel() for p in model.part(arm.part).parameters()), flops=flops(model))
+        result = dict(arm=name, seed=seed, rate=rate, device=str(self.device), scores=scores)
+        return self._write(self._path(name, seed), result | cost)
 
     def _path(self, name: str, what: int | str) -> Path:
         return self.folder / f"{slug(name)}__{what}.json"
@@ -235,43 +305,3 @@ class Ablation:
 def slug(name: str) -> str:
     """A name as part of a file's name."""
     return "".join(c if c.isalnum() else "_" for c in name)
-
-
-def flops(model: FourRealVideo) -> int:
-    """Floating-point operations of one evaluation on one grid: a multiplication and an addition are two."""
-    config = model.config
-    grid = torch.zeros(1, config.views, config.times, 3, *config.dit.image_size, device=next(model.parameters()).device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.denoise_grid(grid, torch.ones(1, device=grid.device), grid)
-    return counter.get_total_flops()
-
-
-def pooled_ssim(entry: list) -> float:
-    """Mean structural similarity over one seed's pixels; three colours share one value."""
-    _, count, similar = entry
-    return 3 * sum(similar) / sum(count)
-
-
-def pooled_psnr(entry: list) -> float:
-    """PSNR in dB of one seed's pooled error; `entry` as `score` makes it."""
-    error, count, _ = entry
-    return -10 * torch.tensor(sum(error) / sum(count)).log10().item()
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95% interval (Student's t); 0 for a single value."""
-    if len(values) < 2:
-        return mean(values), 0.0
-    return mean(values), STUDENT_95.get(len(values), 2.6) * stdev(values) / len(values) ** 0.5
-
-
-def paired_gain(ours: list[dict], other: list[dict], setting: str, region: str) -> tuple[float, float, float]:
-    """PSNR gained over another arm on the same scenes: the gain, and its 95% interval over scenes (paired bootstrap).
-
-    The errors of an arm's seeds are summed first, so the interval speaks of scenes; `interval` speaks of seeds.
-    """
-    a, b = (torch.tensor([r["scores"][setting][region][0] for r in runs]).mean(0) for runs in (ours, other))
-    pick = torch.randint(len(a), (4000, len(a)), generator=torch.Generator().manual_seed(0))
-    gains = 10 * (b[pick].sum(1) / a[pick].sum(1)).log10()
-    low, high = gains.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return 10 * (b.sum() / a.sum()).log10().item(), low, high

@@ -1,16 +1,20 @@
 """The ablation: equal terms, resumable, and tables that say what the numbers say."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.ablate import Ablate
+from fourd_minimal.lab.ablate import HEAD, Ablate
 from fourd_minimal.lab.ablation import (
     ARMS,
+    RATE_SEED,
+    VALIDATION,
     Ablation,
     Arm,
     flops,
@@ -20,9 +24,11 @@ from fourd_minimal.lab.ablation import (
     pooled_ssim,
     preset_of,
     score,
+    validation_batches,
 )
-from fourd_minimal.lab.evaluation import copy_row, moving_pixels, psnr
-from fourd_minimal.lab.training import grid_batch
+from fourd_minimal.lab.consistency import flicker, hidden_from_fixed_view, reprojection_error
+from fourd_minimal.lab.evaluation import copy_row, moving_pixels, predict, psnr
+from fourd_minimal.lab.training import batch_loss, grid_batch, train
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 SMOKE = PRESETS["smoke"]
@@ -30,42 +36,101 @@ FEW = {name: ARMS[name] for name in ("average, eq. 12", "hard", "soft", "soft, 3
 
 
 def an_ablation(folder, **options):
+    """Over a base whose every layer speaks, or no gradient would reach what is trained."""
     torch.manual_seed(0)
     base = FourRealVideo(replace(SMOKE.model, sync="weighted"))
-    small = dict(seeds=(0, 1), steps=3, rates=(1e-3, 1e-2), rate_steps=2, families=("simple",), scenes=2)
+    for p in base.base.parameters():
+        nn.init.normal_(p, std=0.1)
+    small = dict(seeds=(0, 1), steps=3, rates=(1e-3, 1e-1), rate_steps=2, families=("simple",), scenes=2)
     return Ablation(SMOKE, base, folder, **(small | options))
 
 
-def test_it_goes_on_where_it_stopped(tmp_path):
-    whole = [*an_ablation(tmp_path / "whole").run(FEW)]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    ablation = an_ablation(tmp_path_factory.mktemp("ablation"))
+    return ablation, [*ablation.run(FEW)]
+
+
+def test_it_goes_on_where_it_stopped(finished, tmp_path):
+    ablation, whole = finished
     assert len(whole) == 4 + 1 + 3 * (1 + 2)  # truth and copies; one untrained; three trained: a rate, two seeds
-    cut = an_ablation(tmp_path / "cut").run(FEW)
+    cut = an_ablation(tmp_path).run(FEW)
     begun = [next(cut) for _ in range(7)]
     cut.close()
-    rest = [*an_ablation(tmp_path / "cut").run(FEW)]
+    rest = [*an_ablation(tmp_path).run(FEW)]
     assert begun + rest == whole
-    assert an_ablation(tmp_path / "cut").results() == an_ablation(tmp_path / "whole").results()
-    assert [*an_ablation(tmp_path / "cut").run(FEW)] == []
+    assert an_ablation(tmp_path).results(FEW) == ablation.results(FEW)
+    assert [*an_ablation(tmp_path).run(FEW)] == []
+    assert not any((tmp_path / "running").iterdir())
+
+
+def test_results_are_those_of_the_run_they_name(finished):
+    """Arms differ, seeds differ, steps differ; and a run made by hand gives the numbers of the file."""
+    ablation, _ = finished
+    results = ablation.results(FEW)
+    moving = lambda run, n: run["scores"][f"simple, {n}"]["moving"][0]  # noqa: E731
+    trained = [run for name in FEW for run in results[name]]
+    assert len({tuple(moving(run, 1)) for run in trained}) == len(trained) == 1 + 3 * 2
+    assert all(moving(run, 1) != moving(run, 8) for run in trained)
+    for name, part in (("hard", "sync"), ("soft, 3D only, everything unfrozen", "joint")):
+        rate = json.loads((ablation.folder / f"{name.replace(' ', '_').replace(',', '_')}__rate.json").read_text())
+        assert rate["rate"] == float(min(rate["losses"], key=rate["losses"].get)) == results[name][1]["rate"]
+        *_, last = train(part, preset_of(ARMS[name], SMOKE, 3, rate["rate"], 1), base=ablation.base)
+        grids = predict(last.averaged(), ablation.records["simple"].rgb, 1)
+        by_hand = score(grids, ablation.records["simple"])["moving"][0]
+        assert moving(results[name][1], 1) == pytest.approx(by_hand, rel=1e-4)
+        parameters = sum(p.numel() for p in last.averaged().part(part).parameters())
+        assert results[name][1]["parameters"] == parameters
+    untrained = FourRealVideo(replace(SMOKE.model, sync="average"))
+    untrained.base.load_state_dict(ablation.base.base.state_dict())
+    by_hand = score(predict(untrained, ablation.records["simple"].rgb, 8), ablation.records["simple"])["moving"][0]
+    assert moving(results["average, eq. 12"][0], 8) == pytest.approx(by_hand, rel=1e-4)
+    assert moving(results["truth"][0], 1) == [0, 0]
+
+
+def test_the_rate_is_chosen_on_other_scenes_by_another_seed(finished):
+    ablation, _ = finished
+    losses = json.loads((ablation.folder / "soft__rate.json").read_text())["losses"]
+    batches = validation_batches(SMOKE, ("simple",))
+    *_, last = train("sync", preset_of(ARMS["soft"], SMOKE, 2, 1e-3, RATE_SEED), base=ablation.base)
+    with torch.no_grad():
+        assert losses["0.001"] == pytest.approx(batch_loss(last.averaged(), batches).item(), rel=1e-4)
+    assert RATE_SEED > 100 and HELD_OUT + 10_000 < VALIDATION
+    (batch,) = batches
+    assert batch.sigma.max() == 1 and batch.sigma.min() < 0.9
+    assert (batch.noisy - batch.clean).abs().mean() > 0.1
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     next(an_ablation(tmp_path).run(FEW))
-    next(an_ablation(tmp_path, seeds=(0, 1, 2)).run(FEW))  # more seeds are welcome
+    next(an_ablation(tmp_path, seeds=(0, 1, 2)).run(FEW))  # more seeds are welcome, and so are more arms
+    next(an_ablation(tmp_path).run(FEW | {"soft, 3D only": ARMS["soft, 3D only"]}))
     with pytest.raises(ValueError, match=r"holds results of other settings \(steps, base differ\)"):
         other = an_ablation(tmp_path, steps=4)
-        torch.nn.init.normal_(other.base.base.patch_in.weight)
+        nn.init.zeros_(other.base.base.patch_in.weight)
         next(other.run(FEW))
+    with pytest.raises(ValueError, match="arm 'soft' differ"):
+        next(an_ablation(tmp_path).run({"soft": Arm("hard", 0.0)}))
 
 
-def test_all_arms_see_the_same_data(tmp_path):
-    """Same seed, same steps: the same grids and noise in every arm, pseudo-4D or not at the same step."""
-    hard, soft = (preset_of(ARMS[name], SMOKE, 20, rate, 1) for name, rate in (("hard", 1e-3), ("soft", 1e-2)))
+def test_only_the_seeds_asked_for_count(finished):
+    ablation, _ = finished
+    one = replace(ablation, seeds=(0,)).results(FEW)
+    assert [len(runs) for runs in one.values()] == [1] * len(one)
+
+
+def test_all_arms_see_the_same_data():
+    """Same seed, same steps: the same scenes and noise in every arm; pseudo-4D or true, the noise is the same."""
+    presets = {name: preset_of(arm, SMOKE, 20, 1e-3, 1) for name, arm in ARMS.items() if arm.pseudo is not None}
     for number in (0, 16, 17, 19):
-        (a,), (b,) = (grid_batch(p, "sync", number) for p in (hard, soft))
-        assert torch.equal(a.noisy, b.noisy) and torch.equal(a.clean, b.clean)
-    assert hard.sync_pseudo_steps == 17 and (hard.sync_lr, soft.sync_lr) == (1e-3, 1e-2)
-    only = {name: preset_of(ARMS[name], SMOKE, 20, 1e-3, 1).sync_pseudo_steps for name in ARMS if "only" in name}
-    assert [*only.values()] == [20, 0, 0]
+        (reference,) = grid_batch(presets["soft"], "sync", number)
+        for name, preset in presets.items():
+            (batch,) = grid_batch(preset, "sync", number)
+            assert torch.equal(batch.sigma, reference.sigma)
+            if "only" not in name:
+                assert torch.equal(batch.noisy, reference.noisy)
+    assert presets["hard"].sync_pseudo_steps == 17
+    assert [p.sync_pseudo_steps for name, p in presets.items() if "only" in name] == [20, 0, 0]
 
 
 def test_every_trained_arm_has_what_the_comparison_claims():
@@ -82,13 +147,15 @@ def test_scores_are_those_of_evaluation():
     record = sample_scenes(3, 3, 3, 16, HELD_OUT)
     guess = copy_row(record.rgb)
     result = score(guess, record)
-    assert pooled_psnr(result["all"]) == pytest.approx(psnr(guess, record.rgb), abs=1e-4)
-    assert pooled_psnr(result["moving"]) == pytest.approx(
-        psnr(guess, record.rgb, moving_pixels(record.alpha)), abs=1e-4
-    )
-    perfect = score(record.rgb, record)
-    assert pooled_ssim(perfect["moving"]) == pytest.approx(1, abs=1e-5)
+    regions = {"all": None, "moving": moving_pixels(record.alpha), "hidden": hidden_from_fixed_view(record)}
+    values = {name: pooled_psnr(result[name]) for name in regions}
+    for name, pixels in regions.items():
+        assert values[name] == pytest.approx(psnr(guess, record.rgb, pixels), abs=1e-3)
+    assert len({round(v, 2) for v in values.values()}) == 3
+    assert result["flicker"] == flicker(guess, record) and result["reprojection"] == reprojection_error(guess, record)
+    assert pooled_ssim(score(record.rgb, record)["moving"]) == pytest.approx(1, abs=1e-5)
     assert pooled_ssim(result["moving"]) < 0.95
+    assert math.isnan(pooled_psnr([[0.0], [0.0], [0.0]])) and math.isnan(pooled_ssim([[0.0], [0.0], [0.0]]))
 
 
 def test_interval_is_students():
@@ -98,34 +165,85 @@ def test_interval_is_students():
     assert interval([3.0]) == (3.0, 0.0)
 
 
+def runs_with(*errors, flicker=0.1, reprojection=0.2, parameters=5, flops=3_000_000_000):
+    entries = [
+        {"all": [e, [1] * len(e), [0] * len(e)], "flicker": flicker, "reprojection": reprojection} for e in errors
+    ]
+    for entry, e in zip(entries, errors, strict=True):
+        entry["moving"] = [[10 * x for x in e], [1] * len(e), [0.1] * len(e)]
+        entry["hidden"] = [[100 * x for x in e], [1] * len(e), [0.2] * len(e)]
+    cost = dict(parameters=parameters, flops=flops, rate=2e-3, device="cpu")
+    return [{"scores": {"simple, 1": entry}} | cost for entry in entries]
+
+
 def test_paired_gain_of_a_constant_factor_is_exact():
-    a = [{"scores": {"simple, 1": {"moving": [[1.0, 2.0, 5.0], [1, 1, 1], [0, 0, 0]]}}}]
-    b = [{"scores": {"simple, 1": {"moving": [[10.0, 20.0, 50.0], [1, 1, 1], [0, 0, 0]]}}}]
+    a, b = runs_with([1.0, 2.0, 5.0]), runs_with([10.0, 20.0, 50.0])
     assert paired_gain(a, b, "simple, 1", "moving") == pytest.approx((10, 10, 10), abs=1e-4)
     assert paired_gain(b, a, "simple, 1", "moving") == pytest.approx((-10, -10, -10), abs=1e-4)
 
 
-def test_flops_of_the_streams():
-    """Two streams cost about what one stream does that passes every block twice; more depth costs more."""
+def test_paired_gain_covers_scenes_and_seeds():
+    """A gain whose logarithm is nearly normal over scenes: the interval is 1.96 standard errors either way."""
+    generator = torch.Generator().manual_seed(0)
+    gains = 1 + 0.2 * torch.randn(400, generator=generator)  # dB
+    ours, other = runs_with((10 ** (-gains / 10)).tolist()), runs_with([1.0] * 400)
+    middle, low, high = paired_gain(ours, other, "simple, 1", "moving")
+    assert middle == pytest.approx(1, abs=0.05)
+    assert high - low == pytest.approx(2 * 1.96 * 0.2 / 20, rel=0.15)
+    uneven = runs_with([1.0] * 400, [2.0] * 400)  # two seeds that differ: now they carry the interval
+    middle, low, high = paired_gain(uneven, other, "simple, 1", "moving")
+    assert middle == pytest.approx(-10 * math.log10(1.5)) and (low, high) == pytest.approx((-3.01, 0), abs=0.01)
+
+
+def test_flops_are_those_of_the_matrix_products():
+    """The difference of two depths is that of the blocks: every product of a block, attention included, by hand."""
     cpu = PRESETS["cpu"].model
-    soft, sequential = (flops(FourRealVideo(replace(cpu, sync=sync))) for sync in ("weighted", "sequential"))
-    assert sequential == pytest.approx(soft, rel=0.05)
-    shallow = replace(cpu, sync="weighted", dit=replace(cpu.dit, depth=3))
-    assert flops(FourRealVideo(shallow)) == pytest.approx(soft / 2, rel=0.1)
+    deep, shallow = (
+        flops(FourRealVideo(replace(cpu, sync="weighted", dit=replace(cpu.dit, depth=depth)))) for depth in (6, 3)
+    )
+    videos, tokens, d, frames = 8, 4 * 36, 96, 4
+    per_token = 2 * (4 * d * d + 2 * 4 * d * d)  # q, k, v, out; two layers of the mlp
+    attention = 2 * 2 * tokens * tokens * d
+    block = videos * (tokens * per_token + attention + frames * 2 * d * 6 * d)
+    assert deep - shallow == 3 * block
+    sequential = flops(FourRealVideo(replace(cpu, sync="sequential")))
+    assert sequential == deep  # one stream that passes every block twice
 
 
-def test_the_table_names_the_numbers(tmp_path):
-    ablation = an_ablation(tmp_path)
-    for _ in ablation.run(FEW):
-        pass
-    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(ablation.results())
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("| ")}
-    assert {"truth", "copy row", *FEW} <= set(rows)
-    wanted = pooled_psnr(ablation.results()["average, eq. 12"][0]["scores"]["simple, 8"]["moving"])
-    assert rows["average, eq. 12"][2] == f"{wanted:.2f}"
-    assert " +- " in rows["soft"][2] and rows["soft"][-1].strip(" |") == ""
+def test_the_table_is_the_numbers():
+    results = {
+        "truth": runs_with([0.0, 0.0], flicker=0.01, reprojection=0.02, parameters=0, flops=0),
+        "hard": runs_with([2e-4, 2e-4], [2e-4, 2e-4]),
+        "soft": runs_with([1e-4, 1e-4], [1e-4, 1e-4]),
+    }
+    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(results)
+    rows = {
+        line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line
+    }
+    hard = dict(zip(HEAD, rows["hard"], strict=True))
+    assert hard == {
+        "design": "hard", "all": "36.99 +- 0.00", "moving": "26.99 +- 0.00", "hidden": "16.99 +- 0.00",
+        "SSIM, moving": "0.300", "flicker": "0.1000", "reprojection": "0.2000", "trained": "5", "GFLOP": "3.00",
+        "rate": "0.002", "gain over soft": "-3.01 (-3.01 to -3.01)",
+    }  # fmt: skip
+    assert rows["truth"][5:7] == ["0.0100", "0.0200"]
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(steps=0), "steps is 0"),
+        (dict(rate_steps=0), "rate_steps is 0"),
+        (dict(rates=()), r"rates is \(\)"),
+        (dict(rates=(math.nan,)), r"rates is \(nan,\)"),
+        (dict(seeds=()), r"seeds is \(\)"),
+    ],
+)
+def test_errors_name_the_argument(tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        an_ablation(tmp_path, **options)
 
 
 def test_an_arm_without_training_has_no_preset():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="only arms that are trained have a preset"):
         preset_of(Arm("average"), SMOKE, 3, 1e-3, 0)
