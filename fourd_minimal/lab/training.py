@@ -1,4 +1,4 @@
-"""The training loop: one generator for all stages, so the caller owns the `for`.
+"""How 4Real-Video is trained: three stages, each a recipe for the one loop.
 
     for step in train("base", preset, folder):  print(step.number, step.loss)
     for step in train("sync", preset, folder, base):  ...
@@ -7,17 +7,10 @@ Stage "base" trains the video model on single videos with random masks (section 
 the synchronisation layers on grids, first flat ones made of single videos, then true ones (section 3.3). Stage "joint"
 trains both on true grids, which the paper does not do and a base as small as ours gains from. All minimise the
 velocity-matching loss.
-
-Everything random in a step (its scenes, masks, noise levels, noise) is a function of the preset's seed and the step's
-number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened.
 """
 
-import copy
-import math
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -26,14 +19,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
-from fourd_minimal.systems.weights import load_weights, save_weights
 from fourd_minimal.video_dit import Context
 
 STAGES: tuple[Part, ...] = get_args(Part)
@@ -48,18 +40,6 @@ class Batch(NamedTuple):
     seen: Tensor
     clean: Tensor
     context: Context | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the caller sees after each step."""
-
-    number: int
-    loss: float
-    seconds: float
-    """Spent on this stage, also before an interruption."""
-    averaged: Callable[[], FourRealVideo]
-    """Makes the model with the averaged weights: the result so far."""
 
 
 def step_generator(preset: FourRealVideoPreset, stage: Part, number: int) -> torch.Generator:
@@ -157,34 +137,12 @@ def batch_loss(model: FourRealVideo, batches: list[Batch], device: str | torch.d
     return sum(losses) / len(losses)
 
 
-def prefetched(make: Callable[[int], list[Batch]], numbers: range) -> Iterator[tuple[int, list[Batch]]]:
-    """The batch of every step, rendered while the step before it trains."""
-    with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(make, numbers.start) if numbers else None
-        for number in numbers:
-            batch = coming.result()
-            if number + 1 in numbers:
-                coming = worker.submit(make, number + 1)
-            yield number, batch
-
-
 def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> float:
     """Linear warm-up, then a half cosine down to 0; stage "sync" does so on pseudo-4D, and again on true grids."""
     peak, steps, cut = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps"), preset.sync_pseudo_steps
     if stage == "sync" and cut:
         number, steps = (number, cut) if number < cut else (number - cut, steps - cut)
-    warmup = max(1, min(preset.warmup, steps // 5))
-    progress = max(0, number - warmup) / max(1, steps - warmup)
-    return peak * min(1.0, (number + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-def averaging(decay: float) -> Callable:
-    """An exponential average that forgets its start: at step n the decay is at most (1 + n) / (10 + n)."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n.item()) / (10 + n.item())))
-
-    return torch.no_grad()(update)
+    return warm_cosine(peak, number, steps, preset.warmup)
 
 
 def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
@@ -204,7 +162,7 @@ def train(
     base: FourRealVideo | None = None,
     checkpoint_every: int = 500,
     device: str | torch.device = "cpu",
-) -> Iterator[Step]:
+) -> Iterator[Step[FourRealVideo]]:
     """Train one stage, yielding after every step; the last step's `averaged()` is the result.
 
     Args:
@@ -226,63 +184,16 @@ def train(
     if base is not None:
         known: Part = "joint" if stage == "joint" and base.config == preset.model else "base"
         model.part(known).load_state_dict(base.part(known).state_dict())
-    model.requires_grad_(False)
-    part = model.part(stage).requires_grad_(True)
-    averaged = AveragedModel(part, multi_avg_fn=averaging(preset.ema if stage == "base" else preset.grid_ema))
-    optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    steps = getattr(preset, f"{stage}_steps")
-    path = Path(folder) / f"{stage}_checkpoint.safetensors" if folder is not None else None
-    start, seconds = 0, 0.0
-    if path is not None and path.exists():
-        start, seconds = _resume(path, preset, stage, part, averaged, optimiser)
-
-    def snapshot() -> FourRealVideo:
-        result = copy.deepcopy(model).requires_grad_(False)
-        result.part(stage).load_state_dict(averaged.module.state_dict())
-        return result
-
-    if start == steps:
-        yield Step(steps, math.nan, seconds, snapshot)
-    make = partial(base_batch, preset) if stage == "base" else partial(grid_batch, preset, stage)
-    began = time.perf_counter() - seconds
-    for number, batches in prefetched(make, range(start, steps)):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(preset, stage, number)
-        loss = batch_loss(model, batches, device)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
-        optimiser.step()
-        averaged.update_parameters(part)
-        done, seconds = number + 1, time.perf_counter() - began
-        if path is not None and (done % checkpoint_every == 0 or done == steps):
-            save_weights(path, _state(part, averaged, optimiser), preset, stage=stage, step=done, seconds=seconds)
-        yield Step(done, loss.item(), seconds, snapshot)
-
-
-def _state(part, averaged, optimiser) -> dict[str, Tensor]:
-    """Everything a run needs to go on, as flat named tensors."""
-    names = [name for name, _ in part.named_parameters()]
-    state = {f"part.{k}": v for k, v in part.state_dict().items()}
-    state |= {f"averaged.{k}": v for k, v in averaged.state_dict().items()}
-    for index, slot in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser.{names[index]}.{key}": value for key, value in slot.items()}
-    return {k: v.clone() for k, v in state.items()}
-
-
-def _resume(path: Path, preset: FourRealVideoPreset, stage: Part, part, averaged, optimiser) -> tuple[int, float]:
-    """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
-    tensors, saved, notes = load_weights(path, type(preset))
-    wanted = settings_of(preset, stage)
-    changed = [k for k, v in settings_of(saved, stage).items() if v != wanted[k]]
-    if changed:
-        raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
-    cut = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("part", "averaged")}
-    part.load_state_dict(cut["part"])
-    averaged.load_state_dict(cut["averaged"])
-    slots = {
-        index: {key: tensors[f"optimiser.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        for index, (name, _) in enumerate(part.named_parameters())
-    }
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
-    return notes["step"], notes["seconds"]
+    recipe = Recipe(
+        model,
+        part=lambda whole: whole.part(stage),
+        steps=getattr(preset, f"{stage}_steps"),
+        batch=partial(base_batch, preset) if stage == "base" else partial(grid_batch, preset, stage),
+        loss=partial(batch_loss, device=device),
+        rate=partial(learning_rate, preset, stage),
+        decay=preset.ema if stage == "base" else preset.grid_ema,
+        config=preset,
+        settings=partial(settings_of, stage=stage),
+    )
+    path = None if folder is None else Path(folder) / f"{stage}_checkpoint.safetensors"
+    yield from fit(recipe, path, checkpoint_every)

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.lab.loop import averaging
 from fourd_minimal.lab.training import (
-    averaging,
     base_batch,
     batch_loss,
     grid_batch,
