@@ -4,6 +4,7 @@
     hard       the same object, sliding and tilting as well: motion in depth, which one view hides.
     creature   an articulated animal walking on white: the small Objaverse.
     ground     two to four moving objects on a checkered ground.
+    plain      the object of `simple` in one colour that has a name, so that its caption says what is seen.
 
 A scene is continuous: 4x4 and 8x8 grids of one seed show the same scene. Objects stay within 1.5 units of the origin
 (the slab of `ground` reaches 2.1) and in sight, but for an edge now and then. Training uses seeds below 1,000,000 only;
@@ -11,6 +12,7 @@ what is measured uses seeds from there on.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,9 @@ from fourd_minimal.data.analytic_renderer import MovingObjects, render
 from fourd_minimal.data.scene_record import SceneRecord
 
 RADIUS, FOV_DEG = 3.9, 36.0
-FAMILIES = ("simple", "hard", "creature", "ground")
+FAMILIES = ("simple", "hard", "creature", "ground", "plain")
+COLOURS = dict(red=0.0, orange=0.08, yellow=0.16, green=0.35, cyan=0.5, blue=0.63, purple=0.78, pink=0.9)
+"""Names of hues, in [0, 1] around the circle."""
 HELD_OUT = 1_000_000
 """First seed that no training run may use."""
 
@@ -74,17 +78,31 @@ def _facing_colours(draw: _Draw, k: int) -> Float[Tensor, "n k 6 3"]:
     return hue(torch.where(same, hues[..., :1], hues))
 
 
-def _one_object(draw: _Draw, time: Tensor, in_depth: bool) -> tuple[Tensor, int, Tensor, Tensor]:
-    """`simple` and `hard`: a ball slot and a box slot, one of which is shrunk to nothing."""
+def colour_name(h: float) -> str:
+    """The nearest of `COLOURS`."""
+    return min(COLOURS, key=lambda name: abs((COLOURS[name] - h + 0.5) % 1 - 0.5))
+
+
+def _sentence(name: str, noun: str, verb: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name} {noun} {verb}"
+
+
+Scenes = tuple[tuple[Tensor, int, Tensor, Tensor], list[str]]
+"""The fields of `MovingObjects` that a family decides, and a caption for each scene."""
+
+
+def _one_object(draw: _Draw, time: Tensor, family: str) -> Scenes:
+    """`simple`, `hard` and `plain`: a ball slot and a box slot, one of which is shrunk to nothing."""
     n, t = draw.n, len(time)
     half = draw.uniform(0.42, 0.72, 1, 3).expand(n, t, 3)
     bounces = draw.chance(0.6, 1)
     height = torch.where(bounces, 0.4 * draw.wave(time), 0.0)
-    squash = torch.where(bounces & draw.chance(0.6, 1), 0.0, 0.35 * draw.wave(time)).exp()
+    rigid = bounces & draw.chance(0.6, 1)
+    squash = torch.where(rigid, 0.0, 0.35 * draw.wave(time)).exp()
     scale = half * torch.stack([squash**-0.5, squash, squash**-0.5], -1)
     position = torch.stack([torch.zeros(n, t), height, torch.zeros(n, t)], -1)
     turn = rotation(draw.uniform(0, 2 * math.pi, 1), "y")
-    if in_depth:
+    if family == "hard":
         slide = 0.3 * draw.wave(time, 2)
         position = position + torch.stack([slide[..., 0], torch.zeros(n, t), slide[..., 1]], -1)
         turn = turn @ rotation(0.4 * draw.wave(time), "x") @ rotation(0.4 * draw.wave(time), "z")
@@ -92,10 +110,22 @@ def _one_object(draw: _Draw, time: Tensor, in_depth: bool) -> tuple[Tensor, int,
     box = draw.chance(0.5, 1, 1)
     shown = torch.stack([torch.where(box, 1e-4, 1.0), torch.where(box, 1.0, 1e-4)], 2)[..., None]
     to_world = affine(linear[:, :, None] * shown, position[:, :, None].expand(-1, -1, 2, -1))
-    return to_world, 1, _facing_colours(draw, 2), torch.zeros(2)
+    colours, names = _facing_colours(draw, 2), ["colourful"] * n
+    if family == "plain":
+        which = torch.randint(len(COLOURS), (n,), generator=draw.generator)
+        names = [list(COLOURS)[i] for i in which.tolist()]
+        hues = torch.tensor(list(COLOURS.values()))[which, None, None] + draw.uniform(-0.02, 0.02, 1, 1)
+        colours = hue(hues % 1) * draw.uniform(0.6, 1.0, 2, 6)[..., None]
+    verbs = (
+        " and ".join(["bouncing"] * a + ["squashing"] * (not b) + ["sliding", "tilting"] * (family == "hard"))
+        for a, b in zip(bounces[:, 0].tolist(), rigid[:, 0].tolist(), strict=True)
+    )
+    nouns = ("box" if b else "ball" for b in box.flatten().tolist())
+    captions = [_sentence(*words) for words in zip(names, nouns, verbs, strict=True)]
+    return (to_world, 1, colours, torch.zeros(2)), captions
 
 
-def _creature(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
+def _creature(draw: _Draw, time: Tensor) -> Scenes:
     """Body, head, two ears, four legs, and a box for a tail: rigid parts on joints, one walking cycle per clip."""
     n, t = draw.n, len(time)
     rate, phase = draw.uniform(1.0, 2.0, 1) * math.pi, draw.uniform(0, 2 * math.pi, 1)
@@ -130,14 +160,16 @@ def _creature(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
     tail = part((zero, bob + 0.1, -length * 1.15), (0.05, 0.05, 0.2), wag * torch.sin(cycle), "y")
     parts = torch.stack([body, skull, *ears, *legs, tail], 2)
     heading = rotation(draw.uniform(0, 2 * math.pi, 1, 1), "y")
-    base, accent = hue(draw.uniform(0, 1, 1), 0.6), hue(draw.uniform(0, 1, 1), 0.9, 0.8)
+    coat = draw.uniform(0, 1, 1)
+    base, accent = hue(coat, 0.6), hue(draw.uniform(0, 1, 1), 0.9, 0.8)
     face = hue(draw.uniform(0, 1, 1), 0.5)
     order = [base, face, accent, accent, base, accent, accent, base, accent]
     colours = torch.cat(order, 1)[:, :, None].expand(-1, -1, 6, -1)
-    return heading @ parts * (1.3 * one[..., None, None, None]), 8, colours, torch.zeros(9)
+    captions = [_sentence(colour_name(h), "animal", "walking") for h in coat[:, 0].tolist()]
+    return (heading @ parts * (1.3 * one[..., None, None, None]), 8, colours, torch.zeros(9)), captions
 
 
-def _several(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
+def _several(draw: _Draw, time: Tensor) -> Scenes:
     """`ground`: two balls and two boxes (up to two of them absent), each hopping or sliding, on a checkered slab."""
     n, t, k = draw.n, len(time), 4
     half = draw.uniform(0.18, 0.32, 1, k, 3)
@@ -156,7 +188,8 @@ def _several(draw: _Draw, time: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
     tones = draw.uniform(0.3, 0.9, 1, 2, 1)
     colours[:, k:] = 0.5
     colours[:, k:, 2:4] = tones
-    return torch.cat([moving, slab], 2), 2, colours, torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0])
+    parts = torch.cat([moving, slab], 2), 2, colours, torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0])
+    return parts, ["colourful objects on the ground"] * n
 
 
 def sample_scenes(
@@ -168,18 +201,23 @@ def sample_scenes(
     family: str = "simple",
     antialias: int = 2,
     geometry: bool = True,
+    sweep_deg: float | None = None,
+    duration: float = 1.0,
 ) -> SceneRecord:
     """`n` new scenes as grids of `views` x `times` frames.
 
     Args:
         n: how many scenes.
-        views: cameras on an arc of 40 to 60 degrees, in either sense, at an elevation of 15 to 30 degrees.
-        times: moments spread evenly over the clip.
+        views: cameras on an arc, in either sense, at an elevation of 15 to 30 degrees.
+        times: moments spread evenly over `duration`.
         size: (h, w) in pixels, or one number for square frames.
         seed: the same arguments and seed give the same scenes; below 1,000,000 for training.
         family: one of `FAMILIES`.
         antialias: rays per side of a pixel.
         geometry: also depth, flow and visibility (slower); without it depth is zeros and the others None.
+        sweep_deg: the arc from the first camera to the last; 40 to 60 degrees, drawn, when left out; 360 is an orbit
+            that ends where it began.
+        duration: in clips; the motion of a longer one goes on at the same speed.
 
     Raises:
         ValueError: an unknown family, or a count below 1.
@@ -193,8 +231,10 @@ def sample_scenes(
     for name, value in dict(n=n, views=views, times=times, size=min(size), antialias=antialias).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
-    draw, time = _Draw(n, seed), torch.linspace(0, 1, times)
+    draw, time = _Draw(n, seed), torch.linspace(0, duration, times)
     start, sweep = draw.uniform(0, 360, 1), draw.uniform(40, 60, 1) * draw.sign(1)
+    if sweep_deg is not None:
+        sweep = sweep_deg * sweep.sign()
     elevation = draw.uniform(15, 30, 1)
     c2w = circular_trajectory(start + sweep * torch.linspace(0, 1, views), elevation, RADIUS)
     light_azimuth = torch.deg2rad(draw.uniform(0, 360))
@@ -202,10 +242,10 @@ def sample_scenes(
     background = hue(draw.uniform(0, 1, 2), 0.25, 0.7)
     if family == "creature":
         background = torch.ones(n, 2, 3)
-        parts = _creature(draw, time)
+        parts, captions = _creature(draw, time)
     elif family == "ground":
-        parts = _several(draw, time)
+        parts, captions = _several(draw, time)
     else:
-        parts = _one_object(draw, time, in_depth=family == "hard")
+        parts, captions = _one_object(draw, time, family)
     objects = MovingObjects(*parts, light / light.norm(dim=-1, keepdim=True), background)
-    return render(objects, c2w, FOV_DEG, size, antialias, geometry)
+    return replace(render(objects, c2w, FOV_DEG, size, antialias, geometry), captions=tuple(captions))

@@ -29,3 +29,5 @@ class SceneRecord:
     """Whether the surface seen here is still seen, in the same view, at the next time; True at the last time."""
     in_fixed_view: Bool[Tensor, "n v t 1 h w"] | None = None
     """Whether the surface seen here is seen from view 0 at the same time; False where nothing is."""
+    captions: tuple[str, ...] | None = None
+    """What each scene shows, in words; None where nobody has said."""

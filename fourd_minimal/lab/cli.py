@@ -2,12 +2,17 @@
 
     fourd generate --fixed-view a.mp4 --freeze-time b.mp4 --out dir      two videos become a grid
     fourd generate --asset fox.glb                                       an animated asset does
+    fourd generate --text "a red ball bouncing"                          a caption does
     fourd train --preset cpu --out runs/cpu                              make the weights again
+    fourd train-upsampler --preset cpu                                   those of the upsampler
+    fourd train-text --preset cpu --start-from toy                       those of the text-to-video model
     fourd evaluate --out figures                                         the README's numbers again
     fourd ablate --preset cpu --out runs/ablation                        every design of the paper, on equal terms
+    fourd windows --out figures                                          grids longer and wider than the training size
+    fourd upsampling --out figures                                       larger frames, against bicubic interpolation
 
-Every flag is a field of a dataclass: `Generate`, `Train`, `Evaluate`, `Ablate`, and below `Train` and `Ablate` the
-preset itself, so any of its values can be changed (`--settings.sync-batch 8`).
+Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
+values can be changed (`--settings.sync-batch 8`).
 """
 
 import sys
@@ -17,23 +22,33 @@ from typing import Annotated
 import tyro
 
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
+from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
-from fourd_minimal.lab.train import Train
+from fourd_minimal.lab.train import Train, TrainText, TrainUpsampler
+from fourd_minimal.lab.upsampling import Upsampling
+from fourd_minimal.lab.windows import Windows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run; bad input ends in one sentence and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    preset = dict(preset=(name := _named_preset(arguments)), settings=PRESETS[name])
+    name = _named_preset(arguments)
+    preset = dict(preset=name, settings=PRESETS[name])
+    upsampler, text = TrainUpsampler(name, settings=UPSAMPLERS[name]), TrainText(name, settings=TEXT_TO_VIDEO[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(**preset))]
+        | Annotated[TrainUpsampler, tyro.conf.subcommand("train-upsampler", default=upsampler)]
+        | Annotated[TrainText, tyro.conf.subcommand("train-text", default=text)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Ablate, tyro.conf.subcommand("ablate", default=Ablate(**preset))]
+        | Annotated[Windows, tyro.conf.subcommand("windows")]
+        | Annotated[Upsampling, tyro.conf.subcommand("upsampling")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     try:

@@ -16,16 +16,20 @@ from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.viewer import save_html
 from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.text_to_video import TextToVideo
+from fourd_minimal.systems.upsampler import Upsampler
 
 EXAMPLE = Path(__file__).parents[1] / "examples"
 """A held-out scene of the headline world: `fixed_view.mp4`, `freeze_time.mp4`."""
+MADE_BY_A_MODEL = 0.1
+"""Noise augmentation that the upsampler is told for frames that are not true."""
 
 
 @dataclass(frozen=True)
 class Generate:
     """Complete a 4D grid and write `grid.html` to look around in, `grid.png`, and the frames.
 
-    Give two videos whose first frames agree, or an animated asset; nothing at all runs the bundled example.
+    Give two videos whose first frames agree, an animated asset, or a caption; nothing runs the bundled example.
     """
 
     fixed_view: Path | None = None
@@ -34,12 +38,18 @@ class Generate:
     """A video in which the camera moves and the scene rests."""
     asset: Path | None = None
     """A .gltf or .glb with an animation: both videos are rendered from it, the result is compared with the truth."""
+    text: str | None = None
+    """A caption, "a red ball bouncing": both videos are made from it."""
     clip: str | None = None
     """Which of the asset's animations; left out, the first that moves. Its first half is rendered."""
     out: Path = Path("fourd_out")
     """Where the results go."""
     weights: str = "toy"
     """"toy", or a folder that `fourd train` wrote."""
+    windows: bool = False
+    """Take all frames of the videos, and complete a grid longer and wider than the training size, window by window."""
+    upsample: bool = False
+    """Make every frame twice as large with the diffusion upsampler."""
     steps: int = 8
     """Euler steps."""
     seed: int = 0
@@ -49,13 +59,18 @@ class Generate:
         """Do it, and say where the result is.
 
         Raises:
-            ValueError: one video without the other, or an asset and videos at once; and whatever reading them raises.
+            ValueError: one video without the other, or two kinds of input at once; and whatever reading them raises.
         """
         if (self.fixed_view is None) != (self.freeze_time is None):
             missing = "--freeze-time" if self.freeze_time is None else "--fixed-view"
             raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
-        if self.asset and self.fixed_view:
-            raise ValueError("--asset and --fixed-view were both given; give an asset or two videos.")
+        given = [f"--{name.replace('_', '-')}" for name in ("asset", "fixed_view", "text") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} were both given; give an asset, two videos or a caption.")
+        if self.asset and (self.upsample or self.windows):
+            raise ValueError(
+                "--asset is compared with its truth at the training size; leave out --upsample, --windows."
+            )
         if self.clip and not self.asset:
             raise ValueError("--clip was given without --asset; it chooses one of an asset's animations.")
         if self.out.exists() and not self.out.is_dir():
@@ -65,14 +80,26 @@ class Generate:
         model = FourRealVideo.from_pretrained(self.weights).to(device())
         if self.asset:
             self._from_asset(model)
+        elif self.text:
+            self._write({"": self._complete(model, *self._from_text(model))})
         else:
             row, column = self.fixed_view or EXAMPLE / "fixed_view.mp4", self.freeze_time or EXAMPLE / "freeze_time.mp4"
-            size = model.image_size
-            self._write({"": self._complete(model, opaque(row, size, model.times), opaque(column, size, model.views))})
+            most = (None, None) if self.windows else (model.times, model.views)
+            videos = [opaque(path, model.image_size, n) for path, n in zip((row, column), most, strict=True)]
+            self._write({"": self._complete(model, *videos)})
+
+    def _from_text(self, model: FourRealVideo) -> tuple[Tensor, Tensor]:
+        reader = TextToVideo.from_pretrained("toy").to(device())
+        if reader.config.dit.image_size != model.image_size:
+            h, w = reader.config.dit.image_size
+            raise ValueError(f"--text makes videos of {h}x{w} pixels; the weights '{self.weights}' want others.")
+        return reader.generate(self.text, seed=self.seed)
 
     def _complete(self, model: FourRealVideo, fixed_view: Tensor, freeze_time: Tensor) -> Float[Tensor, "v t 3 h w"]:
         start = time.perf_counter()
-        grid = model.generate(fixed_view, freeze_time, self.steps, self.seed)
+        grid = model.generate(fixed_view, freeze_time, self.steps, self.seed, windows=self.windows)
+        if self.upsample:
+            grid = Upsampler.from_pretrained("toy").to(device()).upsample(grid, tau=MADE_BY_A_MODEL)
         v, t, _, h, w = grid.shape
         print(f"{v} views x {t} times of {h}x{w} pixels in {time.perf_counter() - start:.1f} s, {self.steps} steps")
         return grid
@@ -100,11 +127,11 @@ class Generate:
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
 
-def opaque(path: Path, size: tuple[int, int], most: int) -> Float[Tensor, "t 3 h w"]:
-    """A video on white, cropped and resized; of a longer one `most` frames, evenly spaced, and that is said."""
+def opaque(path: Path, size: tuple[int, int], most: int | None) -> Float[Tensor, "t 3 h w"]:
+    """A video on white, cropped and resized; of one with more than `most` frames, `most` evenly spaced ones."""
     video = read_video(path, size)
     rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
-    if len(rgb) > most:
+    if most is not None and len(rgb) > most:
         print(f"{path}: {most} of its {len(rgb)} frames are taken, evenly spaced")
         rgb = rgb[torch.linspace(0, len(rgb) - 1, most).round().long()]
     return rgb

@@ -1,16 +1,37 @@
 """Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, TextToVideoPreset
+from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
+from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.text import train_text_to_video
 from fourd_minimal.lab.training import STAGES, train
+from fourd_minimal.lab.upsampling import train_upsampler
 from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
 from fourd_minimal.systems.weights import load_weights, whole_file
+
+
+def watched(run: Iterator[Step], steps: int, name: str) -> Step:
+    """Run to the end with a progress bar; the last step."""
+    with tqdm(total=steps, desc=name, unit="step") as progress:
+        for step in run:
+            progress.update(step.number - progress.n)
+            progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+    return step
+
+
+def how_made(command: str, settings: Any, preset: Any, seconds: float) -> dict[str, Any]:
+    """The notes that weights carry: the command, what it changed of the preset, on what, how long."""
+    changed = {k: v for k, v in asdict(settings).items() if v != asdict(preset)[k]}
+    return dict(made_by=command, settings=changed, device=str(device()), minutes=round(seconds / 60, 1))
 
 
 @dataclass(frozen=True)
@@ -57,19 +78,57 @@ class Train:
         return FourRealVideo.from_pretrained(self.out, "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
-        progress = tqdm(total=getattr(self.settings, f"{stage}_steps"), desc=stage, unit="step")
-        for step in train(stage, self.settings, self.out, base, device=device()):
-            progress.update(step.number - progress.n)
-            progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
-        progress.close()
-        notes = dict(
-            made_by=f"fourd train --preset {self.preset} --stage {stage}",
-            settings={k: v for k, v in asdict(self.settings).items() if v != asdict(PRESETS[self.preset])[k]},
-            device=str(device()),
-            minutes=round(step.seconds / 60, 1),
-        )
+        run = train(stage, self.settings, self.out, base, device=device())
+        step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
+        command = f"fourd train --preset {self.preset} --stage {stage}"
+        notes = how_made(command, self.settings, PRESETS[self.preset], step.seconds)
         if stage == "joint" and self.start_from:
             notes["made_by"] += f" --start-from {self.start_from}"
             if FourRealVideo.has_joint(self._earlier):
                 *_, notes["after"] = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
         step.averaged().save_pretrained(self.out, stage, **notes)
+
+
+@dataclass(frozen=True)
+class TrainUpsampler:
+    """Train the diffusion upsampler. Stop it at any time: run again, and it goes on."""
+
+    preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
+    """Where the settings below come from."""
+    out: Path = Path("runs/upsampler")
+    """Where the checkpoint and the weights go."""
+    settings: UpsamplerPreset = field(default_factory=lambda: UPSAMPLERS["cpu"])
+    """Every value of the preset, to be changed one by one."""
+
+    def run(self) -> None:
+        """Train, and leave `upsampler.safetensors` in `out`."""
+        step = watched(train_upsampler(self.settings, self.out, device=device()), self.settings.steps, "upsampler")
+        command = f"fourd train-upsampler --preset {self.preset}"
+        step.averaged().save_pretrained(
+            self.out, **how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
+        )
+
+
+@dataclass(frozen=True)
+class TrainText:
+    """Train the text-to-video model. Stop it at any time: run again, and it goes on."""
+
+    preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
+    """Where the settings below come from."""
+    out: Path = Path("runs/text_to_video")
+    """Where the checkpoint and the weights go."""
+    start_from: Path | None = None
+    """"toy", or a folder of `fourd train`, whose base model is trained on; left out, it starts from nothing."""
+    settings: TextToVideoPreset = field(default_factory=lambda: TEXT_TO_VIDEO["cpu"])
+    """Every value of the preset, to be changed one by one."""
+
+    def run(self) -> None:
+        """Train, and leave `text_to_video.safetensors` in `out`."""
+        base = FourRealVideo.from_pretrained(self.start_from, "weighted").base if self.start_from else None
+        run = train_text_to_video(self.settings, self.out, base, device=device())
+        step = watched(run, self.settings.steps, "text to video")
+        command = f"fourd train-text --preset {self.preset}"
+        command += f" --start-from {self.start_from}" if self.start_from else ""
+        step.averaged().save_pretrained(
+            self.out, **how_made(command, self.settings, TEXT_TO_VIDEO[self.preset], step.seconds)
+        )

@@ -9,7 +9,7 @@ trains both on true grids, which the paper does not do and a base as small as ou
 velocity-matching loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,13 +47,19 @@ def step_generator(preset: FourRealVideoPreset, stage: Part, number: int) -> tor
     return torch.Generator().manual_seed((preset.seed * len(STAGES) + STAGES.index(stage)) * 10_000_000 + number)
 
 
-def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
-    """`n` fresh scenes of the preset's families, `(n, views, times, 3, h, w)` in [-1, 1]."""
-    names, shares = zip(*preset.families, strict=True)
+def sample_frames(
+    families: Sequence[tuple[str, float]],
+    size: tuple[int, int],
+    n: int,
+    views: int,
+    times: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """`n` fresh scenes of families with given shares, `(n, views, times, 3, h, w)` in [-1, 1]."""
+    names, shares = zip(*families, strict=True)
     counts = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator).bincount(
         minlength=len(names)
     )
-    size = preset.model.dit.image_size
     parts = []
     for name, count in zip(names, counts.tolist(), strict=True):
         if count:
@@ -62,13 +68,18 @@ def sample_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, g
     return torch.cat(parts) * 2 - 1
 
 
+def training_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
+    """Fresh scenes of the preset."""
+    return sample_frames(preset.families, preset.model.dit.image_size, n, views, times, generator)
+
+
 def sample_pseudo_4d(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
     """Fixed-view videos of the preset's families as flat grids: the camera's motion is one of the picture plane.
 
     The motions have a source of their own, so that what is drawn after the scenes is what it is after true grids.
     """
     motions = random_motions(n, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
-    video = sample_frames(preset, n, 1, times, generator)[:, 0]
+    video = training_frames(preset, n, 1, times, generator)[:, 0]
     return pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, views)))[0]
 
 
@@ -106,7 +117,7 @@ def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
     generator, half, cfg = step_generator(preset, "base", number), preset.base_batch // 2, preset.model
     batches = []
     for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
-        clean = rearrange(sample_frames(preset, half, views, times, generator), "n v t c h w -> n (v t) c h w")
+        clean = rearrange(training_frames(preset, half, views, times, generator), "n v t c h w -> n (v t) c h w")
         seen = random_masks(half, clean.shape[1], generator)
         sigma = noise_levels(preset, half, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -118,7 +129,7 @@ def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int) -> list[Ba
     """Grids whose first row and column are known."""
     generator, n, cfg = step_generator(preset, stage, number), preset.sync_batch, preset.model
     flat = stage == "sync" and number < preset.sync_pseudo_steps
-    clean = (sample_pseudo_4d if flat else sample_frames)(preset, n, cfg.views, cfg.times, generator)
+    clean = (sample_pseudo_4d if flat else training_frames)(preset, n, cfg.views, cfg.times, generator)
     sigma = noise_levels(preset, n, generator)
     noise = torch.randn(clean.shape, generator=generator)
     return [Batch(add_noise(clean, noise, sigma), sigma, known_cells(cfg.views, cfg.times).expand(n, -1, -1), clean)]

@@ -16,6 +16,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
+from fourd_minimal.sliding_window import slide
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
 from fourd_minimal.systems.weights import load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
@@ -93,7 +95,7 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
 
 
-def _check_video(name: str, video: Tensor, most: int, size: tuple[int, int]) -> None:
+def _check_video(name: str, video: Tensor, most: int | None, size: tuple[int, int]) -> None:
     """One clear sentence for whatever is wrong with an input video."""
     h, w = size
     if not isinstance(video, Tensor) or not video.is_floating_point():
@@ -104,9 +106,12 @@ def _check_video(name: str, video: Tensor, most: int, size: tuple[int, int]) -> 
     if tuple(video.shape[2:]) != (h, w):
         given = "x".join(map(str, video.shape[2:]))
         raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
-    if not 2 <= len(video) <= most:
+    if len(video) < 2:
+        raise ValueError(f"{name} has {len(video)} frames; at least 2 are wanted.")
+    if most is not None and len(video) > most:
         raise ValueError(
-            f"{name} has {len(video)} frames; this model takes 2 to {most}: read_video(path, frames={most})."
+            f"{name} has {len(video)} frames; this model takes 2 to {most} at once: read_video(path, frames={most}), "
+            "or generate(..., windows=True) for a longer grid."
         )
     if not video.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; pixels in [0, 1] are wanted.")
@@ -199,6 +204,7 @@ class FourRealVideo(nn.Module):
         freeze_time: Tensor,
         n_steps: int = 8,
         seed: int = 0,
+        windows: bool = False,
     ) -> Float[Tensor, "v t 3 h w"]:
         """Two videos in, a grid out; everything in [0, 1].
 
@@ -207,13 +213,15 @@ class FourRealVideo(nn.Module):
             freeze_time: `(v, 3, h, w)`. The camera moves, the scene rests: the first column. 2 to `views` frames.
             n_steps: Euler steps. One gives the blurred mean of what may be there, more give one possibility.
             seed: of the noise.
+            windows: take videos of any length, and complete the grid window by window (`sliding_window`). It goes wrong
+                slowly: a window starts from what the one before has made.
 
         Raises:
             ValueError: frames of another size than `image_size` or of two sizes, too few or too many frames, NaN or
                 values outside [0, 1], or first frames that are not the same picture.
         """
         for name, video, most in (("fixed_view", fixed_view, self.times), ("freeze_time", freeze_time, self.views)):
-            _check_video(name, video, most, self.image_size)
+            _check_video(name, video, None if windows else most, self.image_size)
         gap = (fixed_view[0] - freeze_time[0]).abs().mean().item()
         if gap > FIRST_FRAMES_FAIL:
             raise ValueError(
@@ -226,7 +234,8 @@ class FourRealVideo(nn.Module):
                 stacklevel=2,
             )
         known = assemble(fixed_view, freeze_time) * 2 - 1
-        *_, sample = self.sample_grid(known.to(next(self.parameters())), n_steps, seed)
+        sample_by = self.sample_by_windows if windows else self.sample_grid
+        *_, sample = sample_by(known.to(next(self.parameters())), n_steps, seed)
         grid = ((sample[0] + 1) / 2).clamp(0, 1).to(fixed_view)
         grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
         return grid
@@ -304,6 +313,25 @@ class FourRealVideo(nn.Module):
             return torch.where(seen, 0.0, (x - predicted) / sigma)
 
         return self._walk(velocity, clean, seen, n_steps, seed)
+
+    def sample_by_windows(
+        self, clean: Float[Tensor, "b v t c h w"], n_steps: int = 8, seed: int = 0
+    ) -> Iterator[Float[Tensor, "b v t c h w"]]:
+        """As `sample_grid`, for grids of any size: window by window, yielding the grid so far after each.
+
+        Every window has noise of its own, and no window holds more than `views` x `times` cells.
+        """
+        b, v, t = clean.shape[:3]
+        seeds = count(seed)
+
+        def complete(cells: Tensor, known: Tensor) -> Tensor:
+            grids = rearrange(cells, "v t (b c) h w -> b v t c h w", b=b)
+            *_, sample = self.sample_grid(grids, n_steps, next(seeds))
+            return rearrange(sample, "b v t c h w -> v t (b c) h w")
+
+        cells = rearrange(clean, "b v t c h w -> v t (b c) h w")
+        for _, grid in slide(cells, complete, (min(v, self.views), min(t, self.times))):
+            yield rearrange(grid, "v t (b c) h w -> b v t c h w", b=b)
 
     def sample_video(
         self,

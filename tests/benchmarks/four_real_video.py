@@ -8,15 +8,12 @@
 """
 
 import platform
-import re
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import FAMILIES, sample_scenes
+from fourd_minimal.lab.memory import peak_mib
 from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.video_dit import Block, rotary_angles
@@ -100,15 +98,6 @@ def rendering() -> None:
                 seconds(lambda g=geometry, f=family: sample_scenes(8, 8, 8, 32, 1, f, geometry=g)) for _ in range(5)
             )
             print(f"  {family:9s} {what:29s} {taken * 1e3 / (8 * 64):.2f} ms per frame")
-
-
-def peak_mib() -> float:
-    """The most memory this process has held. `getrusage` on Linux counts the parent's as well, so not that there."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def one_grid(name: str) -> None:

@@ -14,9 +14,9 @@ from fourd_minimal.lab.training import (
     grid_batch,
     learning_rate,
     random_masks,
-    sample_frames,
     step_generator,
     train,
+    training_frames,
     velocity_loss,
 )
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
@@ -130,7 +130,7 @@ def test_the_first_sync_steps_are_on_pseudo_4d():
     assert first.clean.abs().max() <= 1 and not torch.equal(before.clean, first.clean)
     generator = step_generator(preset, "sync", 1)
     motions = random_motions(2, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
-    video = sample_frames(preset, 2, 1, 3, generator)[:, 0]
+    video = training_frames(preset, 2, 1, 3, generator)[:, 0]
     grid, _ = pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, 3)))
     assert_close(first.clean, grid)
     (true,) = grid_batch(SMOKE, "sync", 1)  # the noise is the same on either kind of grid

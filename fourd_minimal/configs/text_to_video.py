@@ -1,0 +1,66 @@
+"""The four presets of the text-to-video model. Every value is assumed: the paper takes such models as given."""
+
+from dataclasses import dataclass
+
+from fourd_minimal.systems.text_to_video import TextToVideoConfig
+from fourd_minimal.video_dit import VideoDiTConfig
+
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "colourful")
+NOUNS = ("ball", "box", "animal", "objects")
+VERBS = ("bouncing", "squashing", "sliding", "tilting", "walking")
+WORDS = (*COLOURS, *NOUNS, *VERBS)
+"""What the captions of `data.procedural` are made of."""
+
+
+@dataclass(frozen=True)
+class TextToVideoPreset:
+    """Everything one training run depends on."""
+
+    model: TextToVideoConfig
+    families: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
+    """Families of `data.procedural` and their shares of every batch."""
+    steps: int = 3000
+    batch: int = 24
+    """Videos: half fixed-view, half freeze-time."""
+    lr: float = 1.5e-3
+    warmup: int = 100
+    """Steps until the rate is at its peak; at most a fifth of all."""
+    ema: float = 0.998
+    """Decay of the averaged weights, which are the result."""
+    share_pure_noise: float = 0.2
+    """Share of samples at sigma = 1, where every sampler starts."""
+    share_nothing_seen: float = 0.6
+    """Share of videos of which no frame is given; of the others, any subset, as for the base model."""
+    share_no_caption: float = 0.1
+    """Share of videos whose caption is left out whole, for guidance."""
+    share_no_word: float = 0.1
+    """Share of the words that are left out of the other captions."""
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "batch", "warmup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+def _toy(size: int, dim: int, depth: int, heads: int, grid: int, text_dim: int, **training) -> TextToVideoPreset:
+    dit = VideoDiTConfig((size, size), patch=4, dim=dim, depth=depth, heads=heads, text_dim=text_dim)
+    return TextToVideoPreset(TextToVideoConfig(dit, WORDS, views=grid, times=grid), **training)
+
+
+TEXT_TO_VIDEO = {
+    "smoke": _toy(size=16, dim=24, depth=2, heads=2, grid=3, text_dim=8, steps=4, batch=4, warmup=2),
+    "cpu": _toy(size=24, dim=96, depth=6, heads=3, grid=4, text_dim=32),  # the shipped weights; starts from the base
+    # not yet trained
+    "gpu": _toy(size=32, dim=384, depth=12, heads=6, grid=8, text_dim=64, steps=40_000, batch=128, lr=5e-4),
+    "full": TextToVideoPreset(
+        TextToVideoConfig(
+            VideoDiTConfig((72, 128), patch=4, dim=1024, depth=24, heads=16, text_dim=1024), WORDS, views=8, times=8
+        ),
+        steps=500_000,
+        batch=192,
+        lr=1e-4,
+        warmup=1000,
+        ema=0.9999,
+    ),
+}

@@ -1,0 +1,58 @@
+"""The four presets of the upsampler. Every value is assumed: the paper says only that there is one, to 288x512."""
+
+from dataclasses import dataclass
+
+from fourd_minimal.systems.upsampler import UpsamplerConfig
+from fourd_minimal.video_dit import VideoDiTConfig
+
+
+@dataclass(frozen=True)
+class UpsamplerPreset:
+    """Everything one training run of the upsampler depends on."""
+
+    model: UpsamplerConfig
+    views: int = 4
+    times: int = 4
+    families: tuple[tuple[str, float], ...] = (("simple", 0.4), ("hard", 0.4), ("creature", 0.2))
+    """Families of `data.procedural` and their shares of every batch."""
+    steps: int = 3000
+    batch: int = 2
+    """Grids."""
+    lr: float = 1.5e-3
+    warmup: int = 100
+    """Steps until the rate is at its peak; at most a fifth of all."""
+    ema: float = 0.998
+    """Decay of the averaged weights, which are the result."""
+    share_pure_noise: float = 0.4
+    """Share of samples at sigma = 1, where every sampler starts."""
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("views", "times", "steps", "batch", "warmup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+
+
+def _toy(size: int, dim: int, depth: int, heads: int, factor: int = 2, **training) -> UpsamplerPreset:
+    dit = VideoDiTConfig((size, size), patch=4, dim=dim, depth=depth, heads=heads)
+    return UpsamplerPreset(UpsamplerConfig(dit, factor), **training)
+
+
+UPSAMPLERS = {
+    "smoke": _toy(size=32, dim=24, depth=2, heads=2, views=2, times=2, steps=4, batch=2, warmup=2),
+    "cpu": _toy(size=48, dim=96, depth=4, heads=3),  # the shipped weights
+    # not yet trained
+    "gpu": _toy(size=64, dim=384, depth=8, heads=6, views=8, times=8, steps=30_000, batch=8, lr=5e-4, warmup=1000),
+    "full": UpsamplerPreset(
+        UpsamplerConfig(VideoDiTConfig((288, 512), patch=8, dim=1024, depth=24, heads=16), factor=4),
+        views=8,
+        times=8,
+        families=(("creature", 1.0),),  # stands where the paper has videos
+        steps=500_000,
+        batch=24,
+        lr=1e-4,
+        warmup=1000,
+        ema=0.9999,
+        share_pure_noise=0.0,
+    ),
+}

@@ -1,0 +1,112 @@
+"""How the text-to-video model is trained, and whether its videos show what their captions say."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fourd_minimal.configs.text_to_video import TextToVideoPreset
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.training import random_masks, velocity_loss
+from fourd_minimal.rectified_flow import add_noise, sample_sigma
+from fourd_minimal.systems.text_to_video import TextToVideo
+from fourd_minimal.video_dit import Context, VideoDiT
+
+
+class Batch(NamedTuple):
+    """What one evaluation of the loss needs; frames in [-1, 1]."""
+
+    noisy: Tensor
+    sigma: Tensor
+    seen: Tensor
+    clean: Tensor
+    words: Tensor
+    context: Context
+
+
+def make_batch(preset: TextToVideoPreset, encode, number: int) -> list[Batch]:
+    """Captioned videos: one half fixed-view, the other freeze-time."""
+    generator = torch.Generator().manual_seed((preset.seed + 2_000) * 10_000_000 + number)
+    cfg, n, batches = preset.model, preset.batch // 2, []
+    names, shares = zip(*preset.families, strict=True)
+
+    def happens(share: float, *shape: int) -> Tensor:
+        return torch.rand(n, *shape, generator=generator) < share
+
+    for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
+        drawn = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
+        videos, captions = [], []
+        for name, count in zip(names, drawn.bincount(minlength=len(names)).tolist(), strict=True):
+            if count:
+                seed = int(torch.randint(HELD_OUT, (), generator=generator))
+                record = sample_scenes(count, views, times, cfg.dit.image_size, seed, name, geometry=False)
+                videos.append(record.rgb.flatten(1, 2) * 2 - 1)
+                captions += record.captions
+        clean = torch.cat(videos)
+        seen = random_masks(n, clean.shape[1], generator) & ~happens(preset.share_nothing_seen, 1)
+        sigma = sample_sigma(n, cfg.shift, generator=generator)
+        sigma = torch.where(happens(preset.share_pure_noise), 1.0, sigma)
+        words = encode(captions)
+        words[happens(preset.share_no_word, words.shape[1]) | happens(preset.share_no_caption, 1)] = 0
+        noise = torch.randn(clean.shape, generator=generator)
+        batches.append(Batch(add_noise(clean, noise, sigma), sigma, seen, clean, words, context))
+    return batches
+
+
+def batch_loss(model: TextToVideo, batches: list[Batch], device: str | torch.device = "cpu") -> Tensor:
+    """Velocity matching over the frames that are not given."""
+    losses = []
+    for batch in batches:
+        noisy, sigma, seen, clean, words = (a.to(device) for a in batch[:5])
+        predicted = model.denoise(noisy, sigma, seen, clean, batch.context, words)
+        losses.append(velocity_loss(predicted, clean, sigma, ~seen))
+    return sum(losses) / len(losses)
+
+
+def start(preset: TextToVideoPreset, base: VideoDiT | None = None) -> TextToVideo:
+    """The model before training. With `base`, its weights, and attention to words that adds nothing yet.
+
+    Raises:
+        ValueError: a base of another shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        model = TextToVideo(preset.model)
+    if base is not None:
+        ours = model.dit.state_dict()
+        if any(v.shape != ours[k].shape for k, v in base.state_dict().items() if k in ours):
+            raise ValueError(f"base is {base.config}; this preset wants {preset.model.dit}.")
+        model.dit.load_state_dict(base.state_dict(), strict=False)
+    for block in model.dit.blocks:
+        torch.nn.init.zeros_(block.text_attention.to_out.weight)
+        torch.nn.init.zeros_(block.text_attention.to_out.bias)
+    return model
+
+
+def train_text_to_video(
+    preset: TextToVideoPreset,
+    folder: str | Path | None = None,
+    base: VideoDiT | None = None,
+    checkpoint_every: int = 500,
+    device: str | torch.device = "cpu",
+) -> Iterator[Step[TextToVideo]]:
+    """Train it, yielding after every step; see `loop.fit`. The checkpoint is `text_to_video_checkpoint.safetensors`."""
+    model = start(preset, base).to(device)
+    recipe = Recipe(
+        model,
+        part=lambda whole: whole,
+        steps=preset.steps,
+        batch=partial(make_batch, preset, model.encode),
+        loss=partial(batch_loss, device=device),
+        rate=lambda number: warm_cosine(preset.lr, number, preset.steps, preset.warmup),
+        decay=preset.ema,
+        config=preset,
+        settings=asdict,
+    )
+    path = None if folder is None else Path(folder) / "text_to_video_checkpoint.safetensors"
+    yield from fit(recipe, path, checkpoint_every)

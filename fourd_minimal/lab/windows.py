@@ -1,0 +1,209 @@
+"""Grids longer and wider than the training size: how good, how far, how fast, in how much memory.
+
+how good      PSNR by distance from the given cells, beside completions that need no model
+how far       a full orbit: the last row and the first are one viewpoint. Do they show the same?
+how much      seconds and peak memory of one denoising pass over n x n frames: window by window, in one pass of two
+              streams, and with joint attention, the base model reading all V T frames as one video
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.lab.evaluation import TRIVIAL, Grids, moving_pixels, psnr
+from fourd_minimal.lab.memory import peak_mib
+from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.weights import whole_file
+
+VIEW_STEP_DEG = 15.0
+"""Between neighbouring views of a large grid: within the 13 to 20 degrees of a 4x4 training grid."""
+WAYS = {
+    "windows": "window by window",
+    "one pass": "two streams in one pass",
+    "joint": "joint attention over all frames",
+    "joint, scores": "joint attention, scores kept",
+}
+
+
+def large_scenes(model: FourRealVideo, n: int, views: int, times: int, family: str = "simple") -> SceneRecord:
+    """Held-out scenes in which neighbouring cells lie as far apart as in a training grid."""
+    sweep, duration = VIEW_STEP_DEG * (views - 1), (times - 1) / (model.times - 1)
+    return sample_scenes(
+        n, views, times, model.image_size, HELD_OUT, family, sweep_deg=sweep, duration=duration, geometry=False
+    )
+
+
+def complete(model: FourRealVideo, grids: Grids, n_steps: int, seed: int = 0) -> Grids:
+    """Large grids from their first rows and columns; pixels in [0, 1] in and out."""
+    device = next(model.parameters()).device
+    *_, sample = model.sample_by_windows(grids.to(device) * 2 - 1, n_steps, seed)
+    return ((sample + 1) / 2).clamp(0, 1).to(grids)
+
+
+def distance(views: int, times: int) -> Int[Tensor, "v t"]:
+    """Cells from each cell to the nearest given one; 0 is given.
+
+    >>> distance(3, 4)
+    tensor([[0, 0, 0, 0],
+            [0, 1, 1, 1],
+            [0, 1, 2, 2]])
+    """
+    return torch.minimum(torch.arange(views)[:, None], torch.arange(times))
+
+
+def psnr_by_distance(grids: Grids, record: SceneRecord) -> list[float]:
+    """Pooled PSNR in dB of moving pixels at distance 1, 2, ... from the given cells."""
+    moving, away = moving_pixels(record.alpha), distance(*record.rgb.shape[1:3])
+    return [psnr(grids, record.rgb, moving & (away == d)[..., None, None, None]) for d in range(1, int(away.max()) + 1)]
+
+
+def closure(grids: Grids, record: SceneRecord) -> float:
+    """PSNR in dB, over moving pixels, of the last row against the first: after a full orbit they are one viewpoint.
+
+    Infinite where they are the same. The first row is given, so this is also the last row's error against the truth.
+    """
+    moving = moving_pixels(record.alpha)[:, 0, 1:].expand_as(grids[:, 0, 1:])
+    return -10 * (grids[:, -1, 1:] - grids[:, 0, 1:]).square()[moving].mean().log10().item()
+
+
+def cost(way: str, n: int) -> dict[str, float]:
+    """Seconds and peak memory (MiB, beyond what was held before) of one denoising pass over an n x n grid.
+
+    In a process of its own, so that the peak is this pass's. CPU only.
+    """
+    line = subprocess.run(
+        [sys.executable, "-m", "fourd_minimal.lab.windows", way, str(n)], check=True, capture_output=True, text=True
+    ).stdout
+    return json.loads(line)
+
+
+def _cost_here(way: str, n: int) -> dict[str, float]:
+    model = FourRealVideo.from_pretrained("toy")
+    h, w = model.image_size
+    grid, sigma = torch.zeros(1, n, n, 3, h, w), torch.ones(1)
+    runs = {
+        "windows": lambda: [None for _ in model.sample_by_windows(grid, 1)],
+        "one pass": lambda: model.denoise_grid(grid, sigma, grid),
+        "joint": lambda: _joint(model, grid),
+        "joint, scores": lambda: _joint(model, grid, SDPBackend.MATH),
+    }
+    small = torch.zeros(1, 2, 2, 3, h, w)
+    with torch.no_grad():
+        model.denoise_grid(small, sigma, small)  # what the first call of a process costs is not counted
+        before, began = peak_mib(), time.perf_counter()
+        runs[way]()
+    return dict(seconds=time.perf_counter() - began, mib=peak_mib() - before)
+
+
+def _joint(model: FourRealVideo, grid: Tensor, kernel: SDPBackend = SDPBackend.FLASH_ATTENTION) -> Tensor:
+    """The base model on all frames of the grid as one video: (V T)^2 pairs of frames."""
+    video = rearrange(grid, "b v t c h w -> b (v t) c h w")
+    with sdpa_kernel(kernel):
+        return model.base(video, torch.ones(video.shape[:2]))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Measure grids that are longer and wider than what the model was trained for."""
+
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train` wrote."""
+    views: int = 25
+    """Of the large grid; a step is 15 degrees, so 25 views are a full orbit."""
+    times: int = 16
+    """Of the large grid; a step is as long as in training."""
+    scenes: int = 32
+    """Held-out scenes of family simple."""
+    steps: tuple[int, ...] = (1, 8)
+    """Euler steps."""
+    sizes: tuple[int, ...] = (4, 7, 10, 13, 16)
+    """n of the n x n grids whose cost is measured; 8 is always among them."""
+    out: Path | None = None
+    """Where `sliding_window.md`, `.json` and `.png` go; left out, the tables are only printed."""
+
+    def run(self) -> None:
+        """Print the tables, and write them where asked."""
+        model = FourRealVideo.from_pretrained(self.weights)
+        record = large_scenes(model, self.scenes, self.views, self.times)
+        found = {name: trivial(record.rgb) for name, trivial in TRIVIAL.items()}
+        for n in self.steps:
+            found[f"windows, {n} step{'s' * (n > 1)}"] = complete(model, record.rgb, n)
+        quality = {name: psnr_by_distance(grids, record) for name, grids in found.items()}
+        closed = {name: closure(grids, record) for name, grids in found.items()}
+        costs = {way: {n: cost(way, n) for n in sorted({8, *self.sizes})} for way in WAYS}
+        text = self.report(model, quality, closed, costs)
+        print(text)
+        if self.out:
+            numbers = dict(quality=quality, closure=closed, costs=costs)
+            for name, content in {"sliding_window.md": text, "sliding_window.json": json.dumps(numbers)}.items():
+                with whole_file(self.out / name) as draft:
+                    draft.write_bytes(content.encode())
+            plot(quality, costs, self.out / "sliding_window.png")
+
+    def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict) -> str:
+        """The tables as markdown."""
+        size = f"{model.views}x{model.times}"
+        shown = [d for d in (1, 2, 3, 4, 6, 9, 12, 15) if d <= len(next(iter(quality.values())))]
+        lines = [
+            f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
+            f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`.",
+            "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell; closure of a full orbit",
+            _table(
+                ["", *map(str, shown), "orbit closes"],
+                [[k, *(f"{q[d - 1]:.2f}" for d in shown), f"{closed[k]:.2f}"] for k, q in quality.items()],
+            ),
+            "Closure: PSNR of the last row against the first, which shows the same viewpoint (inf: equal).",
+            "### One denoising pass over n x n frames: seconds / MiB beyond what was held before",
+            _table(
+                ["", *(f"n = {n}" for n in costs["windows"])],
+                [
+                    [label, *(f"{c['seconds']:.2f} / {c['mib']:.0f}" for c in costs[way].values())]
+                    for way, label in WAYS.items()
+                ],
+            ),
+        ]
+        return "\n\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:
+    """Quality by distance, and time and memory by the number of frames."""
+    import matplotlib.pyplot as plt  # slow to import: only here
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    for (name, values), colour in zip(quality.items(), ("0.7", "0.5", "0.3", "#E69F00", "#0072B2"), strict=False):
+        axes[0].plot(range(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
+    axes[0].set(xlabel="cells to the nearest given cell", ylabel="PSNR of moving pixels, dB", title="How good")
+    for way, colour, style in zip(
+        WAYS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7"), ("o-", "s-", "^-", "v--"), strict=True
+    ):
+        frames = [int(n) ** 2 for n in costs[way]]
+        for axis, key in zip(axes[1:], ("seconds", "mib"), strict=True):
+            axis.loglog(frames, [c[key] for c in costs[way].values()], style, color=colour, label=WAYS[way])
+    axes[1].set(xlabel="frames, V T", ylabel="seconds", title="Time of one denoising pass")
+    axes[2].set(xlabel="frames, V T", ylabel="MiB", title="Peak memory")
+    for axis in axes:
+        axis.legend(fontsize=7)
+        axis.grid(alpha=0.2)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_cost_here(sys.argv[1], int(sys.argv[2]))))

@@ -1,0 +1,174 @@
+"""Text to two videos: what the paper's chain "text -> two videos -> 4D" starts with, in small.
+
+Section 4.1 of 4Real-Video: its inputs, a fixed-view video and a freeze-time video that start at the same picture, come
+from a text-to-video model and from a model that moves the camera through a still scene. Here both are one network, the
+base model's DiT with cross-attention to words:
+
+    caption -> fixed-view video          context "dynamic", nothing seen
+    caption, its first frame -> freeze-time video          context "freeze", the first frame seen
+
+Guidance (Ho and Salimans 2022, arXiv 2207.12598): x = x_nothing + g (x_caption - x_nothing), on predicted clean frames.
+
+Departures: the paper's text encoder is a large language model's; here it is a table with one learned vector per word of
+a vocabulary of two dozen, and a caption is the set of its words. In training words are left out one by one, so that a
+single word works as well: "box", "red". That is all that class conditioning is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fourd_minimal.rectified_flow import euler
+from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig
+
+SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "text_to_video_toy"}
+SILENT = frozenset(["a", "an", "and", "on", "the", "ground"])
+"""Words that say nothing, and are passed over."""
+
+
+@dataclass(frozen=True)
+class TextToVideoConfig:
+    """The network, its words, and the videos it was trained for."""
+
+    dit: VideoDiTConfig = field(default_factory=lambda: VideoDiTConfig(text_dim=64))
+    words: tuple[str, ...] = ()
+    slots: int = 6
+    """The most words of one caption."""
+    views: int = 4
+    times: int = 4
+    shift: float = 3.0
+    """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
+
+    def __post_init__(self):
+        if not self.words or len(set(self.words)) < len(self.words):
+            raise ValueError("words is empty or has a word twice.")
+        if self.dit.text_dim < 1:
+            raise ValueError("dit has text_dim 0; a model that reads needs at least 1.")
+
+
+class TextToVideo(nn.Module):
+    """Captions in, videos out."""
+
+    def __init__(self, config: TextToVideoConfig):
+        super().__init__()
+        self.config = config
+        self.dit = VideoDiT(config.dit)
+        self.words = nn.Embedding(1 + len(config.words), config.dit.text_dim)  # 0: no word
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toy") -> "TextToVideo":
+        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
+
+        Raises:
+            ValueError: the file is missing, cut short, of another kind or of another configuration.
+
+        >>> TextToVideo.from_pretrained("toy").config.words[:2]
+        ('red', 'orange')
+        """
+        path = SHIPPED.get(str(name), Path(name)) / "text_to_video.safetensors"
+        tensors, config, _ = load_weights(path, TextToVideoConfig)
+        model = cls(config).requires_grad_(False)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError:
+            raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
+        """Write a file that `from_pretrained` reads, with `notes` inside."""
+        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
+        return save_weights(Path(folder) / "text_to_video.safetensors", tensors, self.config, **notes)
+
+    def encode(self, captions: Sequence[str]) -> Int[Tensor, "b slots"]:
+        """Captions -> numbers of words, 0 where there is none.
+
+        Raises:
+            ValueError: a word outside the vocabulary, or too many words.
+        """
+        known = {word: number for number, word in enumerate(self.config.words, 1)}
+        encoded = torch.zeros(len(captions), self.config.slots, dtype=torch.long)
+        for row, caption in zip(encoded, captions, strict=True):
+            words = [w for w in caption.lower().replace(",", " ").replace(".", " ").split() if w not in SILENT]
+            for word in words:
+                if word not in known:
+                    raise ValueError(f"{word!r} of {caption!r} is not among the words it learned: {', '.join(known)}.")
+            if len(words) > self.config.slots:
+                raise ValueError(f"{caption!r} has {len(words)} words; at most {self.config.slots} are read.")
+            row[: len(words)] = torch.tensor([known[word] for word in words], dtype=torch.long)
+        return encoded
+
+    def denoise(
+        self,
+        x: Float[Tensor, "b f c h w"],
+        sigma: Float[Tensor, " b"],
+        seen: Bool[Tensor, "b f"],
+        clean: Float[Tensor, "b f c h w"],
+        context: Context,
+        words: Int[Tensor, "b slots"],
+    ) -> Float[Tensor, "b f c h w"]:
+        """Clean frames from a noisy video, some frames of it, and words. As `FourRealVideo.denoise_video` otherwise."""
+        x = torch.where(seen[:, :, None, None, None], clean, x)
+        return self.dit(x, sigma[:, None] * ~seen, seen, clean, context, self.words(words))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        captions: Sequence[str],
+        context: Context,
+        first: Float[Tensor, "b c h w"] | None = None,
+        n_steps: int = 16,
+        guidance: float = 2.0,
+        seed: int = 0,
+    ) -> Float[Tensor, "b f c h w"]:
+        """Videos that captions describe; everything in [-1, 1].
+
+        Args:
+            captions: one for each video.
+            context: "dynamic" for fixed-view videos, "freeze" for freeze-time videos.
+            first: their first frames, where they are given.
+            n_steps: Euler steps.
+            guidance: 1 is none; more follows the caption more closely, and varies less.
+            seed: of the noise.
+
+        Raises:
+            ValueError: a caption it cannot read.
+        """
+        b, cfg = len(captions), self.config
+        device = self.words.weight.device
+        words = self.encode(captions).to(device)
+        frames = cfg.times if context == "dynamic" else cfg.views
+        clean = torch.zeros(b, frames, cfg.dit.channels, *cfg.dit.image_size, device=device)
+        seen = torch.zeros(b, frames, dtype=torch.bool, device=device)
+        if first is not None:
+            clean[:, 0], seen[:, 0] = first, True
+        given = seen[:, :, None, None, None]
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            levels = torch.full((2 * b,), sigma, device=device)
+            both = (torch.cat([a, a]) for a in (x, seen, clean))
+            noisy, known, frames_known = both
+            asked = torch.cat([words, torch.zeros_like(words)])
+            with_caption, without = self.denoise(noisy, levels, known, frames_known, context, asked).chunk(2)
+            predicted = without + guidance * (with_caption - without)
+            return torch.where(given, 0.0, (x - predicted.clamp(-1, 1)) / sigma)
+
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+        *_, sample = euler(velocity, torch.where(given, clean, noise), n_steps, cfg.shift)
+        return sample
+
+    def generate(
+        self, caption: str, n_steps: int = 16, guidance: float = 2.0, seed: int = 0
+    ) -> tuple[Float[Tensor, "t 3 h w"], Float[Tensor, "v 3 h w"]]:
+        """A caption in, a fixed-view and a freeze-time video out; in [0, 1]. They start at the same picture.
+
+        Raises:
+            ValueError: a caption it cannot read.
+        """
+        fixed = self.sample([caption], "dynamic", None, n_steps, guidance, seed).clamp(-1, 1)
+        freeze = self.sample([caption], "freeze", fixed[:, 0], n_steps, guidance, seed + 1).clamp(-1, 1)
+        return (fixed[0] + 1) / 2, (freeze[0] + 1) / 2

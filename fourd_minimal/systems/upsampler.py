@@ -1,0 +1,197 @@
+"""A diffusion upsampler for grids: the details of a large picture, given a small one.
+
+Section 4.1 of 4Real-Video: the model works on small frames, and "a diffusion upsampler" makes large ones of them. The
+network is the same DiT as the base model's (`video_dit`), trained on large frames. What it is given is the small grid,
+enlarged by bicubic interpolation, in the place where the base model is given its seen frames; what it predicts is the
+difference to the large frames. So before training it IS bicubic interpolation.
+
+    x = up(s') + phi(x_sigma, up(s'), sigma, tau)           s' = (1 - tau) s + tau eps, the small frames
+
+tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): small frames that a
+model made are not quite what the upsampler was trained on, and noise hides the difference. It is told tau, and the
+caller chooses it: 0 for frames that are true, more for frames that are not.
+
+It works on grids: blocks attend in turn along the rows (times) and along the columns (views), so that the details of
+one frame know those of its neighbours on both axes. A video is a grid of one row.
+
+Departures: the paper says no more than the words quoted, and its upsampler (to 288x512) is for videos. Conditioning,
+parametrisation, tau and alternating axes are ours; so is the factor, 2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fourd_minimal.rectified_flow import add_noise, euler
+from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.two_stream import columns, from_columns, from_rows, rows
+from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig, sigma_embedding
+
+SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "upsampler_toy"}
+
+
+@dataclass(frozen=True)
+class UpsamplerConfig:
+    """The network, and how it was trained."""
+
+    dit: VideoDiTConfig = field(default_factory=VideoDiTConfig)
+    """Of the large frames."""
+    factor: int = 2
+    """Large over small, in each direction."""
+    shift: float = 3.0
+    """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
+    most_augmentation: float = 0.3
+    """The largest tau it was trained for, in [0, 1)."""
+
+    def __post_init__(self):
+        if self.factor < 2 or any(side % self.factor for side in self.dit.image_size):
+            raise ValueError(
+                f"factor is {self.factor}; at least 2, dividing image_size {self.dit.image_size}, is wanted."
+            )
+        if self.dit.depth < 2:
+            raise ValueError(f"depth is {self.dit.depth}; it must be at least 2, a block for each axis of the grid.")
+        if not 0 <= self.most_augmentation < 1:
+            raise ValueError(f"most_augmentation is {self.most_augmentation}; it must be in [0, 1).")
+
+    @property
+    def small_size(self) -> tuple[int, int]:
+        """(h, w) of the frames it takes."""
+        h, w = self.dit.image_size
+        return h // self.factor, w // self.factor
+
+
+def bicubic(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b c fh fw"]:
+    """Enlarge frames by bicubic interpolation: what every upsampler must beat.
+
+    >>> bicubic(torch.rand(2, 3, 8, 8), 2).shape
+    torch.Size([2, 3, 16, 16])
+    """
+    batch = frames.reshape(-1, *frames.shape[-3:])
+    large = F.interpolate(batch, scale_factor=factor, mode="bicubic", align_corners=False)
+    return large.reshape(*frames.shape[:-3], *large.shape[1:])
+
+
+def shrink(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b c sh sw"]:
+    """The mean of every `factor` x `factor` pixels: how the small frame of a large one looks.
+
+    >>> shrink(torch.arange(4.0).reshape(1, 1, 2, 2), 2)
+    tensor([[[[1.5000]]]])
+    """
+    small = F.avg_pool2d(frames.reshape(-1, *frames.shape[-3:]), factor)
+    return small.reshape(*frames.shape[:-3], *small.shape[1:])
+
+
+class Upsampler(nn.Module):
+    """Small grids in, large grids out."""
+
+    def __init__(self, config: UpsamplerConfig):
+        super().__init__()
+        self.config = config
+        self.dit = VideoDiT(config.dit)
+        dim = config.dit.dim
+        self.augmentation_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toy") -> "Upsampler":
+        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
+
+        Raises:
+            ValueError: the file is missing, cut short, of another kind or of another configuration.
+
+        >>> Upsampler.from_pretrained("toy").config.small_size
+        (24, 24)
+        """
+        path = SHIPPED.get(str(name), Path(name)) / "upsampler.safetensors"
+        tensors, config, _ = load_weights(path, UpsamplerConfig)
+        model = cls(config).requires_grad_(False)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError:
+            raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
+        """Write a file that `from_pretrained` reads, with `notes` inside."""
+        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
+        return save_weights(Path(folder) / "upsampler.safetensors", tensors, self.config, **notes)
+
+    def denoise(
+        self,
+        x: Float[Tensor, "b v t c h w"],
+        sigma: Float[Tensor, " b"],
+        small: Float[Tensor, "b v t c sh sw"],
+        tau: Float[Tensor, " b"],
+    ) -> Float[Tensor, "b v t c h w"]:
+        """Clean large frames from noisy ones and the small frames.
+
+        Args:
+            x: noisy large frames.
+            sigma: their noise level in [0, 1].
+            small: small frames in [-1, 1], with their augmentation: `add_noise(small, eps, tau)`.
+            tau: the noise level of `small`.
+        """
+        _, v, t = x.shape[:3]
+        enlarged = bicubic(small, self.config.factor)
+        level = self.augmentation_in(sigma_embedding(tau, self.config.dit.dim))
+        sigma = sigma[:, None, None].expand(-1, v, t)
+        seen = torch.ones_like(sigma, dtype=torch.bool)
+        grids = x, sigma, seen, enlarged
+        as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
+        as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
+        tokens, c_time, angles_time = self.dit.embed(*as_rows, "dynamic")
+        _, c_view, angles_view = self.dit.embed(*as_columns, "freeze")
+        c_time = c_time + level.repeat_interleave(v, 0)[:, None]
+        c_view = c_view + level.repeat_interleave(t, 0)[:, None]
+        for index, block in enumerate(self.dit.blocks):
+            if index % 2 == 0:
+                tokens = block(tokens, c_time, None, angles_time)
+            else:
+                along_views = columns(from_rows(tokens, v, t))
+                tokens = rows(from_columns(block(along_views, c_view, None, angles_view), v, t))
+        return enlarged + rearrange(self.dit.unembed(tokens, c_time), "(b v) t ... -> b v t ...", v=v)
+
+    @torch.no_grad()  # as a decorator: the caller's own gradients are on again between two states
+    def sample(
+        self, small: Float[Tensor, "b v t c sh sw"], n_steps: int = 1, tau: float = 0.0, seed: int = 0
+    ) -> Iterator[Float[Tensor, "b v t c h w"]]:
+        """Noise to large frames, yielding every state; everything in [-1, 1]. The last state is the sample."""
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: a seed means the same on every device
+        augmented = add_noise(small, torch.randn(small.shape, generator=generator).to(small), tau)
+        noise = torch.randn((*small.shape[:-2], *self.config.dit.image_size), generator=generator).to(small)
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            levels = (torch.full((len(x),), level, device=x.device) for level in (sigma, tau))
+            return (x - self.denoise(x, next(levels), augmented, next(levels))) / sigma
+
+        yield from euler(velocity, noise, n_steps, self.config.shift)
+
+    def upsample(
+        self, grid: Float[Tensor, "v t 3 sh sw"], n_steps: int = 1, tau: float = 0.0, seed: int = 0
+    ) -> Float[Tensor, "v t 3 h w"]:
+        """Small frames in, large frames out; everything in [0, 1].
+
+        Args:
+            grid: views x times; a single video is `video[None]`.
+            n_steps: Euler steps. One gives the mean of what the large frames may be, more give one possibility.
+            tau: noise augmentation: 0 for true frames, about 0.1 for frames a model made.
+            seed: of the noise.
+
+        Raises:
+            ValueError: frames of another size than `config.small_size`, values outside [0, 1], NaN, or a tau it was
+                not trained for.
+        """
+        if grid.ndim != 5 or tuple(grid.shape[2:]) != (3, *self.config.small_size):
+            wanted = (3, *self.config.small_size)
+            raise ValueError(f"grid has shape {tuple(grid.shape)}; (views, times, *{wanted}) is wanted.")
+        if not ((grid >= 0) & (grid <= 1)).all():
+            raise ValueError("grid holds NaN or values outside [0, 1].")
+        if not 0 <= tau <= self.config.most_augmentation:
+            raise ValueError(f"tau is {tau}; it must be in [0, {self.config.most_augmentation}].")
+        *_, large = self.sample(grid[None].to(next(self.parameters())) * 2 - 1, n_steps, tau, seed)
+        return ((large[0] + 1) / 2).clamp(0, 1).to(grid)

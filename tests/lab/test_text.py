@@ -1,0 +1,65 @@
+"""Training on captions: it resumes exactly, leaves words out as asked, and its videos are measured by colour."""
+
+from dataclasses import replace
+
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
+from fourd_minimal.lab.text import batch_loss, make_batch, start, train_text_to_video
+
+SMOKE = TEXT_TO_VIDEO["smoke"]
+
+
+def last(steps):
+    *_, step = steps
+    return step
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    whole = last(train_text_to_video(SMOKE)).averaged()
+    killed = train_text_to_video(SMOKE, tmp_path, checkpoint_every=2)
+    for step in killed:
+        if step.number == 3:
+            break
+    killed.close()
+    resumed = [*train_text_to_video(SMOKE, tmp_path, checkpoint_every=2)]
+    assert [step.number for step in resumed] == [3, 4]
+    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_shares_are_what_they_say():
+    preset = replace(SMOKE, batch=400, share_nothing_seen=0.5, share_no_caption=0.25, share_no_word=0.0)
+    for batch in make_batch(preset, start(preset).encode, 0):
+        assert 0.4 < (~batch.seen).all(1).float().mean() < 0.65
+        assert 0.18 < (batch.words == 0).all(1).float().mean() < 0.32
+        read = batch.words[(batch.words > 0).any(1)]
+        assert ((read > 0).sum(1) >= 3).all()  # colour, noun, verb
+    fixed, freeze = make_batch(preset, start(preset).encode, 0)
+    assert (fixed.context, freeze.context) == ("dynamic", "freeze")
+
+
+def test_captions_belong_to_their_videos():
+    """The colour that a caption names is the hue of the video's most saturated pixels."""
+    preset = replace(SMOKE, batch=64, families=(("plain", 1.0),), share_no_caption=0.0, share_no_word=0.0)
+    model = start(preset)
+    batch = make_batch(preset, model.encode, 0)[0]
+    named = {w: (batch.words == i).any(1) for i, w in enumerate(model.config.words, 1)}
+    red, blue = (batch.clean[named[c]][:, 0].flatten(2) for c in ("red", "blue"))
+    strongest = lambda a: a.gather(2, (a.amax(1) - a.amin(1)).argmax(1)[:, None, None].expand(-1, 3, 1))[..., 0]  # noqa: E731
+    assert (strongest(red).argmax(1) == 0).all() and (strongest(blue).argmax(1) == 2).all()
+
+
+def test_it_learns():
+    preset = replace(SMOKE, steps=40, batch=8, lr=3e-3)
+    losses = [step.loss for step in train_text_to_video(preset)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_words_get_gradients_though_their_attention_starts_at_nothing():
+    model = start(SMOKE)
+    batches = make_batch(SMOKE, model.encode, 0)
+    with torch.no_grad():
+        model.dit.patch_out.weight.normal_(0, 0.1)
+    batch_loss(model, batches).backward()
+    assert all(block.text_attention.to_out.weight.grad.abs().sum() > 0 for block in model.dit.blocks)

@@ -1,0 +1,84 @@
+"""Large grids: distances and closures on grids that are known, windows against one pass, memory that stays flat."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab.evaluation import copy_row, predict
+from fourd_minimal.lab.windows import WAYS, Windows, closure, complete, cost, large_scenes, psnr_by_distance
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return FourRealVideo(PRESETS["smoke"].model).requires_grad_(False)
+
+
+def test_an_orbit_ends_where_it_began_and_steps_are_those_of_training(model):
+    record = large_scenes(model, 2, 25, 5)
+    assert_close(record.c2w[:, -1], record.c2w[:, 0], atol=1e-5, rtol=0)
+    assert closure(record.rgb, record) > 60
+    assert not torch.allclose(record.rgb[:, 12], record.rgb[:, 0], atol=0.1)
+    clip = sample_scenes(2, 3, 3, model.image_size, HELD_OUT, geometry=False)
+    assert_close(record.rgb[:, 0, :3], clip.rgb[:, 0])  # the first clip of a longer one is that clip
+
+
+def test_one_cell_wrong_counts_at_its_distance_only(model):
+    record = large_scenes(model, 2, 5, 6)
+    grids = record.rgb.clone()
+    grids[:, 3, 2] = 1 - grids[:, 3, 2]
+    found = psnr_by_distance(grids, record)
+    assert len(found) == 4 and [math.isinf(x) for x in found] == [True, False, True, True]
+
+
+def test_closure_is_the_error_of_the_last_row():
+    record = sample_scenes(2, 4, 3, 16, HELD_OUT, sweep_deg=360)
+    grids = record.rgb.clone()
+    grids[:, -1] = grids[:, 0] + 0.1
+    assert closure(grids, record) == pytest.approx(20, abs=1e-3)
+    assert math.isinf(closure(copy_row(record.rgb), record))
+
+
+def test_a_grid_of_one_window_is_one_pass(model):
+    truth = large_scenes(model, 2, 3, 3).rgb
+    assert_close(complete(model, truth, 2), predict(model, truth, 2))
+
+
+def test_windows_leave_what_is_given_and_fill_the_rest(model):
+    truth = large_scenes(model, 2, 6, 4).rgb
+    grids = complete(model, truth, 1)
+    assert_close(grids[:, 0], truth[:, 0])
+    assert_close(grids[:, :, 0], truth[:, :, 0])
+    assert (grids[:, 1:, 1:] != truth[:, 1:, 1:]).flatten(3).any(-1).all()
+
+
+def test_the_system_takes_longer_videos_when_asked(model):
+    truth = large_scenes(model, 1, 4, 6).rgb[0]
+    with pytest.raises(ValueError, match="fixed_view has 6 frames; this model takes 2 to 3 at once"):
+        model.generate(truth[0], truth[:, 0])
+    grid = model.generate(truth[0], truth[:, 0], n_steps=1, windows=True)
+    assert grid.shape == truth.shape and torch.equal(grid[0], truth[0]) and torch.equal(grid[:, 0], truth[:, 0])
+    assert_close(grid[None], complete(model, truth[None], 1))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_costs_are_measured(way):
+    found = cost(way, 3)
+    assert found["seconds"] > 0 and found["mib"] >= 0
+
+
+def test_memory_of_windows_is_flat():
+    small, large = cost("windows", 7)["mib"], cost("windows", 13)["mib"]
+    assert large < 1.5 * small + 4  # noise of the allocator
+
+
+def test_the_command_writes_table_and_picture(tmp_path, capsys):
+    Windows(views=7, times=5, scenes=2, steps=(1,), sizes=(4,), out=tmp_path).run()
+    said = capsys.readouterr().out
+    assert "| windows, 1 step |" in said and "| window by window |" in said
+    assert {f.name for f in tmp_path.iterdir()} == {"sliding_window.md", "sliding_window.json", "sliding_window.png"}

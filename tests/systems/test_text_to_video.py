@@ -1,0 +1,127 @@
+"""Words in, videos out: captions are read as sets of words, guidance is a straight line, first frames are kept."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, WORDS
+from fourd_minimal.data.procedural import FAMILIES, HELD_OUT, sample_scenes
+from fourd_minimal.lab.text import start
+from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.text_to_video import TextToVideo, TextToVideoConfig
+from fourd_minimal.video_dit import VideoDiTConfig
+
+CONFIG = TextToVideoConfig(VideoDiTConfig((8, 8), 4, 24, 2, 2, text_dim=8), WORDS, views=3, times=4)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = TextToVideo(CONFIG)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model.requires_grad_(False)
+
+
+def test_captions_are_sets_of_words(model):
+    encoded = model.encode(["a red ball bouncing", "Red  ball, bouncing.", ""])
+    assert torch.equal(encoded[0], encoded[1]) and (encoded[2] == 0).all()
+    assert [CONFIG.words[i - 1] for i in encoded[0] if i] == ["red", "ball", "bouncing"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_caption_of_our_worlds_can_be_read(model, family):
+    captions = sample_scenes(40, 1, 1, 8, HELD_OUT, family, geometry=False).captions
+    assert len(captions) == 40 and (model.encode(captions) > 0).any(1).all()
+
+
+def test_the_order_of_words_does_not_matter(model):
+    one, other = (model.sample([c], "dynamic", n_steps=2) for c in ("red ball", "ball red"))
+    assert_close(one, other)
+
+
+def test_words_matter(model):
+    one, other = (model.sample([c], "dynamic", n_steps=1) for c in ("red ball", "blue ball"))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_guidance_is_a_straight_line_from_no_words_to_words(model):
+    """Over one step, and where nothing is clamped."""
+    with torch.no_grad():
+        model.dit.patch_out.weight *= 0.05
+        model.dit.patch_out.bias.zero_()
+    nothing, plain, double = (
+        model.sample([caption], "freeze", n_steps=1, guidance=g)
+        for caption, g in (("", 1.0), ("red ball", 1.0), ("red ball", 2.0))
+    )
+    assert plain.abs().max() < 1 and not torch.allclose(plain, nothing, atol=1e-5)
+    assert_close(double, nothing + 2 * (plain - nothing), atol=1e-5, rtol=1e-4)
+
+
+def test_both_videos_start_at_the_same_picture(model):
+    fixed_view, freeze_time = model.generate("a red ball bouncing", n_steps=2)
+    assert fixed_view.shape == (4, 3, 8, 8) and freeze_time.shape == (3, 3, 8, 8)
+    assert torch.equal(fixed_view[0], freeze_time[0])
+    assert fixed_view.min() >= 0 and fixed_view.max() <= 1
+    assert not torch.equal(freeze_time[0], freeze_time[1])
+
+
+def test_a_batch_of_captions_is_the_captions_one_by_one(model):
+    first = torch.rand(2, 3, 8, 8) * 2 - 1
+    both = model.sample(["red ball", "box"], "freeze", first, n_steps=1, seed=3)
+    assert torch.equal(both[:, 0], first)
+    words = model.encode(["red ball", "box"])
+    clean, seen = torch.cat([first[:, None], torch.zeros(2, 2, 3, 8, 8)], 1), torch.tensor([[True, False, False]] * 2)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    of = lambda w: model.denoise(noise, torch.ones(2), seen, clean, "freeze", w)  # noqa: E731
+    guided = of(0 * words) + 2.0 * (of(words) - of(0 * words))
+    assert_close(both[:, 1:], guided[:, 1:].clamp(-1, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_it_starts_as_the_base_it_was_given():
+    preset = TEXT_TO_VIDEO["smoke"]
+    torch.manual_seed(0)
+    base = FourRealVideo(PRESETS["smoke"].model).requires_grad_(False)
+    with torch.no_grad():
+        for p in base.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    model = start(preset, base.base)
+    x, sigma = torch.randn(2, 3, 3, 16, 16), torch.tensor([1.0, 0.4])
+    seen, clean = torch.tensor([[True, False, False]] * 2), torch.randn(2, 3, 3, 16, 16)
+    words = model.encode(["a red ball", "a box"])
+    expected = base.denoise_video(x, sigma, seen, clean, "dynamic")
+    assert_close(model.denoise(x, sigma, seen, clean, "dynamic", words), expected)
+
+
+def test_saved_and_loaded_it_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path, torch.float32)
+    again = TextToVideo.from_pretrained(tmp_path)
+    assert again.config == CONFIG
+    assert torch.equal(again.sample(["box"], "dynamic", n_steps=1), model.sample(["box"], "dynamic", n_steps=1))
+
+
+@pytest.mark.parametrize(
+    "caption, sentence",
+    [
+        ("a mauve ball", "'mauve' of 'a mauve ball' is not among the words it learned: red, "),
+        ("red " * 7, "has 7 words; at most 6"),
+    ],
+)
+def test_captions_it_cannot_read_are_refused(model, caption, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.generate(caption)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(words=()), "words is empty"),
+        (dict(words=("red", "red")), "a word twice"),
+        (dict(dit=VideoDiTConfig((8, 8), 4, 24, 2, 2)), "text_dim 0"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TextToVideoConfig(**{"dit": CONFIG.dit, "words": WORDS, **options})

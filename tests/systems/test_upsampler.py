@@ -1,0 +1,155 @@
+"""The upsampler: bicubic before training, neighbours on both axes are heard, and bad input gets one sentence."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from fourd_minimal.systems.upsampler import Upsampler, UpsamplerConfig, bicubic, shrink
+from fourd_minimal.video_dit import VideoDiTConfig
+
+CONFIG = UpsamplerConfig(VideoDiTConfig((16, 16), 4, 24, 2, 2))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Upsampler(CONFIG)
+
+
+def wake(model: Upsampler) -> Upsampler:
+    """Zero-initialised layers would make most of these tests vacuous."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return model
+
+
+def some(*shape: int, seed: int = 0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def keys(x, a=-0.75):
+    """Cubic convolution, Keys 1981."""
+    x = x.abs()
+    near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
+
+
+def test_one_bright_pixel_is_enlarged_to_the_cubic_kernel():
+    spot = torch.zeros(1, 9, 9)
+    spot[0, 4, 4] = 1
+    along = keys((torch.arange(18.0) + 0.5) / 2 - 0.5 - 4)
+    assert_close(bicubic(spot, 2)[0], along[:, None] * along, atol=1e-6, rtol=0)
+
+
+def test_what_is_shrunk_keeps_its_mean():
+    large = some(2, 3, 3, 16, 16)
+    assert_close(
+        shrink(large, 4), F.interpolate(large.flatten(0, 1), scale_factor=1 / 4, mode="area").unflatten(0, (2, 3))
+    )
+
+
+def test_before_training_it_is_bicubic(model):
+    small = some(2, 3, 3, 8, 8)
+    for n_steps in (1, 3):
+        assert_close(model.upsample(small, n_steps), bicubic(small, 2).clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_every_frame_hears_of_all_others(model):
+    """A block along the rows, then one along the columns."""
+    wake(model)
+    small = some(1, 3, 4, 3, 8, 8).requires_grad_()
+    large = model.denoise(some(1, 3, 4, 3, 16, 16), torch.ones(1), small, torch.zeros(1))
+    (large[0, 1, 2] - bicubic(small, 2)[0, 1, 2]).square().sum().backward()
+    assert (small.grad.abs().sum((0, 3, 4, 5)) > 0).all()
+
+
+def test_with_one_block_it_would_not():
+    """The first block runs along the rows: another viewpoint's frames are not heard of before the second."""
+    torch.manual_seed(0)
+    model = wake(Upsampler(CONFIG))
+    model.dit.blocks = model.dit.blocks[:1]
+    small = some(1, 3, 4, 3, 8, 8).requires_grad_()
+    model.denoise(some(1, 3, 4, 3, 16, 16), torch.ones(1), small, torch.zeros(1))[0, 1, 2].sum().backward()
+    heard = small.grad.abs().sum((0, 3, 4, 5)) > 0
+    assert heard[1].all() and not heard[[0, 2]].any()
+
+
+def test_a_grid_is_upsampled_alike_alone_and_in_a_batch(model):
+    wake(model)
+    small, x = some(2, 3, 4, 3, 8, 8), some(2, 3, 4, 3, 16, 16, seed=1)
+    sigma, tau = torch.tensor([0.3, 0.9]), torch.tensor([0.0, 0.2])
+    both = model.denoise(x, sigma, small, tau)
+    alone = torch.cat([model.denoise(x[i, None], sigma[i, None], small[i, None], tau[i, None]) for i in range(2)])
+    assert_close(both, alone)
+
+
+def test_it_is_told_both_noise_levels(model):
+    wake(model)
+    small, x = some(1, 2, 2, 3, 8, 8), some(1, 2, 2, 3, 16, 16)
+    of = lambda sigma, tau: model.denoise(x, torch.tensor([sigma]), small, torch.tensor([tau]))  # noqa: E731
+    assert not torch.allclose(of(0.5, 0.0), of(0.9, 0.0)) and not torch.allclose(of(0.5, 0.0), of(0.5, 0.2))
+
+
+def test_augmentation_is_noise_of_that_level(model):
+    """Untrained, the output is the enlarged input: (1 - tau) s + tau eps."""
+    small = torch.zeros(1, 8, 8, 3, 8, 8)
+    *_, large = model.sample(small, tau=0.2)
+    seen = shrink(large, 2)
+    *_, same = model.sample(small + 0.5, tau=0.2)
+    assert_close(shrink(same, 2) - seen, torch.full_like(seen, 0.4), atol=1e-4, rtol=0)
+    assert 0.1 < seen.std() < 0.2  # 0.2, less what enlarging smoothes
+
+
+def test_a_video_is_a_grid_of_one_row(model):
+    assert wake(model).upsample(some(1, 4, 3, 8, 8)).shape == (1, 4, 3, 16, 16)
+
+
+def test_saved_and_loaded_it_is_the_same(model, tmp_path):
+    wake(model).save_pretrained(tmp_path, torch.float32)
+    small = some(2, 2, 3, 8, 8)
+    assert torch.equal(Upsampler.from_pretrained(tmp_path).upsample(small), model.upsample(small))
+
+
+def test_the_same_seed_gives_the_same_frames(model):
+    small = some(2, 2, 3, 8, 8)
+    once, again, other = (model.upsample(small, tau=0.1, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+@pytest.mark.parametrize(
+    "grid, options, sentence",
+    [
+        (some(2, 2, 3, 4, 4), {}, r"grid has shape \(2, 2, 3, 4, 4\); \(views, times, \*\(3, 8, 8\)\) is wanted"),
+        (some(2, 2, 3, 8, 8) * 2, {}, "outside"),
+        (some(2, 2, 3, 8, 8) / 0, {}, "NaN or values outside"),
+        (some(2, 2, 3, 8, 8), dict(tau=0.5), r"tau is 0.5; it must be in \[0, 0.3\]"),
+    ],
+)
+def test_bad_input_gets_one_sentence(model, grid, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.upsample(grid, **options)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(factor=3), "factor is 3"),
+        (dict(factor=1), "factor is 1"),
+        (dict(most_augmentation=1.0), "most_augmentation is 1"),
+        (dict(dit=VideoDiTConfig((16, 16), 4, 24, 1, 2)), "depth is 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        UpsamplerConfig(**{"dit": CONFIG.dit, **options})
+
+
+def test_weights_of_another_kind_are_refused(tmp_path, model):
+    with pytest.raises(ValueError, match="No weights at"):
+        Upsampler.from_pretrained(tmp_path)
+    (tmp_path / "upsampler.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        Upsampler.from_pretrained(tmp_path)
