@@ -183,7 +183,7 @@ def _read(path: str | Path) -> tuple[dict, bytes]:
         if int(document["asset"]["version"][0]) < 2:
             raise ValueError
     except (ValueError, LookupError, TypeError, struct.error):
-        raise ValueError(f"path is '{path}'; it must be a glTF 2.0 file (.gltf or .glb).") from None
+        raise ValueError(f"path is '{path}'; it must be a complete glTF 2.0 file (.gltf or .glb).") from None
     starts, merged = [], b""
     for uri in (buffer.get("uri") for buffer in document.get("buffers", [])):
         if uri is not None:

@@ -16,6 +16,7 @@ values can be changed (`--settings.sync-batch 8`).
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Upsampling, tyro.conf.subcommand("upsampling")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
+    warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
     try:
         command.run()
     except (ValueError, OSError, BlenderError) as error:

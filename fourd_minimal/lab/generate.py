@@ -1,15 +1,18 @@
 """The main job, from files to files: two videos, or one animated asset, become a grid to look around in."""
 
-import shutil
+import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.gltf import list_clips, render_asset
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
@@ -61,32 +64,47 @@ class Generate:
         Raises:
             ValueError: one video without the other, or two kinds of input at once; and whatever reading them raises.
         """
-        if (self.fixed_view is None) != (self.freeze_time is None):
-            missing = "--freeze-time" if self.freeze_time is None else "--fixed-view"
-            raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
-        given = [f"--{name.replace('_', '-')}" for name in ("asset", "fixed_view", "text") if getattr(self, name)]
+        self._check()
+        with whole_folder(self.out) as folder:
+            model = FourRealVideo.from_pretrained(self.weights).to(device())
+            if self.asset:
+                grids = self._from_asset(model)
+            elif self.text:
+                grids = {"": self._complete(model, *self._from_text(model))}
+            else:
+                grids = {"": self._complete(model, *self._videos(model))}
+            write(grids, folder)
+        print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
+
+    def _check(self) -> None:
+        videos = ["--fixed-view"] * bool(self.fixed_view) + ["--freeze-time"] * bool(self.freeze_time)
+        given = ["--asset"] * bool(self.asset) + videos[:1] + ["--text"] * bool(self.text)
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} were both given; give an asset, two videos or a caption.")
+        if len(videos) == 1:
+            missing = "--freeze-time" if self.freeze_time is None else "--fixed-view"
+            raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
         if self.asset and (self.upsample or self.windows):
             raise ValueError(
-                "--asset is compared with its truth at the training size; leave out --upsample, --windows."
+                "--asset goes without --upsample and --windows: it is compared with a truth of its own size."
             )
         if self.clip and not self.asset:
             raise ValueError("--clip was given without --asset; it chooses one of an asset's animations.")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out is {self.out}, which is a file; a folder is wanted.")
         if self.steps < 1:
             raise ValueError(f"--steps is {self.steps}; it must be at least 1.")
-        model = FourRealVideo.from_pretrained(self.weights).to(device())
-        if self.asset:
-            self._from_asset(model)
-        elif self.text:
-            self._write({"": self._complete(model, *self._from_text(model))})
-        else:
-            row, column = self.fixed_view or EXAMPLE / "fixed_view.mp4", self.freeze_time or EXAMPLE / "freeze_time.mp4"
-            most = (None, None) if self.windows else (model.times, model.views)
-            videos = [opaque(path, model.image_size, n) for path, n in zip((row, column), most, strict=True)]
-            self._write({"": self._complete(model, *videos)})
+
+    def _videos(self, model: FourRealVideo) -> tuple[Tensor, Tensor]:
+        flags = {
+            "--fixed-view": (self.fixed_view or EXAMPLE / "fixed_view.mp4", model.times),
+            "--freeze-time": (self.freeze_time or EXAMPLE / "freeze_time.mp4", model.views),
+        }
+        videos = []
+        for flag, (path, most) in flags.items():
+            try:
+                videos.append(opaque(path, model.image_size, None if self.windows else most))
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"{flag}: {str(error).removeprefix('path: ')}") from None
+        return tuple(videos)
 
     def _from_text(self, model: FourRealVideo) -> tuple[Tensor, Tensor]:
         reader = TextToVideo.from_pretrained("toy").to(device())
@@ -104,27 +122,60 @@ class Generate:
         print(f"{v} views x {t} times of {h}x{w} pixels in {time.perf_counter() - start:.1f} s, {self.steps} steps")
         return grid
 
-    def _from_asset(self, model: FourRealVideo) -> None:
+    def _from_asset(self, model: FourRealVideo) -> dict[str, Tensor]:
         size, half = model.image_size[0], (0.0, 0.5)  # half a clip: one that loops would end where it began
-        record = render_asset(self.asset, model.views, model.times, size, self.clip, time_range=half)
+        clips = list_clips(self.asset)
+        clip = self.clip or next((c.name for c in clips if c.moves), None)
+        record = render_asset(self.asset, model.views, model.times, size, clip, time_range=half)
+        print(f"{self.asset}: clip {clip!r} of {', '.join(repr(c.name) for c in clips)}")
         truth = record.rgb
-        grid = self._complete(model, truth[0, 0], truth[0, :, 0])
-        moving = moving_pixels(record.alpha)
+        grid, moving = self._complete(model, truth[0, 0], truth[0, :, 0]), moving_pixels(record.alpha)
+        scores = {}
         for name, found in {"generated": grid[None], **{k: complete(truth) for k, complete in TRIVIAL.items()}}.items():
-            print(f"  {name:20s} {psnr(found, truth):6.2f} dB, moving pixels {psnr(found, truth, moving):6.2f} dB")
-        self._write({"generated": grid, "truth": truth[0]})
+            scores[name] = psnr(found, truth, moving)
+            print(f"  {name:20s} {psnr(found, truth):6.2f} dB, moving pixels {scores[name]:6.2f} dB")
+        ours = scores.pop("generated")
+        best = max(scores, key=scores.get)
+        print(f"On moving pixels the model is {ours - scores[best]:+.1f} dB from the best that needs none, {best!r}.")
+        return {"generated": grid, "truth": truth[0]}
 
-    def _write(self, grids: dict[str, Tensor]) -> None:
-        grid = next(iter(grids.values()))
-        folder = self.out / "frames"
-        for view, frames in enumerate(grid):
-            write_video(frames, folder / f"view_{view}")
-        for stale in set(folder.glob("view_*")) - {folder / f"view_{view}" for view in range(len(grid))}:
-            shutil.rmtree(stale)  # of an earlier, larger grid
-        contact_sheet(grid, self.out / "grid.png")
-        title = "Drag: sideways is time, up and down is viewpoint"
-        save_html(grids if len(grids) > 1 else grid, self.out / "grid.html", title=title)
-        print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
+
+OURS = re.compile(r"grid\.html|grid\.png|frames(/view_\d+(/\d+\.png)?)?")
+"""What a folder of results holds."""
+
+
+def write(grids: dict[str, Tensor], folder: Path) -> None:
+    """A page to look around in, a still, and the frames of the first grid."""
+    grid = next(iter(grids.values()))
+    for view, frames in enumerate(grid):
+        write_video(frames, folder / "frames" / f"view_{view}")
+    contact_sheet(grid, folder / "grid.png")
+    title = "Drag: sideways is time, up and down is viewpoint"
+    save_html(grids if len(grids) > 1 else grid, folder / "grid.html", title=title)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A draft to fill with results; it becomes `path` when the block ends without an error, else it vanishes.
+
+    Raises:
+        ValueError: a file is in the way, or the folder holds what no earlier run has written.
+    """
+    place = next(p for p in path.absolute().parents if p.exists())
+    in_the_way = path if path.exists() else place
+    if not in_the_way.is_dir():
+        raise ValueError(f"--out is {path}, but {in_the_way} is a file; a folder is wanted.")
+    for file in sorted(path.rglob("*")) if path.exists() else ():
+        if not OURS.fullmatch(file.relative_to(path).as_posix()):
+            raise ValueError(f"--out is {path}, which holds {file}; a new folder or that of an earlier run is wanted.")
+    with TemporaryDirectory(dir=place, prefix=".writing_") as temporary:
+        draft = Path(temporary, "new")
+        draft.mkdir()
+        yield draft
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.rename(Path(temporary, "old"))
+        draft.rename(path)
 
 
 def opaque(path: Path, size: tuple[int, int], most: int | None) -> Float[Tensor, "t 3 h w"]:

@@ -1,6 +1,8 @@
 """The command line: from files to files, and one sentence for whatever is wrong."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab.cli import main
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
+from fourd_minimal.systems.upsampler import UpsamplerConfig
 from fourd_minimal.systems.weights import load_weights
 
 
@@ -60,11 +63,14 @@ def test_the_bundled_example_fits_the_shipped_weights(tmp_path, capsys):
     [
         (["--fixed-view", "row.mp4"], "--freeze-time is missing"),
         (["--freeze-time", "column"], "--fixed-view is missing"),
-        (["--fixed-view", "row.mp4", "--freeze-time", "none.mp4"], "nothing is at none.mp4"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "none.mp4"], "fourd: --freeze-time: a video, a GIF or a folder"),
         (["--fixed-view", "row.mp4", "--freeze-time", "text.mp4"], "text.mp4"),
         (["--fixed-view", "row.mp4", "--freeze-time", "still"], "freeze_time has 1 frames"),
         (["--fixed-view", "row.mp4", "--freeze-time", "other"], "first frames of fixed_view and freeze_time differ"),
         (["--fixed-view", "row.mp4", "--freeze-time", "column", "--asset", "a.glb"], "were both given"),
+        (["--fixed-view", "row.mp4", "--text", "a ball"], "--fixed-view and --text were both given"),
+        (["--asset", "a.glb", "--upsample"], "--asset goes without --upsample"),
+        (["--clip", "Walk"], "--clip was given without --asset"),
         (["--asset", "text.mp4"], "text.mp4"),
         (["--steps", "0"], "--steps is 0"),
         (["--weights", "nowhere"], "No weights at nowhere"),
@@ -79,6 +85,62 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(videos, weights, capsys,
     said = refused(capsys, "generate", "--out", "out", "--weights", weights, *arguments)
     assert sentence in said and said.count("\n") == 1
     assert not (videos / "out").exists()
+
+
+def test_results_replace_results_and_nothing_else(videos, capsys):
+    out = videos / "out"
+    (out / "frames" / "view_9").mkdir(parents=True)
+    (out / "frames" / "view_9" / "0001.png").write_text("of an earlier, larger grid")
+    main(["generate", "--out", str(out), "--steps", "1"])
+    assert not (out / "frames" / "view_9").exists()
+    (out / "frames" / "view_9").mkdir()
+    (out / "frames" / "view_9" / "notes.txt").write_text("precious")
+    before = (out / "grid.html").read_bytes()
+    said = refused(capsys, "generate", "--out", out, "--steps", 1, "--seed", 1)
+    assert "notes.txt; a new folder" in said and said.count("\n") == 1
+    assert (out / "frames" / "view_9" / "notes.txt").read_text() == "precious"
+    assert (out / "grid.html").read_bytes() == before
+    assert not list(videos.glob(".writing_*"))
+
+
+@pytest.mark.parametrize("out", ["row.mp4", "row.mp4/inside"])
+def test_a_file_in_the_way_is_seen_before_any_work(videos, capsys, monkeypatch, out):
+    monkeypatch.chdir(videos)
+    monkeypatch.setattr(FourRealVideo, "from_pretrained", lambda *_: pytest.fail("too late"))
+    assert "row.mp4 is a file; a folder is wanted" in refused(capsys, "generate", "--out", out)
+
+
+def test_first_frames_that_differ_a_little_are_said_in_one_line(videos, weights):
+    column = read_video(videos / "column").rgb
+    write_video((column + 0.06).clamp(0, 1), videos / "brighter")
+    row, out = videos / "row.mp4", videos / "out"
+    flags = ["--fixed-view", row, "--freeze-time", videos / "brighter", "--out", out, "--weights", weights]
+    command = [sys.executable, "-c", "from fourd_minimal.lab.cli import main; main()", "generate", *flags]
+    said = subprocess.run([*map(str, command), "--steps", "1"], check=True, capture_output=True, text=True).stderr
+    assert said.startswith("fourd: The first frames") and said.count("\n") == 1
+
+
+def test_windows_take_all_frames(tmp_path, capsys):
+    rgb = sample_scenes(1, 5, 7, 24, HELD_OUT, geometry=False).rgb[0]
+    write_video(rgb[0], tmp_path / "row")
+    write_video(rgb[:, 0], tmp_path / "column")
+    flags = ["--fixed-view", tmp_path / "row", "--freeze-time", tmp_path / "column", "--steps", 1, "--windows"]
+    main([str(a) for a in ("generate", *flags, "--out", tmp_path / "out", "--upsample")])
+    assert "5 views x 7 times of 48x48" in capsys.readouterr().out
+
+
+def test_a_caption_becomes_a_grid(tmp_path, capsys):
+    main(["generate", "--text", "a red ball bouncing", "--out", str(tmp_path / "out"), "--steps", "1"])
+    assert "4 views x 4 times of 24x24" in capsys.readouterr().out
+    assert "'mauve' of 'a mauve ball' is not among" in refused(capsys, "generate", "--text", "a mauve ball")
+
+
+def test_the_other_models_are_trained_by_the_same_command(tmp_path, capsys):
+    for command, name in (("train-upsampler", "upsampler"), ("train-text", "text_to_video")):
+        main([command, "--preset", "smoke", "--out", str(tmp_path), "--settings.steps", "2"])
+        assert (tmp_path / f"{name}.safetensors").exists()
+    *_, notes = load_weights(tmp_path / "upsampler.safetensors", UpsamplerConfig)
+    assert notes["made_by"] == "fourd train-upsampler --preset smoke" and notes["settings"] == {"steps": 2}
 
 
 def test_training_then_generating(tmp_path, capsys):
