@@ -25,7 +25,7 @@ from torch import Tensor, nn
 Grid = Float[Tensor, "b v t n d"]
 """Tokens of a grid: n tokens of d channels for every view v and time t."""
 Condition = Float[Tensor, "b v t k"]
-"""One embedding of sigma for every cell of the grid."""
+"""One embedding of sigma for every cell of the grid, of any kind: your base model has one."""
 
 
 def average_sync(y_view: Grid, y_time: Grid) -> Grid:

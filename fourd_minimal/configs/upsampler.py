@@ -15,15 +15,15 @@ class UpsamplerPreset:
     times: int = 4
     families: tuple[tuple[str, float], ...] = (("simple", 0.4), ("hard", 0.4), ("creature", 0.2))
     """Families of `data.procedural` and their shares of every batch."""
-    steps: int = 3000
+    steps: int = 4000
     batch: int = 2
-    """Grids."""
-    lr: float = 1.5e-3
+    """Whole grids; three batches of four have as many frames, of more and smaller grids."""
+    lr: float = 2e-3
     warmup: int = 100
     """Steps until the rate is at its peak; at most a fifth of all."""
     ema: float = 0.998
     """Decay of the averaged weights, which are the result."""
-    share_pure_noise: float = 0.4
+    share_pure_noise: float = 0.5
     """Share of samples at sigma = 1, where every sampler starts."""
     seed: int = 0
 
@@ -33,16 +33,18 @@ class UpsamplerPreset:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
 
 
-def _toy(size: int, dim: int, depth: int, heads: int, factor: int = 2, **training) -> UpsamplerPreset:
-    dit = VideoDiTConfig((size, size), patch=4, dim=dim, depth=depth, heads=heads)
+def _toy(size: int, patch: int, dim: int, depth: int, heads: int, factor: int = 2, **training) -> UpsamplerPreset:
+    dit = VideoDiTConfig((size, size), patch=patch, dim=dim, depth=depth, heads=heads)
     return UpsamplerPreset(UpsamplerConfig(dit, factor), **training)
 
 
 UPSAMPLERS = {
-    "smoke": _toy(size=32, dim=24, depth=2, heads=2, views=2, times=2, steps=4, batch=2, warmup=2),
-    "cpu": _toy(size=48, dim=96, depth=4, heads=3),  # the shipped weights
+    "smoke": _toy(size=32, patch=4, dim=24, depth=2, heads=2, views=2, times=2, steps=4, batch=2, warmup=2),
+    "cpu": _toy(size=48, patch=6, dim=96, depth=4, heads=3),  # the shipped weights
     # not yet trained
-    "gpu": _toy(size=64, dim=384, depth=8, heads=6, views=8, times=8, steps=30_000, batch=8, lr=5e-4, warmup=1000),
+    "gpu": _toy(
+        size=64, patch=4, dim=384, depth=8, heads=6, views=8, times=8, steps=30_000, batch=8, lr=5e-4, warmup=1000
+    ),
     "full": UpsamplerPreset(
         UpsamplerConfig(VideoDiTConfig((288, 512), patch=8, dim=1024, depth=24, heads=16), factor=4),
         views=8,

@@ -5,7 +5,12 @@ network is the same DiT as the base model's (`video_dit`), trained on large fram
 enlarged by bicubic interpolation, in the place where the base model is given its seen frames; what it predicts is the
 difference to the large frames. So before training it IS bicubic interpolation.
 
-    x = up(s') + phi(x_sigma, up(s'), sigma, tau)           s' = (1 - tau) s + tau eps, the small frames
+    x = up(s') + phi(d, up(s'), sigma, tau)           s' = (1 - tau) s + tau eps, the small frames
+    d = w (x_sigma - (1 - sigma) up(s'))              w = (1 - sigma) r^2 / ((1 - sigma)^2 r^2 + sigma^2)
+
+d is what x_sigma says about the difference: the best linear guess (Wiener's), where the difference has the standard
+deviation r. At sigma = 1 it is 0: there x_sigma is noise, and a network that must first learn to look away from noise
+learned four times more slowly.
 
 tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): small frames that a
 model made are not quite what the upsampler was trained on, and noise hides the difference. It is told tau, and the
@@ -15,7 +20,7 @@ It works on grids: blocks attend in turn along the rows (times) and along the co
 one frame know those of its neighbours on both axes. A video is a grid of one row.
 
 Departures: the paper says no more than the words quoted, and its upsampler (to 288x512) is for videos. Conditioning,
-parametrisation, tau and alternating axes are ours; so is the factor, 2.
+parametrisation, d, tau and alternating axes are ours; so is the factor, 2.
 """
 
 from collections.abc import Iterator
@@ -36,6 +41,10 @@ from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig, sigma_embedding
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "upsampler_toy"}
 
 
+DETAIL = 0.1
+"""r, about the standard deviation of x - up(s) in pixels of [-1, 1]."""
+
+
 @dataclass(frozen=True)
 class UpsamplerConfig:
     """The network, and how it was trained."""
@@ -46,7 +55,7 @@ class UpsamplerConfig:
     """Large over small, in each direction."""
     shift: float = 3.0
     """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
-    most_augmentation: float = 0.3
+    most_augmentation: float = 0.1
     """The largest tau it was trained for, in [0, 1)."""
 
     def __post_init__(self):
@@ -141,7 +150,9 @@ class Upsampler(nn.Module):
         level = self.augmentation_in(sigma_embedding(tau, self.config.dit.dim))
         sigma = sigma[:, None, None].expand(-1, v, t)
         seen = torch.ones_like(sigma, dtype=torch.bool)
-        grids = x, sigma, seen, enlarged
+        noise = sigma[..., None, None, None]
+        guess = (1 - noise) * DETAIL**2 / ((1 - noise) ** 2 * DETAIL**2 + noise**2) * (x - (1 - noise) * enlarged)
+        grids = guess, sigma, seen, enlarged
         as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
         as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
         tokens, c_time, angles_time = self.dit.embed(*as_rows, "dynamic")
@@ -179,7 +190,7 @@ class Upsampler(nn.Module):
         Args:
             grid: views x times; a single video is `video[None]`.
             n_steps: Euler steps. One gives the mean of what the large frames may be, more give one possibility.
-            tau: noise augmentation: 0 for true frames, about 0.1 for frames a model made.
+            tau: noise augmentation: 0 for true frames, more for frames a model made.
             seed: of the noise.
 
         Raises:
