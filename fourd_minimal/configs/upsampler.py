@@ -15,7 +15,7 @@ class UpsamplerPreset:
     times: int = 4
     families: tuple[tuple[str, float], ...] = (("simple", 0.4), ("hard", 0.4), ("creature", 0.2))
     """Families of `data.procedural` and their shares of every batch."""
-    steps: int = 4000
+    steps: int = 2500
     batch: int = 2
     """Whole grids; three batches of four have as many frames, of more and smaller grids."""
     lr: float = 2e-3

@@ -1,16 +1,18 @@
 """How the text-to-video model is trained, and whether its videos show what their captions say."""
 
-from collections.abc import Iterator
+import colorsys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.configs.text_to_video import TextToVideoPreset
-from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.procedural import COLOURS, HELD_OUT, colour_name, sample_scenes
 from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
 from fourd_minimal.lab.training import random_masks, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
@@ -110,3 +112,46 @@ def train_text_to_video(
     )
     path = None if folder is None else Path(folder) / "text_to_video_checkpoint.safetensors"
     yield from fit(recipe, path, checkpoint_every)
+
+
+def object_mask(video: Float[Tensor, "f 3 h w"]) -> Bool[Tensor, "f h w"]:
+    """Where a plain scene's object is: its colours are strong, those behind it are pale."""
+    return (video.amax(1) - video.amin(1)) > 0.5 * video.amax(1).clamp(min=0.2)
+
+
+def colour_seen(video: Float[Tensor, "f 3 h w"]) -> str:
+    """The name of the object's mean colour, or "nothing"."""
+    mask = object_mask(video)
+    if mask.sum() < 4:
+        return "nothing"
+    r, g, b = video.movedim(1, -1)[mask].mean(0).tolist()
+    return colour_name(colorsys.rgb_to_hsv(r, g, b)[0])
+
+
+def motion_seen(video: Float[Tensor, "f 3 h w"]) -> str:
+    """Whether the object's middle moves up and down more than its height changes, in pixels."""
+    mask = object_mask(video).float()
+    rows = torch.arange(video.shape[2], device=video.device) + 0.5
+    share = mask.sum(2) / mask.sum((1, 2)).clamp(min=1)[:, None]
+    middle = (share * rows).sum(1)
+    height = 12**0.5 * (share * (rows - middle[:, None]).square()).sum(1).sqrt()  # of a bar with that spread
+    travel, change = (a.amax() - a.amin() for a in (middle, height))
+    return "bouncing" if travel > change else "squashing"
+
+
+def agreement(captions: Sequence[str], videos: Float[Tensor, "n f 3 h w"]) -> dict[str, float]:
+    """How often the videos show the colour and the motion that their captions name; pixels in [0, 1].
+
+    Only captions with a colour of `COLOURS` and with one motion count. The truth's own share is the measure's ceiling.
+
+    >>> record = sample_scenes(2, 1, 4, 24, 3, "plain")
+    >>> agreement(record.captions, record.rgb[:, 0])["colour"]
+    1.0
+    """
+    hits: dict[str, list[bool]] = dict(colour=[], motion=[])
+    for caption, video in zip(captions, videos, strict=True):
+        words = caption.split()
+        hits["colour"] += [colour_seen(video) == word for word in words if word in COLOURS]
+        verbs = [word for word in words if word in ("bouncing", "squashing")]
+        hits["motion"] += [motion_seen(video) == verbs[0]] * (len(verbs) == 1)
+    return {name: sum(found) / max(1, len(found)) for name, found in hits.items()}
