@@ -1,4 +1,4 @@
-"""The README's moving picture, made by `python -m fourd_minimal.lab.figures`."""
+"""The README's pictures that no measurement makes, by `python -m fourd_minimal.lab.figures`."""
 
 from pathlib import Path
 
@@ -7,9 +7,12 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw
 
-from fourd_minimal.lab.contact_sheet import INK_RGB, contact_sheet, font
+from fourd_minimal.lab.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
+from fourd_minimal.lab.generate import MADE_BY_A_MODEL
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.text_to_video import TextToVideo
+from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import whole_file
 
 HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
@@ -52,8 +55,22 @@ def hero(scenes: tuple[int, ...] = SCENES, steps: int = 8, zoom: int = 6) -> lis
     return pictures
 
 
+CAPTIONS = ("a red ball bouncing", "a blue box squashing", "a yellow box bouncing")
+
+
+def from_words(path: Path, seed: int = 0) -> None:
+    """Captions -> two videos -> grids -> larger frames, side by side: the first seed's, whatever came out."""
+    reader, model, upsampler = (m.from_pretrained("toy") for m in (TextToVideo, FourRealVideo, Upsampler))
+    grids = {}
+    for caption in CAPTIONS:
+        grid = model.generate(*reader.generate(caption, seed=seed), n_steps=1)
+        grids[caption] = upsampler.upsample(grid, tau=MADE_BY_A_MODEL)
+    compare_sheet(grids, path, scale=1)
+
+
 def main(folder: str | Path = "figures") -> None:
-    """Write `hero.gif` and a still beside it."""
+    """Write `hero.gif` with a still beside it, and `text_to_4d.png`."""
+    from_words(Path(folder) / "text_to_4d.png")
     pictures = hero()
     for name, options in (
         ("hero.gif", dict(save_all=True, append_images=pictures[1:], duration=250, loop=0)),

@@ -24,7 +24,7 @@ from fourd_minimal.systems.upsampler import Upsampler
 
 EXAMPLE = Path(__file__).parents[1] / "examples"
 """A held-out scene of the headline world: `fixed_view.mp4`, `freeze_time.mp4`."""
-MADE_BY_A_MODEL = 0.1
+MADE_BY_A_MODEL = 0.05
 """Noise augmentation that the upsampler is told for frames that are not true."""
 
 

@@ -144,7 +144,7 @@ def measure(method: str, grids: Grids, record: SceneRecord, cells: Bool[Tensor, 
 
 
 def compare(
-    upsampler: Upsampler, model: FourRealVideo, record: SceneRecord, steps: Sequence[int] = (1, 8), tau: float = 0.1
+    upsampler: Upsampler, model: FourRealVideo, record: SceneRecord, steps: Sequence[int] = (1, 8), tau: float = 0.05
 ) -> dict[str, tuple[list[Row], dict[str, Grids]]]:
     """Bicubic interpolation and the upsampler, on true small grids (all cells) and on generated ones (unseen cells)."""
     small, tables = shrink(record.rgb, upsampler.config.factor), {}

@@ -105,3 +105,14 @@ def test_a_record_without_geometry_is_refused():
         hidden_from_fixed_view(bare)
     with pytest.raises(ValueError, match="record has no flow"):
         flicker(bare.rgb, bare)
+
+
+def test_what_leaves_the_other_picture_is_not_seen_there():
+    """A plane before two cameras that look past each other: points beyond the edge must not read the edge's depth."""
+    record = sample_scenes(1, 2, 2, 16, HELD_OUT, "ground", sweep_deg=25)
+    away = record.c2w.clone()
+    away[:, 0, :3, 3] += 3 * away[:, 0, :3, 0]  # the first camera, moved to its right: all it sees lies to the left
+    moved = replace(record, c2w=away, depth=torch.where(record.depth > 0, record.depth, 9.0))
+    xy, seen = from_view(moved, 0, slice(1, 2))
+    outside = ((xy < 0) | (xy > 16)).any(-1)[:, :, :, None]
+    assert outside.any() and not (seen & outside).any()

@@ -65,6 +65,22 @@ def test_settings_of_later_stages_may_change(tmp_path):
     assert again.number == SMOKE.base_steps
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "value"),
+    [
+        ("sync", "sync_pseudo_steps", 1),
+        ("sync", "sync_batch", 3),
+        ("joint", "sync_batch", 3),
+        ("joint", "grid_ema", 0.5),
+    ],
+)
+def test_settings_of_a_stage_may_not(tmp_path, stage, name, value):
+    base = FourRealVideo(SMOKE.model)
+    last(train(stage, SMOKE, tmp_path, base))
+    with pytest.raises(ValueError, match=rf"another preset \({name} differ\)"):
+        next(train(stage, replace(SMOKE, **{name: value}), tmp_path, base))
+
+
 def test_the_seconds_of_an_interrupted_run_add_up(tmp_path):
     killed = train("base", replace(SMOKE, base_steps=3), tmp_path, checkpoint_every=1)
     seconds = [next(killed).seconds for _ in range(2)][-1]

@@ -94,3 +94,9 @@ def test_tuned_attention_is_a_block_with_other_attention_weights(blocks):
     gradients = [torch.autograd.grad((o * weight).sum(), x)[0] for o in (ours, theirs)]
     assert_close(*gradients)
     assert len(list(tuned.parameters())) == len(list(other.attention.parameters()))
+
+
+def test_every_layer_of_a_trained_design_is_trained(blocks):
+    for design in set(get_args(Design)) - set(UNTRAINED):
+        names = {name.split(".")[0] for name, _ in trained_layers(build(design, blocks, D)).named_parameters()}
+        assert names == {"0", "1", "2"}, design

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.systems.weights import load_weights, save_weights, whole_file
 
 
 @dataclass(frozen=True)
@@ -71,3 +71,13 @@ def test_another_class(saved, tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="no configuration"):
         load_weights(tmp_path / "bare.safetensors", Config)
+
+
+def test_whole_file_leaves_no_draft_behind(tmp_path):
+    with pytest.raises(RuntimeError), whole_file(tmp_path / "a.txt") as draft:
+        draft.write_text("half")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with whole_file(tmp_path / "a.txt") as draft:
+        draft.write_text("whole")
+    assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
