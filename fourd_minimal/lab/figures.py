@@ -55,7 +55,7 @@ def hero(scenes: tuple[int, ...] = SCENES, steps: int = 8, zoom: int = 6) -> lis
     return pictures
 
 
-CAPTIONS = ("a red ball bouncing", "a blue box squashing", "a yellow box bouncing")
+CAPTIONS = ("a red ball bouncing", "a blue box squashing", "a green ball squashing", "a yellow box bouncing")
 
 
 def from_words(path: Path, seed: int = 0) -> None:

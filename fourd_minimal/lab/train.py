@@ -16,6 +16,7 @@ from fourd_minimal.lab.text import train_text_to_video
 from fourd_minimal.lab.training import STAGES, train
 from fourd_minimal.lab.upsampling import train_upsampler
 from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
+from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import load_weights, whole_file
 
 
@@ -97,16 +98,24 @@ class TrainUpsampler:
     """Where the settings below come from."""
     out: Path = Path("runs/upsampler")
     """Where the checkpoint and the weights go."""
+    start_from: Path | None = None
+    """"toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
     settings: UpsamplerPreset = field(default_factory=lambda: UPSAMPLERS["cpu"])
     """Every value of the preset, to be changed one by one."""
 
     def run(self) -> None:
         """Train, and leave `upsampler.safetensors` in `out`."""
-        step = watched(train_upsampler(self.settings, self.out, device=device()), self.settings.steps, "upsampler")
-        command = f"fourd train-upsampler --preset {self.preset}"
-        step.averaged().save_pretrained(
-            self.out, **how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
-        )
+        start, command, earlier = None, f"fourd train-upsampler --preset {self.preset}", {}
+        if self.start_from:
+            if self.start_from.resolve() == self.out.resolve():
+                raise ValueError("--start-from goes with an --out of its own.")
+            start = Upsampler.from_pretrained(self.start_from)
+            command += f" --start-from {self.start_from}"
+            earlier = dict(after=start.notes)
+        run = train_upsampler(self.settings, self.out, start, device=device())
+        step = watched(run, self.settings.steps, "upsampler")
+        notes = how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
+        step.averaged().save_pretrained(self.out, **notes, **earlier)
 
 
 @dataclass(frozen=True)

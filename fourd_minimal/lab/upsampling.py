@@ -63,13 +63,29 @@ def batch_loss(model: Upsampler, batch: Batch, device: str | torch.device = "cpu
 def train_upsampler(
     preset: UpsamplerPreset,
     folder: str | Path | None = None,
+    start: Upsampler | None = None,
     checkpoint_every: int = 500,
     device: str | torch.device = "cpu",
 ) -> Iterator[Step[Upsampler]]:
-    """Train it, yielding after every step; see `loop.fit`. The checkpoint is `upsampler_checkpoint.safetensors`."""
+    """Train it, yielding after every step; see `loop.fit`. The checkpoint is `upsampler_checkpoint.safetensors`.
+
+    Args:
+        preset: everything the run depends on, beside the next.
+        folder: where the checkpoint is kept.
+        start: whose weights are trained on.
+        checkpoint_every: steps between checkpoints.
+        device: where to train.
+
+    Raises:
+        ValueError: a start of another configuration.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         model = Upsampler(preset.model).to(device)
+    if start is not None:
+        if start.config != preset.model:
+            raise ValueError(f"start is {start.config}; the preset wants {preset.model}.")
+        model.load_state_dict(start.state_dict())
     recipe = Recipe(
         model,
         part=lambda whole: whole,

@@ -104,6 +104,8 @@ class Upsampler(nn.Module):
         self.config = config
         self.dit = VideoDiT(config.dit)
         dim = config.dit.dim
+        self.notes: dict = {}
+        """How loaded weights were made."""
         self.augmentation_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     @classmethod
@@ -117,8 +119,9 @@ class Upsampler(nn.Module):
         (24, 24)
         """
         path = SHIPPED.get(str(name), Path(name)) / "upsampler.safetensors"
-        tensors, config, _ = load_weights(path, UpsamplerConfig)
+        tensors, config, notes = load_weights(path, UpsamplerConfig)
         model = cls(config).requires_grad_(False)
+        model.notes = notes
         try:
             model.load_state_dict(tensors)
         except RuntimeError:
