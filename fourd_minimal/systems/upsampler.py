@@ -20,7 +20,7 @@ It works on grids: blocks attend in turn along the rows (times) and along the co
 one frame know those of its neighbours on both axes. A video is a grid of one row.
 
 Departures: the paper says no more than the words quoted, and its upsampler (to 288x512) is for videos. Conditioning,
-parametrisation, d, tau and alternating axes are ours; so is the factor, 2.
+parametrisation, d, tau, alternating axes and mirroring are ours; so is the factor, 2.
 """
 
 from collections.abc import Iterator
@@ -174,14 +174,21 @@ class Upsampler(nn.Module):
     def sample(
         self, small: Float[Tensor, "b v t c sh sw"], n_steps: int = 1, tau: float = 0.0, seed: int = 0
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
-        """Noise to large frames, yielding every state; everything in [-1, 1]. The last state is the sample."""
+        """Noise to large frames, yielding every state; everything in [-1, 1]. The last state is the sample.
+
+        Each prediction is the mean of two, of the frames and of their mirror image: the world has no preference for
+        left or right, and what a network makes up has. (Self-ensemble, Lim et al. 2017, arXiv 1707.02921.)
+        """
         generator = torch.Generator().manual_seed(seed)  # on the CPU: a seed means the same on every device
         augmented = add_noise(small, torch.randn(small.shape, generator=generator).to(small), tau)
         noise = torch.randn((*small.shape[:-2], *self.config.dit.image_size), generator=generator).to(small)
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            levels = (torch.full((len(x),), level, device=x.device) for level in (sigma, tau))
-            return (x - self.denoise(x, next(levels), augmented, next(levels))) / sigma
+            both = (torch.cat([a, a.flip(-1)]) for a in (x, augmented))
+            levels = (torch.full((2 * len(x),), level, device=x.device) for level in (sigma, tau))
+            noisy, given = both
+            straight, mirrored = self.denoise(noisy, next(levels), given, next(levels)).chunk(2)
+            return (x - (straight + mirrored.flip(-1)) / 2) / sigma
 
         yield from euler(velocity, noise, n_steps, self.config.shift)
 
