@@ -137,7 +137,7 @@ def test_bad_arguments(asset, changes, said):
 def test_bad_files(tmp_path):
     for content in b"not glTF", b"glTF", b"[1]", b'{"asset": {"version": "1.0"}}':
         (tmp_path / "bad.glb").write_bytes(content)
-        with pytest.raises(ValueError, match=r"must be a glTF 2.0 file"):
+        with pytest.raises(ValueError, match=r"must be a complete glTF 2.0 file"):
             list_clips(tmp_path / "bad.glb")
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         list_clips(tmp_path / "none.glb")

@@ -1,3 +1,5 @@
+import colorsys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch.testing import assert_close
 from fourd_minimal.cameras import pixel_grid, project, rays
 from fourd_minimal.data import procedural
 from fourd_minimal.data.analytic_renderer import render
-from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, hue, rotation, sample_scenes
+from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, colour_name, hue, rotation, sample_scenes
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -116,8 +118,31 @@ def test_the_next_frame_pulled_back_by_the_flow_is_this_one(family):
     assert error[moving].median() < 1e-3 and error[moving].mean() < error_at_rest[moving].mean() / 3
 
 
+def test_captions_say_what_is_seen():
+    """The motion that is named is the one that is there; colours are tested where they are measured."""
+    record = sample_scenes(64, 1, 8, 24, 7, "plain", geometry=False)
+    mask = record.alpha[:, 0, :, 0] > 0.5
+    rows = torch.arange(24.0)
+    middle = (mask.float().sum(3) * rows).sum(2) / mask.float().sum((2, 3)).clamp(min=1)
+    travel = (middle.amax(1) - middle.amin(1)).tolist()
+    verbs = [" ".join(c.split()[3:]) for c in record.captions]
+    mean = {v: sum(t for t, w in zip(travel, verbs, strict=True) if w == v) / verbs.count(v) for v in set(verbs)}
+    assert set(mean) == {"bouncing", "squashing", "bouncing and squashing"}
+    assert mean["bouncing"] > 3 * mean["squashing"]
+    assert {c.split()[2] for c in record.captions} == {"ball", "box"}
+
+
+def test_a_longer_clip_and_a_given_arc():
+    short, long = (sample_scenes(2, 3, n, 16, 3, duration=d) for n, d in ((4, 1.0), (10, 3.0)))
+    assert_close(long.rgb[:, :, :4], short.rgb)
+    assert not torch.allclose(long.rgb[:, :, -1], short.rgb[:, :, -1], atol=0.05)
+    orbit = sample_scenes(2, 5, 2, 16, 3, sweep_deg=360)
+    assert_close(orbit.c2w[:, 0], orbit.c2w[:, -1], atol=1e-5, rtol=0)
+    assert_close(orbit.c2w[:, 0], short.c2w[:, 0])
+
+
 def test_families_differ_as_they_say():
-    simple, hard, creature, ground = (sample_scenes(16, 1, 4, 24, 1, family) for family in FAMILIES)
+    simple, hard, creature, ground, plain = (sample_scenes(16, 1, 4, 24, 1, family) for family in FAMILIES)
     background = creature.alpha.expand_as(creature.rgb) == 0
     assert (creature.rgb[background] == 1).all(), "a creature stands on white"
     assert ground.alpha[..., -4, 8:16].mean() > 0.9 > 0.3 > simple.alpha[..., -4, 8:16].mean(), "a ground lies below"
@@ -131,6 +156,13 @@ def test_families_differ_as_they_say():
         return (record.depth.sum((3, 4, 5)) / (record.depth > 0).sum((3, 4, 5))).std(2).mean()
 
     assert depth_of_centre(hard) > depth_of_centre(simple)
+
+    def names(record):
+        pairs = zip(record.rgb[:, 0, 0], record.alpha[:, 0, 0, 0] == 1, strict=True)
+        return [{colour_name(colorsys.rgb_to_hsv(*c)[0]) for c in rgb[:, inside].T.tolist()} for rgb, inside in pairs]
+
+    assert all(len(seen) == 1 and seen <= set(c.split()) for seen, c in zip(names(plain), plain.captions, strict=True))
+    assert max(map(len, names(simple))) > 2
 
 
 @pytest.fixture
