@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw
 
 from fourd_minimal.lab.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
-from fourd_minimal.lab.generate import MADE_BY_A_MODEL
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
@@ -64,7 +63,7 @@ def from_words(path: Path, seed: int = 0) -> None:
     grids = {}
     for caption in CAPTIONS:
         grid = model.generate(*reader.generate(caption, seed=seed), n_steps=1)
-        grids[caption] = upsampler.upsample(grid, tau=MADE_BY_A_MODEL)
+        grids[caption] = upsampler.upsample(grid)
     compare_sheet(grids, path, scale=1)
 
 

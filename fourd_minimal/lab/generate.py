@@ -24,8 +24,6 @@ from fourd_minimal.systems.upsampler import Upsampler
 
 EXAMPLE = Path(__file__).parents[1] / "examples"
 """A held-out scene of the headline world: `fixed_view.mp4`, `freeze_time.mp4`."""
-MADE_BY_A_MODEL = 0.05
-"""Noise augmentation that the upsampler is told for frames that are not true."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class Generate:
         start = time.perf_counter()
         grid = model.generate(fixed_view, freeze_time, self.steps, self.seed, windows=self.windows)
         if self.upsample:
-            grid = Upsampler.from_pretrained("toy").to(device()).upsample(grid, tau=MADE_BY_A_MODEL)
+            grid = Upsampler.from_pretrained("toy").to(device()).upsample(grid)
         v, t, _, h, w = grid.shape
         print(f"{v} views x {t} times of {h}x{w} pixels in {time.perf_counter() - start:.1f} s, {self.steps} steps")
         return grid

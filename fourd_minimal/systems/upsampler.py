@@ -14,7 +14,7 @@ learned four times more slowly.
 
 tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): small frames that a
 model made are not quite what the upsampler was trained on, and noise hides the difference. It is told tau, and the
-caller chooses it: 0 for frames that are true, more for frames that are not.
+caller chooses it: 0 for frames that are true. (For generated ones, too, 0 measured best with the shipped weights.)
 
 It works on grids: blocks attend in turn along the rows (times) and along the columns (views), so that the details of
 one frame know those of its neighbours on both axes. A video is a grid of one row.
@@ -200,7 +200,7 @@ class Upsampler(nn.Module):
         Args:
             grid: views x times; a single video is `video[None]`.
             n_steps: Euler steps. One gives the mean of what the large frames may be, more give one possibility.
-            tau: noise augmentation: 0 for true frames, more for frames a model made.
+            tau: noise augmentation.
             seed: of the noise.
 
         Raises:
