@@ -200,9 +200,10 @@ class Upsampling:
         (h, w), (small_h, small_w) = upsampler.config.dit.image_size, upsampler.config.small_size
         report = [
             f"{small_h}x{small_w} to {h}x{w} pixels, {self.scenes} held-out scenes per family, weights "
-            f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated ones. PSNR in dB (pooled; all cells where the "
-            "small frames are true, unseen cells where they are generated), sharpness (mean squared gradient over moving pixels) as a "
-            "share of the truth's, flicker and reprojection error beside the truth's. Made by `fourd upsampling`."
+            f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated frames. Made by `fourd upsampling`.",
+            "PSNR in dB is pooled, over all cells where the small frames are true, over unseen cells where they are "
+            "generated. Sharpness: mean squared gradient over moving pixels, as a share of the truth's. Flicker and "
+            "reprojection error: beside the truth's.",
         ]
         numbers = {}
         for family in self.families:
