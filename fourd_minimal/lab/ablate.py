@@ -35,7 +35,7 @@ class Ablate:
     rate_steps: int = 150
     """Training steps of the short runs that choose each design's learning rate."""
     rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
-    """Learning rates to choose from."""
+    """Learning rates to begin with; the search goes on beyond the end where the best one stands. One: no search."""
     scenes: int = 64
     """Held-out scenes per family."""
     arms: tuple[str, ...] = ()

@@ -2,8 +2,9 @@
 
 Equal for all arms that train 4D layers: the base, the scenes and noise of every step, the number of steps, the sampler,
 the test scenes. (Steps, not computation: its cost stands beside each arm. The unfrozen upper bound draws other scenes.)
-Chosen for each arm: the learning rate, by the loss on validation scenes after a shorter run. Each trained arm runs once
-per seed; a seed changes the data and the noise of training.
+Chosen for each arm: the learning rate, by the loss on validation scenes after a shorter run; the search goes on until
+a smaller and a larger rate are worse. Each trained arm runs once per seed; a seed changes the data and the noise of
+training.
 
 Everything finished is a file in the folder, so a second call goes on where the first one stopped.
 """
@@ -37,6 +38,8 @@ VALIDATION = HELD_OUT + 500_000
 """First seed of the scenes that choose learning rates: neither trained on nor tested on."""
 RATE_SEED = 1_000
 """Of the runs that choose learning rates."""
+RATE_LIMITS = 1e-5, 0.5
+"""The search for a learning rate ends here."""
 STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 """Half width of a 95% interval of the mean of n runs, in standard errors (Student's t)."""
 
@@ -79,6 +82,19 @@ def preset_of(arm: Arm, preset: FourRealVideoPreset, steps: int, rate: float, se
     counts = dict(sync_steps=steps, sync_pseudo_steps=round(arm.pseudo * steps), joint_steps=steps)
     model = replace(preset.model, sync=arm.design)
     return replace(preset, model=model, seed=seed, sync_lr=rate, joint_lr=rate, **counts)
+
+
+def next_rate(losses: dict[float, float]) -> float | None:
+    """The rate to try next: a third of the smallest or three times the largest, while that one is the best; one digit.
+
+    None when the best is known: it lies between others, or stands alone and was never in question.
+
+    >>> next_rate({2e-3: 1.0, 6e-3: 2.0}), next_rate({7e-4: 3.0, 2e-3: 1.0, 6e-3: 2.0})
+    (0.0007, None)
+    """
+    best = min(losses, key=losses.get)
+    outside = {min(losses): best / 3, max(losses): best * 3}
+    return float(f"{outside[best]:.0e}") if best in outside and len(losses) > 1 else None
 
 
 def validation_batches(preset: FourRealVideoPreset, families: Sequence[str], n: int = 16) -> list[Batch]:
@@ -181,6 +197,7 @@ class Ablation:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 300
     rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
+    """Where each arm's search for its learning rate begins."""
     rate_steps: int = 150
     families: tuple[str, ...] = ("simple", "hard")
     scenes: int = 64
@@ -262,11 +279,14 @@ class Ablation:
         path = self._path(name, "rate")
         if path.exists():
             return
-        losses, batches = {}, validation_batches(self.preset, self.families)
-        for rate in self.rates:
+        losses, batches, rates = {}, validation_batches(self.preset, self.families), [*self.rates]
+        while rates:
+            rate = rates.pop(0)
             preset = preset_of(arm, self.preset, self.rate_steps, rate, RATE_SEED)
             with self._trained(arm, preset, f"{slug(name)}_rate_{rate:g}") as model, torch.no_grad():
-                losses[rate] = batch_loss(model, batches, self.device).item()
+                losses[rate] = batch_loss(model, batches, self.device).nan_to_num(torch.inf).item()
+            if not rates and (wider := next_rate(losses)) and RATE_LIMITS[0] < wider < RATE_LIMITS[1]:
+                rates = [wider]
         best = min(losses, key=losses.get)
         yield self._write(path, dict(arm=name, rate=best, losses={f"{k:g}": v for k, v in losses.items()}))
 

@@ -13,12 +13,14 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.lab.ablate import HEAD, Ablate
 from fourd_minimal.lab.ablation import (
     ARMS,
+    RATE_LIMITS,
     RATE_SEED,
     VALIDATION,
     Ablation,
     Arm,
     flops,
     interval,
+    next_rate,
     paired_gain,
     pooled_psnr,
     pooled_ssim,
@@ -99,6 +101,16 @@ def test_the_rate_is_chosen_on_other_scenes_by_another_seed(finished):
     (batch,) = batches
     assert batch.sigma.max() == 1 and batch.sigma.min() < 0.9
     assert (batch.noisy - batch.clean).abs().mean() > 0.1
+
+
+def test_the_search_for_a_rate_ends_between_worse_ones(finished):
+    ablation, _ = finished
+    for path in ablation.folder.glob("*__rate.json"):
+        losses = {float(rate): loss for rate, loss in json.loads(path.read_text())["losses"].items()}
+        beyond = next_rate(losses)
+        assert beyond is None or not RATE_LIMITS[0] < beyond < RATE_LIMITS[1]
+    assert next_rate({1e-3: 1.0, 1e-2: 2.0}) == 3e-4 and next_rate({1e-3: 2.0, 7e-3: 1.0}) == 2e-2
+    assert next_rate({1e-3: 2.0, 3e-3: 1.0, 1e-2: torch.inf}) is None and next_rate({1e-3: 1.0}) is None
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path):
