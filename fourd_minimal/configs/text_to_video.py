@@ -38,9 +38,9 @@ class TextToVideoPreset:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("steps", "batch", "warmup"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, least in dict(steps=1, batch=2, warmup=1).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
 
 def _toy(size: int, dim: int, depth: int, heads: int, grid: int, text_dim: int, **training) -> TextToVideoPreset:

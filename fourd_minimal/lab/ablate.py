@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.verdicts import interval, judge, paired_gain, pooled_psnr, pooled_ssim, verdict
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import whole_file
 
@@ -27,7 +29,7 @@ class Ablate:
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
     """Where the settings below come from; it must fit the weights."""
     out: Path = Path("runs/ablation")
-    """One small file per finished run, and the tables."""
+    """Where the tables go, and a folder `ablation_runs` with one small file per finished run."""
     seeds: int = 3
     """Runs per trained design."""
     steps: int = 300
@@ -38,13 +40,15 @@ class Ablate:
     """Learning rates to begin with; the search goes on beyond the end where the best one stands. One: no search."""
     scenes: int = 64
     """Held-out scenes per family."""
+    families: tuple[str, ...] = ("simple", "hard")
+    """Families of `data.procedural` for validation and for the test; better some that the preset trains on."""
     arms: tuple[str, ...] = ()
     """Which designs; all when left out."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """The preset's values, to be changed one by one; its seed, and the steps and rates on grids, are those above."""
 
     def run(self) -> None:
-        """Go on where the last call stopped, then write `ablation.md` and, with all it is made of, `.json`."""
+        """Go on where the last call stopped, then write `ablation.md` and `.json` of everything that is there."""
         from fourd_minimal.lab import ablation
 
         unknown = [name for name in self.arms if name not in ablation.ARMS]
@@ -53,14 +57,15 @@ class Ablate:
         base = FourRealVideo.from_pretrained(self.weights, "weighted").to(device())
         if replace(base.config, sync=self.settings.model.sync) != self.settings.model:
             raise ValueError(f"--preset {self.preset} has another model than the weights '{self.weights}'.")
-        sizes = dict(steps=self.steps, rate_steps=self.rate_steps, rates=self.rates, scenes=self.scenes)
+        sizes = dict(steps=self.steps, rate_steps=self.rate_steps, rates=self.rates)
+        sizes |= dict(scenes=self.scenes, families=self.families)
         runs = ablation.Ablation(
-            self.settings, base, self.out, seeds=tuple(range(self.seeds)), device=device(), **sizes
+            self.settings, base, self.out / "ablation_runs", seeds=tuple(range(self.seeds)), device=device(), **sizes
         )
         arms = {name: arm for name, arm in ablation.ARMS.items() if not self.arms or name in self.arms}
         for done in runs.run(arms):
             print(done, flush=True)
-        results = runs.results(arms)
+        results = runs.results()
         text = self.report(results)
         for name, content in {"ablation.md": text, "ablation.json": json.dumps(results)}.items():
             with whole_file(self.out / name) as draft:
@@ -69,16 +74,30 @@ class Ablate:
 
     def report(self, results: dict[str, list[dict]]) -> str:
         """One table per family and number of sampling steps."""
-        where = sorted({run["device"] for runs in results.values() for run in runs if "device" in run})
+        trained = [run for runs in results.values() for run in runs if "device" in run]
+        where = ", ".join(sorted({run["device"] for run in trained}))
+        seconds = [run["seconds"] for run in trained if "seconds" in run]
+        minutes = f", {mean(seconds) / 60:.1f} minutes each" if seconds else ""
         lines = [
             f"{self.steps} training steps, {self.seeds} seeds, {self.scenes} held-out scenes, base '{self.weights}', "
-            f"preset {self.preset}, trained on {', '.join(where)}. Made by `fourd ablate`.",
+            f"preset {self.preset}, trained on {where}{minutes}. Made by `fourd ablate`.",
             "PSNR is pooled, in dB, over all, moving and hidden pixels (surfaces the fixed view does not show); +- "
             "is a 95% interval of the mean over seeds. Flicker and reprojection error: beside the truth's. GFLOP: "
             f"one evaluation of one grid. Last column: the moving pixels' gain over '{REFERENCE}' on the same scenes, "
             "with a 95% interval over scenes and seeds.",
         ]
-        for setting in next(iter(results.values()))[0]["scores"]:
+        settings = next(iter(results.values()))[0]["scores"]
+        steps = list(dict.fromkeys(setting.split(", ")[1] for setting in settings))
+        if judged := judge(results, steps):
+            lines.append("### Claims: gain on moving pixels, both families in one exam, with its 95% interval")
+            rows = [["claim", *(f"{n} sampling step{'s' * (n != '1')}" for n in steps)], ["---"] * (1 + len(steps))]
+            for claim, found in judged.items():
+                said = (
+                    f"{g:+.2f} dB ({low:+.2f} to {high:+.2f}): {verdict(low, high)}" for g, low, high in found.values()
+                )
+                rows.append([claim, *said])
+            lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        for setting in settings:
             family, steps = setting.split(", ")
             lines.append(f"### Family {family}, {steps} sampling step{'s' * (steps != '1')}")
             rows = [HEAD, ["---"] * len(HEAD), *(self._row(name, results, setting) for name in results)]
@@ -87,8 +106,6 @@ class Ablate:
 
     @staticmethod
     def _row(name: str, results: dict[str, list[dict]], setting: str) -> list[str]:
-        from fourd_minimal.lab.ablation import interval, paired_gain, pooled_psnr, pooled_ssim
-
         runs = results[name]
         scores, cells = [run["scores"][setting] for run in runs], [name]
         for region in ("all", "moving", "hidden"):

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 from torch import Tensor
@@ -28,11 +27,13 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.consistency import flicker, hidden_from_fixed_view, reprojection_error
 from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, predict, squared_errors
+from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.training import Batch, batch_loss, noise_levels, train
+from fourd_minimal.lab.verdicts import STUDENT_95
 from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.designs import Design
-from fourd_minimal.systems.four_real_video import FourRealVideo, Part, fingerprint, known_cells
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
+from fourd_minimal.systems.weights import fingerprint, whole_file
 
 VALIDATION = HELD_OUT + 500_000
 """First seed of the scenes that choose learning rates: neither trained on nor tested on."""
@@ -40,8 +41,6 @@ RATE_SEED = 1_000
 """Of the runs that choose learning rates."""
 RATE_LIMITS = 1e-5, 0.5
 """The search for a learning rate ends here."""
-STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Half width of a 95% interval of the mean of n runs, in standard errors (Student's t)."""
 
 
 @dataclass(frozen=True)
@@ -139,44 +138,6 @@ def score(grids: Tensor, record: SceneRecord) -> dict[str, list | float]:
     return result | {"flicker": flicker(grids, record), "reprojection": reprojection_error(grids, record)}
 
 
-def pooled_psnr(entry: list[list[float]]) -> float:
-    """PSNR in dB of one run's pooled error; `entry` as `score` makes it. NaN where there are no such pixels."""
-    error, count, _ = entry
-    return -10 * (torch.tensor(error).sum() / torch.tensor(count).sum()).log10().item()
-
-
-def pooled_ssim(entry: list[list[float]]) -> float:
-    """Mean structural similarity over one run's pixels. NaN where there are none."""
-    _, count, similar = entry
-    return (3 * torch.tensor(similar).sum() / torch.tensor(count).sum()).item()  # three colours share one value
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95% interval (Student's t); 0 for a single value."""
-    if len(values) < 2:
-        return mean(values), 0.0
-    return mean(values), STUDENT_95[len(values)] * stdev(values) / len(values) ** 0.5
-
-
-def paired_gain(
-    ours: list[dict], other: list[dict], setting: str, region: str, draws: int = 4000
-) -> tuple[float, float, float]:
-    """PSNR gained over another arm on the same scenes, in dB, with a 95% interval over scenes and seeds.
-
-    The errors of an arm's seeds are averaged, then pooled. The interval is a bootstrap: scenes are drawn again, the
-    same ones for both arms, and so are each arm's seeds.
-    """
-    generator, means = torch.Generator().manual_seed(0), []
-    errors = [torch.tensor([run["scores"][setting][region][0] for run in runs]) for runs in (ours, other)]
-    scenes = torch.randint(errors[0].shape[1], (draws, errors[0].shape[1]), generator=generator)
-    for error in errors:
-        seeds = torch.randint(len(error), (draws, len(error)), generator=generator)
-        means.append(error[seeds].mean(1).gather(1, scenes).sum(1))
-    gains = 10 * (means[1] / means[0]).log10()
-    low, high = gains.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return 10 * (errors[1].mean(0).sum() / errors[0].mean(0).sum()).log10().item(), low, high
-
-
 def flops(model: FourRealVideo) -> int:
     """Floating-point operations of one evaluation on one grid: a multiplication and an addition are two."""
     config = model.config
@@ -233,8 +194,8 @@ class Ablation:
             for seed in self.seeds:
                 if not self._path(name, seed).exists():
                     preset = preset_of(arm, self.preset, self.steps, rate, seed)
-                    with self._trained(arm, preset, f"{slug(name)}_{seed}") as model:
-                        done = self._measure(name, seed, arm, model, rate)
+                    with self._trained(arm, preset, f"{slug(name)}_{seed}") as last:
+                        done = self._measure(name, seed, arm, last.averaged(), rate=rate, seconds=last.seconds)
                     yield done
 
     def results(self, arms: dict[str, Arm] = ARMS) -> dict[str, list[dict]]:
@@ -283,30 +244,30 @@ class Ablation:
         while rates:
             rate = rates.pop(0)
             preset = preset_of(arm, self.preset, self.rate_steps, rate, RATE_SEED)
-            with self._trained(arm, preset, f"{slug(name)}_rate_{rate:g}") as model, torch.no_grad():
-                losses[rate] = batch_loss(model, batches, self.device).nan_to_num(torch.inf).item()
+            with self._trained(arm, preset, f"{slug(name)}_rate_{rate:g}") as last, torch.no_grad():
+                losses[rate] = batch_loss(last.averaged(), batches, self.device).nan_to_num(torch.inf).item()
             if not rates and (wider := next_rate(losses)) and RATE_LIMITS[0] < wider < RATE_LIMITS[1]:
                 rates = [wider]
         best = min(losses, key=losses.get)
         yield self._write(path, dict(arm=name, rate=best, losses={f"{k:g}": v for k, v in losses.items()}))
 
     @contextmanager
-    def _trained(self, arm: Arm, preset: FourRealVideoPreset, name: str) -> Iterator[FourRealVideo]:
+    def _trained(self, arm: Arm, preset: FourRealVideoPreset, name: str) -> Iterator[Step[FourRealVideo]]:
         """One training run, resumable until what it is for is done."""
         folder = self.folder / "running" / name
         every = max(1, preset.joint_steps // 5)
         *_, last = train(arm.part, preset, folder, self.base, checkpoint_every=every, device=self.device)
-        yield last.averaged()
+        yield last
         shutil.rmtree(folder)
 
-    def _measure(self, name: str, seed: int, arm: Arm, model: FourRealVideo, rate: float | None = None) -> str:
+    def _measure(self, name: str, seed: int, arm: Arm, model: FourRealVideo, **notes: float) -> str:
         scores = {}
         for family, record in self.records.items():
             for n in self.sampler_steps:
                 scores[f"{family}, {n}"] = score(predict(model, record.rgb, n), record)
         cost = dict(parameters=sum(p.numel() for p in model.part(arm.part).parameters()), flops=flops(model))
-        result = dict(arm=name, seed=seed, rate=rate, device=str(self.device), scores=scores)
-        return self._write(self._path(name, seed), result | cost)
+        result = dict(arm=name, seed=seed, device=device_name(self.device), scores=scores)
+        return self._write(self._path(name, seed), result | cost | notes)
 
     def _path(self, name: str, what: int | str) -> Path:
         return self.folder / f"{slug(name)}__{what}.json"
@@ -320,6 +281,12 @@ class Ablation:
         with whole_file(path) as draft:
             draft.write_text(json.dumps(content))
         return path.stem
+
+
+def device_name(device: str | torch.device) -> str:
+    """ "cpu", or what the GPU calls itself."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def slug(name: str) -> str:

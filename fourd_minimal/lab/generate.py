@@ -51,6 +51,10 @@ class Generate:
     """Take all frames of the videos, and complete a grid longer and wider than the training size, window by window."""
     upsample: bool = False
     """Make every frame twice as large with the diffusion upsampler."""
+    text_weights: str = "toy"
+    """Of the model that reads the caption: "toy", or a folder that `fourd train-text` wrote."""
+    upsampler_weights: str = "toy"
+    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
     steps: int = 8
     """Euler steps."""
     seed: int = 0
@@ -65,18 +69,18 @@ class Generate:
         self._check()
         with whole_folder(self.out) as folder:
             model = FourRealVideo.from_pretrained(self.weights).to(device())
+            upsampler = self._upsampler(model)
             if self.asset:
                 grids = self._from_asset(model)
-            elif self.text:
-                grids = {"": self._complete(model, *self._from_text(model))}
             else:
-                grids = {"": self._complete(model, *self._videos(model))}
+                videos = self._videos(model) if self.text is None else self._from_text(model)
+                grids = {"": self._complete(model, *videos, upsampler)}
             write(grids, folder)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
     def _check(self) -> None:
         videos = ["--fixed-view"] * bool(self.fixed_view) + ["--freeze-time"] * bool(self.freeze_time)
-        given = ["--asset"] * bool(self.asset) + videos[:1] + ["--text"] * bool(self.text)
+        given = ["--asset"] * bool(self.asset) + videos[:1] + ["--text"] * (self.text is not None)
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} were both given; give an asset, two videos or a caption.")
         if len(videos) == 1:
@@ -105,17 +109,31 @@ class Generate:
         return tuple(videos)
 
     def _from_text(self, model: FourRealVideo) -> tuple[Tensor, Tensor]:
-        reader = TextToVideo.from_pretrained("toy").to(device())
+        reader = TextToVideo.from_pretrained(self.text_weights).to(device())
         if reader.config.dit.image_size != model.image_size:
             h, w = reader.config.dit.image_size
             raise ValueError(f"--text makes videos of {h}x{w} pixels; the weights '{self.weights}' want others.")
-        return reader.generate(self.text, seed=self.seed)
+        try:
+            return reader.generate(self.text, seed=self.seed)
+        except ValueError as error:
+            raise ValueError(f"--text: {error}") from None
 
-    def _complete(self, model: FourRealVideo, fixed_view: Tensor, freeze_time: Tensor) -> Float[Tensor, "v t 3 h w"]:
+    def _upsampler(self, model: FourRealVideo) -> Upsampler | None:
+        if not self.upsample:
+            return None
+        upsampler = Upsampler.from_pretrained(self.upsampler_weights).to(device())
+        if upsampler.config.small_size != model.image_size:
+            wanted, made = ("x".join(map(str, size)) for size in (upsampler.config.small_size, model.image_size))
+            raise ValueError(f"--upsample takes frames of {wanted} pixels; the weights '{self.weights}' make {made}.")
+        return upsampler
+
+    def _complete(
+        self, model: FourRealVideo, fixed_view: Tensor, freeze_time: Tensor, upsampler: Upsampler | None = None
+    ) -> Float[Tensor, "v t 3 h w"]:
         start = time.perf_counter()
         grid = model.generate(fixed_view, freeze_time, self.steps, self.seed, windows=self.windows)
-        if self.upsample:
-            grid = Upsampler.from_pretrained("toy").to(device()).upsample(grid)
+        if upsampler:
+            grid = upsampler.upsample(grid)
         v, t, _, h, w = grid.shape
         print(f"{v} views x {t} times of {h}x{w} pixels in {time.perf_counter() - start:.1f} s, {self.steps} steps")
         return grid

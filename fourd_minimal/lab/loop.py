@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
@@ -96,16 +96,17 @@ def fit(
         checkpoint_every: steps between checkpoints; one is also written at the end.
 
     Raises:
-        ValueError: a checkpoint of other settings.
+        ValueError: a checkpoint of other settings, or of a run that began with other weights.
     """
     model = recipe.model.requires_grad_(False)
+    began_with = fingerprint(model)
     part = recipe.part(model).requires_grad_(True)
     averaged = AveragedModel(part, multi_avg_fn=averaging(recipe.decay))
     optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     path = None if path is None else Path(path)
     start, seconds = 0, 0.0
     if path is not None and path.exists():
-        start, seconds = _resume(path, recipe, part, averaged, optimiser)
+        start, seconds = _resume(path, recipe, began_with, part, averaged, optimiser)
 
     def snapshot() -> Model:
         result = copy.deepcopy(model).requires_grad_(False)
@@ -126,7 +127,8 @@ def fit(
         averaged.update_parameters(part)
         done, seconds = number + 1, time.perf_counter() - began
         if path is not None and (done % checkpoint_every == 0 or done == recipe.steps):
-            save_weights(path, _state(part, averaged, optimiser), recipe.config, step=done, seconds=seconds)
+            notes = dict(step=done, seconds=seconds, began_with=began_with)
+            save_weights(path, _state(part, averaged, optimiser), recipe.config, **notes)
         yield Step(done, loss.item(), seconds, snapshot)
 
 
@@ -140,13 +142,15 @@ def _state(part, averaged, optimiser) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in state.items()}
 
 
-def _resume(path: Path, recipe: Recipe, part, averaged, optimiser) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, began_with: str, part, averaged, optimiser) -> tuple[int, float]:
     """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
     tensors, saved, notes = load_weights(path, type(recipe.config))
     wanted = recipe.settings(recipe.config)
     changed = [k for k, v in recipe.settings(saved).items() if v != wanted[k]]
     if changed:
         raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
+    if notes.get("began_with") != began_with:
+        raise ValueError(f"{path} belongs to a run that began with other weights; use another folder.")
     cut = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("part", "averaged")}
     part.load_state_dict(cut["part"])
     averaged.load_state_dict(cut["averaged"])

@@ -2,7 +2,7 @@
 
 import colorsys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +80,7 @@ def start(preset: TextToVideoPreset, base: VideoDiT | None = None) -> TextToVide
         torch.manual_seed(preset.seed)
         model = TextToVideo(preset.model)
     if base is not None:
-        ours = model.dit.state_dict()
-        if any(v.shape != ours[k].shape for k, v in base.state_dict().items() if k in ours):
+        if replace(base.config, text_dim=model.dit.config.text_dim) != model.dit.config:
             raise ValueError(f"base is {base.config}; this preset wants {preset.model.dit}.")
         model.dit.load_state_dict(base.state_dict(), strict=False)
     for block in model.dit.blocks:

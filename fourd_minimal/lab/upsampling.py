@@ -38,8 +38,8 @@ class Batch(NamedTuple):
 def make_batch(preset: UpsamplerPreset, number: int) -> Batch:
     """Large frames, their small ones, and noise for both.
 
-    Every fourth batch holds whole grids; the others as many frames, of more scenes: 2x2 grids. tau is uniform, and 0
-    for half of the scenes.
+    Every fourth batch holds whole grids; the others as many frames, of more scenes: the four corners of theirs, so
+    that what is learned there is the single frame. tau is uniform, and 0 for half of the scenes.
     """
     generator = torch.Generator().manual_seed((preset.seed + 1_000) * 10_000_000 + number)
     cfg, (views, times) = preset.model, (preset.views, preset.times) if number % 4 == 0 else (2, 2)
@@ -147,7 +147,7 @@ class Row:
 
 
 def measure(method: str, grids: Grids, record: SceneRecord, cells: Bool[Tensor, "v t"]) -> Row:
-    """Large grids against the truth, over the chosen cells."""
+    """Large grids against the truth: PSNR and sharpness over the chosen cells, consistency over the unknown ones."""
     chosen = cells[..., None, None, None].expand_as(record.alpha)
     moving = chosen & moving_pixels(record.alpha)
     error = (grids - record.rgb).square()
@@ -212,7 +212,7 @@ class Upsampling:
                 report += [f"### Family {family}, {name}", markdown(rows)]
                 numbers[f"{family}, {name}"] = [asdict(row) for row in rows]
                 if self.out and family == self.families[0] and name.endswith("frames"):
-                    self._picture(record.rgb, large)
+                    self._picture(record.rgb, large, upsampler.config.factor)
         text = "\n\n".join(report) + "\n"
         print(text)
         if self.out:
@@ -220,8 +220,8 @@ class Upsampling:
                 with whole_file(self.out / name) as draft:
                     draft.write_bytes(content.encode())
 
-    def _picture(self, truth: Grids, large: dict[str, Grids]) -> None:
-        shown = {"small": shrink(truth, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)}
+    def _picture(self, truth: Grids, large: dict[str, Grids], factor: int) -> None:
+        shown = {"small": shrink(truth, factor).repeat_interleave(factor, -1).repeat_interleave(factor, -2)}
         shown |= {name: grids for name, grids in large.items() if name != "truth"} | {"truth": truth}
         compare_sheet({name: grids[0] for name, grids in shown.items()}, self.out / "upsampler.png", scale=1)
 

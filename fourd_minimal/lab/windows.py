@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+from statistics import median
 
 import torch
 from einops import rearrange
@@ -35,6 +37,10 @@ WAYS = {
     "joint": "joint attention over all frames",
     "joint, scores": "joint attention, scores kept",
 }
+
+
+COLOURS = "0.7", "0.5", "0.3", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+"""Greys for the completions without a model, then Okabe and Ito's."""
 
 
 def large_scenes(model: FourRealVideo, n: int, views: int, times: int, family: str = "simple") -> SceneRecord:
@@ -74,23 +80,29 @@ def closure(grids: Grids, record: SceneRecord) -> float:
 
     The first row is given, so this is also the last row's error against the truth. Capped at 99, where they are equal.
     """
-    moving = moving_pixels(record.alpha)[:, 0, 1:].expand_as(grids[:, 0, 1:])
+    moving = moving_pixels(record.alpha)[:, :1, 1:].flatten(1, 2).expand_as(grids[:, 0, 1:])
     return min(99.0, -10 * (grids[:, -1, 1:] - grids[:, 0, 1:]).square()[moving].mean().log10().item())
 
 
-def cost(way: str, n: int) -> dict[str, float]:
-    """Seconds and peak memory (MiB, beyond what was held before) of one denoising pass over an n x n grid.
+def cost(way: str, n: int, weights: str = "toy") -> dict[str, float]:
+    """Seconds (the middle of three) and peak memory (MiB, beyond what was held before) of one denoising pass over an
+    n x n grid.
 
     In a process of its own, so that the peak is this pass's. CPU only.
+
+    Raises:
+        ValueError: the process ended with an error, or was killed for its memory.
     """
-    line = subprocess.run(
-        [sys.executable, "-m", "fourd_minimal.lab.windows", way, str(n)], check=True, capture_output=True, text=True
-    ).stdout
-    return json.loads(line)
+    command = [sys.executable, "-m", "fourd_minimal.lab.windows", way, str(n), weights]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = done.stderr.strip() or f"it ended with {done.returncode}, perhaps for want of memory."
+        raise ValueError(f"The pass over {n}x{n} frames {WAYS[way]} failed: {said.splitlines()[-1]}")
+    return json.loads(done.stdout)
 
 
-def _cost_here(way: str, n: int) -> dict[str, float]:
-    model = FourRealVideo.from_pretrained("toy")
+def _cost_here(way: str, n: int, weights: str) -> dict[str, float]:
+    model = FourRealVideo.from_pretrained(weights)
     h, w = model.image_size
     grid, sigma = torch.zeros(1, n, n, 3, h, w), torch.ones(1)
     runs = {
@@ -102,9 +114,12 @@ def _cost_here(way: str, n: int) -> dict[str, float]:
     small = torch.zeros(1, 2, 2, 3, h, w)
     with torch.no_grad():
         model.denoise_grid(small, sigma, small)  # what the first call of a process costs is not counted
-        before, began = peak_mib(), time.perf_counter()
-        runs[way]()
-    return dict(seconds=time.perf_counter() - began, mib=peak_mib() - before)
+        before, seconds = peak_mib(), []
+        for _ in range(3):
+            began = time.perf_counter()
+            runs[way]()
+            seconds.append(time.perf_counter() - began)
+    return dict(seconds=median(seconds), mib=peak_mib() - before)
 
 
 def _joint(model: FourRealVideo, grid: Tensor, kernel: SDPBackend = SDPBackend.FLASH_ATTENTION) -> Tensor:
@@ -129,9 +144,13 @@ class Windows:
     steps: tuple[int, ...] = (1, 8)
     """Euler steps."""
     sizes: tuple[int, ...] = (4, 7, 10, 13, 16)
-    """n of the n x n grids whose cost is measured; 8 is always among them."""
+    """n of the n x n grids whose cost is measured; windows of 4 fit evenly into these."""
     out: Path | None = None
     """Where `sliding_window.md`, `.json` and `.png` go; left out, the tables are only printed."""
+
+    def __post_init__(self):
+        if not self.sizes or min(self.sizes) < 2:
+            raise ValueError(f"--sizes is {self.sizes}; one or more numbers from 2 on are wanted.")
 
     def run(self) -> None:
         """Print the tables, and write them where asked."""
@@ -141,31 +160,40 @@ class Windows:
         for n in self.steps:
             found[f"windows, {n} step{'s' * (n > 1)}"] = complete(model, record.rgb, n)
         quality = {name: psnr_by_distance(grids, record) for name, grids in found.items()}
-        closed = {name: closure(grids, record) for name, grids in found.items()}
-        costs = {way: {n: cost(way, n) for n in sorted({8, *self.sizes})} for way in WAYS}
-        text = self.report(model, quality, closed, costs)
+        whole_turns = VIEW_STEP_DEG * (self.views - 1) % 360 == 0
+        closed = {name: closure(grids, record) for name, grids in found.items()} if whole_turns else {}
+        costs = {way: {n: cost(way, n, self.weights) for n in self.sizes} for way in WAYS}
+        flat = costs["windows"][max(self.sizes)]["mib"], cost("windows", 8, self.weights)["mib"]
+        text = self.report(model, quality, closed, costs, flat)
         print(text)
         if self.out:
-            numbers = dict(quality=quality, closure=closed, costs=costs)
+            numbers = dict(quality=quality, closure=closed, costs=costs, windows_mib_largest_and_8x8=flat)
             for name, content in {"sliding_window.md": text, "sliding_window.json": json.dumps(numbers)}.items():
                 with whole_file(self.out / name) as draft:
                     draft.write_bytes(content.encode())
             plot(quality, costs, self.out / "sliding_window.png")
 
-    def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict) -> str:
-        """The tables as markdown."""
+    def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict, flat: tuple[float, float]) -> str:
+        """The tables as markdown; `flat` is the peak memory of windows over the largest grid and over 8x8 frames."""
         size = f"{model.views}x{model.times}"
         shown = [d for d in (1, 2, 3, 4, 6, 9, 12, 15) if d <= len(next(iter(quality.values())))]
         lines = [
             f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
             f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`.",
-            "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell; closure of a full orbit",
+            "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell",
             _table(
-                ["", *map(str, shown), "orbit closes"],
-                [[k, *(f"{q[d - 1]:.2f}" for d in shown), f"{closed[k]:.2f}"] for k, q in quality.items()],
+                ["", *map(str, shown), *["orbit closes"] * bool(closed)],
+                [
+                    [
+                        name,
+                        *(f"{psnrs[d - 1]:.2f}" for d in shown),
+                        *(f"{closed[name]:.2f}" for _ in range(bool(closed))),
+                    ]
+                    for name, psnrs in quality.items()
+                ],
             ),
-            "Closure: PSNR of the last row against the first, which shows the same viewpoint (99: equal).",
-            "### One denoising pass over n x n frames: seconds / MiB beyond what was held before",
+            *["Orbit closes: PSNR of the last row against the first, the same viewpoint (99: equal)."] * bool(closed),
+            "### One denoising pass over n x n frames: seconds (middle of three) / MiB beyond what was held before",
             _table(
                 ["", *(f"n = {n}" for n in costs["windows"])],
                 [
@@ -173,6 +201,8 @@ class Windows:
                     for way, label in WAYS.items()
                 ],
             ),
+            f"Windows over {max(self.sizes)}x{max(self.sizes)} frames hold {flat[0] / flat[1]:.2f} times the memory of "
+            f"windows over 8x8: {flat[0]:.1f} against {flat[1]:.1f} MiB.",
         ]
         return "\n\n".join(lines) + "\n"
 
@@ -186,7 +216,7 @@ def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:
     import matplotlib.pyplot as plt  # slow to import: only here
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    for (name, values), colour in zip(quality.items(), ("0.7", "0.5", "0.3", "#E69F00", "#0072B2"), strict=False):
+    for (name, values), colour in zip(quality.items(), cycle(COLOURS)):
         axes[0].plot(range(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
     axes[0].set(xlabel="cells to the nearest given cell", ylabel="PSNR of moving pixels, dB", title="How good")
     for way, colour, style in zip(
@@ -206,4 +236,4 @@ def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_cost_here(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(_cost_here(sys.argv[1], int(sys.argv[2]), sys.argv[3])))

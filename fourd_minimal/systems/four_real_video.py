@@ -12,7 +12,6 @@ layers start at eq. 13, not at the identity. And one departure proper: beside th
 the synchronisation is trained) we also train both together, because our base is tiny; the numbers stand side by side.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,8 @@ from torch import Tensor, nn
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.sliding_window import slide
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
-from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.systems.pixels import check_pixels
+from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, sigma_embedding
 
@@ -82,25 +82,10 @@ def assemble(
     return grid
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Which weights these are, after rounding to the 16 bits they are saved in."""
-    state = (v.half().cpu().numpy().tobytes() for _, v in sorted(module.state_dict().items()))
-    return hashlib.sha256(b"".join(state)).hexdigest()[:16]
-
-
-def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError:
-        raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
-
-
 def _check_video(name: str, video: Tensor, most: int | None, size: tuple[int, int]) -> None:
     """One clear sentence for whatever is wrong with an input video."""
     h, w = size
-    if not isinstance(video, Tensor) or not video.is_floating_point():
-        kind = video.dtype if isinstance(video, Tensor) else type(video).__name__
-        raise ValueError(f"{name} is {kind}; a floating-point tensor with pixels in [0, 1] is wanted.")
+    check_pixels(name, video)
     if video.ndim != 4 or video.shape[1] != 3:
         raise ValueError(f"{name} has shape {tuple(video.shape)}; (frames, 3, {h}, {w}) is wanted.")
     if tuple(video.shape[2:]) != (h, w):
@@ -113,10 +98,6 @@ def _check_video(name: str, video: Tensor, most: int | None, size: tuple[int, in
             f"{name} has {len(video)} frames; this model takes 2 to {most} at once: read_video(path, frames={most}), "
             "or generate(..., windows=True) for a longer grid."
         )
-    if not video.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values; pixels in [0, 1] are wanted.")
-    if video.min() < 0 or video.max() > 1:
-        raise ValueError(f"{name} reaches from {video.min():.3g} to {video.max():.3g}; pixels in [0, 1] are wanted.")
 
 
 class FourRealVideo(nn.Module):
@@ -167,7 +148,7 @@ class FourRealVideo(nn.Module):
         folder = SHIPPED.get(str(name), Path(name))
         base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
         model = cls(replace(config, sync=sync)).requires_grad_(False)
-        _load(model.base, base, folder / "base.safetensors")
+        load_into(model.base, base, folder / "base.safetensors")
         if sync not in UNTRAINED:
             part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
             path = folder / f"{sync}_{part}.safetensors"
@@ -176,7 +157,7 @@ class FourRealVideo(nn.Module):
                 raise ValueError(f"{path} was trained for {trained_as}; the base beside it wants {model.config}.")
             if part == "sync" and notes.get("base") != fingerprint(model.base):
                 raise ValueError(f"{path} was trained on another base than the one beside it.")
-            _load(model.part(part), tensors, path)
+            load_into(model.part(part), tensors, path)
         return model
 
     @staticmethod

@@ -7,7 +7,8 @@ base model's DiT with cross-attention to words:
     caption -> fixed-view video          context "dynamic", nothing seen
     caption, its first frame -> freeze-time video          context "freeze", the first frame seen
 
-Guidance (Ho and Salimans 2022, arXiv 2207.12598): x = x_nothing + g (x_caption - x_nothing), on predicted clean frames.
+Guidance (Ho and Salimans 2022, arXiv 2207.12598): x = x_nothing + g (x_caption - x_nothing), on predicted clean
+frames, which are then held in [-1, 1].
 
 Departures: the paper's text encoder is a large language model's; here it is a table with one learned vector per word of
 a vocabulary of two dozen, and a caption is the set of its words. In training words are left out one by one, so that a
@@ -23,7 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
-from fourd_minimal.systems.weights import load_weights, save_weights
+from fourd_minimal.systems.pixels import check_pixels
+from fourd_minimal.systems.weights import load_into, load_weights, save_weights
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig
 
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "text_to_video_toy"}
@@ -47,6 +49,11 @@ class TextToVideoConfig:
     def __post_init__(self):
         if not self.words or len(set(self.words)) < len(self.words):
             raise ValueError("words is empty or has a word twice.")
+        for name, least in dict(slots=1, views=2, times=2).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+        if self.shift <= 0:
+            raise ValueError(f"shift is {self.shift}; it must be above 0.")
         if self.dit.text_dim < 1:
             raise ValueError("dit has text_dim 0; a model that reads needs at least 1.")
 
@@ -73,10 +80,7 @@ class TextToVideo(nn.Module):
         path = SHIPPED.get(str(name), Path(name)) / "text_to_video.safetensors"
         tensors, config, _ = load_weights(path, TextToVideoConfig)
         model = cls(config).requires_grad_(False)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError:
-            raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
+        load_into(model, tensors, path)
         return model
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
@@ -85,15 +89,18 @@ class TextToVideo(nn.Module):
         return save_weights(Path(folder) / "text_to_video.safetensors", tensors, self.config, **notes)
 
     def encode(self, captions: Sequence[str]) -> Int[Tensor, "b slots"]:
-        """Captions -> numbers of words, 0 where there is none.
+        """Captions -> numbers of words, each once, 0 where there is none.
 
         Raises:
-            ValueError: a word outside the vocabulary, or too many words.
+            ValueError: no captions, a word outside the vocabulary, or too many words.
         """
+        if not captions:
+            raise ValueError("captions is empty; at least one is wanted.")
         known = {word: number for number, word in enumerate(self.config.words, 1)}
         encoded = torch.zeros(len(captions), self.config.slots, dtype=torch.long)
         for row, caption in zip(encoded, captions, strict=True):
-            words = [w for w in caption.lower().replace(",", " ").replace(".", " ").split() if w not in SILENT]
+            said = caption.lower().replace(",", " ").replace(".", " ").split()
+            words = [word for word in dict.fromkeys(said) if word not in SILENT]
             for word in words:
                 if word not in known:
                     raise ValueError(f"{word!r} of {caption!r} is not among the words it learned: {', '.join(known)}.")
@@ -130,13 +137,13 @@ class TextToVideo(nn.Module):
         Args:
             captions: one for each video.
             context: "dynamic" for fixed-view videos, "freeze" for freeze-time videos.
-            first: their first frames, where they are given.
+            first: their first frames in [-1, 1], where they are given.
             n_steps: Euler steps.
             guidance: 1 is none; more follows the caption more closely, and varies less.
             seed: of the noise.
 
         Raises:
-            ValueError: a caption it cannot read.
+            ValueError: a caption it cannot read, or first frames of another shape or range.
         """
         b, cfg = len(captions), self.config
         device = self.words.weight.device
@@ -145,6 +152,9 @@ class TextToVideo(nn.Module):
         clean = torch.zeros(b, frames, cfg.dit.channels, *cfg.dit.image_size, device=device)
         seen = torch.zeros(b, frames, dtype=torch.bool, device=device)
         if first is not None:
+            if first.shape != clean[:, 0].shape:
+                raise ValueError(f"first has shape {tuple(first.shape)}; {tuple(clean[:, 0].shape)} is wanted.")
+            check_pixels("(first + 1) / 2", (first + 1) / 2)
             clean[:, 0], seen[:, 0] = first, True
         given = seen[:, :, None, None, None]
 
@@ -167,8 +177,10 @@ class TextToVideo(nn.Module):
         """A caption in, a fixed-view and a freeze-time video out; in [0, 1]. They start at the same picture.
 
         Raises:
-            ValueError: a caption it cannot read.
+            ValueError: a caption it cannot read, or one without a word that says something.
         """
+        if not self.encode([caption]).any():
+            raise ValueError(f"{caption!r} has none of the words it learned: {', '.join(self.config.words)}.")
         fixed = self.sample([caption], "dynamic", None, n_steps, guidance, seed).clamp(-1, 1)
         freeze = self.sample([caption], "freeze", fixed[:, 0], n_steps, guidance, seed + 1).clamp(-1, 1)
         return (fixed[0] + 1) / 2, (freeze[0] + 1) / 2

@@ -1,6 +1,7 @@
 """Weights on disk: one safetensors file with the configuration inside, written whole or not at all."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Config = TypeVar("Config")
 
@@ -66,6 +67,24 @@ def load_weights(path: str | Path, config_class: type[Config]) -> tuple[dict[str
         return tensors, _rebuild(config_class, json.loads(metadata["config"])), notes
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a configuration this version does not read ({error}).") from None
+
+
+def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a module the tensors that `path` held.
+
+    Raises:
+        ValueError: names or shapes that are not the module's.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError:
+        raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Which weights these are, after rounding to the 16 bits they are saved in."""
+    state = (v.half().cpu().numpy().tobytes() for _, v in sorted(module.state_dict().items()))
+    return hashlib.sha256(b"".join(state)).hexdigest()[:16]
 
 
 def _rebuild(config_class: type[Config], values: dict[str, Any]) -> Config:

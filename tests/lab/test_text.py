@@ -6,7 +6,15 @@ import torch
 from torch.testing import assert_close
 
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
-from fourd_minimal.lab.text import batch_loss, make_batch, start, train_text_to_video
+from fourd_minimal.lab.text import (
+    agreement,
+    batch_loss,
+    colour_seen,
+    make_batch,
+    motion_seen,
+    start,
+    train_text_to_video,
+)
 
 SMOKE = TEXT_TO_VIDEO["smoke"]
 
@@ -37,6 +45,25 @@ def test_shares_are_what_they_say():
         assert ((read > 0).sum(1) >= 3).all()  # colour, noun, verb
     fixed, freeze = make_batch(preset, start(preset).encode, 0)
     assert (fixed.context, freeze.context) == ("dynamic", "freeze")
+
+
+def test_words_are_left_out_one_by_one():
+    whole, some = (replace(SMOKE, batch=400, share_no_caption=0.0, share_no_word=share) for share in (0.0, 0.3))
+    for all_words, fewer in zip(*(make_batch(p, start(p).encode, 0) for p in (whole, some)), strict=True):
+        left = (fewer.words > 0).sum() / (all_words.words > 0).sum()
+        assert 0.62 < left < 0.78
+
+
+def test_a_moving_bar_bounces_and_a_growing_one_squashes():
+    up, growing = torch.zeros(3, 3, 16, 16), torch.zeros(3, 3, 16, 16)
+    for i in range(3):
+        up[i, 0, 2 + 3 * i : 6 + 3 * i, 4:8] = 1
+        growing[i, 2, 7 - 2 * i : 9 + 2 * i, 4:8] = 1
+    assert (motion_seen(up), colour_seen(up)) == ("bouncing", "red")
+    assert (motion_seen(growing), colour_seen(growing)) == ("squashing", "blue")
+    assert colour_seen(torch.full((2, 3, 8, 8), 0.6)) == "nothing"
+    found = agreement(["a red ball bouncing", "a red box squashing"], torch.stack([up, growing]))
+    assert found == dict(colour=0.5, motion=1.0)
 
 
 def test_captions_belong_to_their_videos():

@@ -59,6 +59,15 @@ def test_a_checkpoint_of_another_preset_is_refused(tmp_path):
         next(train("base", replace(SMOKE, base_lr=1.0), tmp_path))
 
 
+def test_a_checkpoint_of_a_run_that_began_otherwise_is_refused(tmp_path):
+    torch.manual_seed(0)
+    one, other = FourRealVideo(SMOKE.model), FourRealVideo(SMOKE.model)
+    last(train("sync", SMOKE, tmp_path, one))
+    last(train("sync", SMOKE, tmp_path, one))
+    with pytest.raises(ValueError, match="began with other weights; use another folder"):
+        next(train("sync", SMOKE, tmp_path, other))
+
+
 def test_settings_of_later_stages_may_change(tmp_path):
     last(train("base", SMOKE, tmp_path))
     (again,) = train("base", replace(SMOKE, sync_lr=1.0, joint_steps=9, grid_ema=0.5), tmp_path)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.evaluation import copy_row, predict
+from fourd_minimal.lab.evaluation import copy_row, moving_pixels, predict
 from fourd_minimal.lab.windows import WAYS, Windows, closure, complete, cost, large_scenes, psnr_by_distance
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
@@ -42,6 +42,9 @@ def test_closure_is_the_error_of_the_last_row():
     grids[:, -1] = grids[:, 0] + 0.1
     assert closure(grids, record) == pytest.approx(20, abs=1e-3)
     assert closure(copy_row(record.rgb), record) == 99
+    outside = ~moving_pixels(record.alpha)[:, 0, 1:]
+    grids[:, -1, 1:] = torch.where(outside, 0.5, record.rgb[:, -1, 1:])  # what is no object in the first row
+    assert closure(grids, record) == closure(record.rgb, record)
 
 
 def test_a_grid_of_one_window_is_one_pass(model):
@@ -70,6 +73,15 @@ def test_the_system_takes_longer_videos_when_asked(model):
 def test_costs_are_measured(way):
     found = cost(way, 3)
     assert found["seconds"] > 0 and found["mib"] >= 0
+    if way != "windows":  # whose memory is flat
+        assert cost(way, 12)["mib"] > found["mib"] and cost(way, 12)["seconds"] > found["seconds"]
+
+
+def test_a_pass_that_fails_says_so():
+    with pytest.raises(ValueError, match=r"The pass over 3x3 frames window by window failed: .*No weights at"):
+        cost("windows", 3, "nowhere")
+    with pytest.raises(ValueError, match=r"--sizes is \(1,\)"):
+        Windows(sizes=(1,))
 
 
 def test_memory_of_windows_is_flat():
@@ -81,4 +93,5 @@ def test_the_command_writes_table_and_picture(tmp_path, capsys):
     Windows(views=7, times=5, scenes=2, steps=(1,), sizes=(4,), out=tmp_path).run()
     said = capsys.readouterr().out
     assert "| windows, 1 step |" in said and "| window by window |" in said
+    assert "orbit closes" not in said  # 90 degrees are no orbit
     assert {f.name for f in tmp_path.iterdir()} == {"sliding_window.md", "sliding_window.json", "sliding_window.png"}

@@ -29,6 +29,7 @@ def test_captions_are_sets_of_words(model):
     encoded = model.encode(["a red ball bouncing", "Red  ball, bouncing.", ""])
     assert torch.equal(encoded[0], encoded[1]) and (encoded[2] == 0).all()
     assert [CONFIG.words[i - 1] for i in encoded[0] if i] == ["red", "ball", "bouncing"]
+    assert torch.equal(model.encode(["red red ball, red"]), model.encode(["red ball"]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -66,6 +67,31 @@ def test_both_videos_start_at_the_same_picture(model):
     assert torch.equal(fixed_view[0], freeze_time[0])
     assert fixed_view.min() >= 0 and fixed_view.max() <= 1
     assert not torch.equal(freeze_time[0], freeze_time[1])
+
+
+def test_the_freeze_time_video_has_noise_of_its_own(model):
+    fixed, freeze = model.generate("red ball", n_steps=1, seed=5)
+    by_hand = model.sample(["red ball"], "freeze", fixed[None, 0] * 2 - 1, n_steps=1, seed=6)
+    assert_close(freeze, (by_hand[0].clamp(-1, 1) + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    "first, sentence",
+    [
+        (torch.zeros(2, 3, 8, 8), r"first has shape \(2, 3, 8, 8\); \(1, 3, 8, 8\) is wanted"),
+        (torch.full((1, 3, 8, 8), 255.0), r"\(first \+ 1\) / 2 reaches from 128"),
+    ],
+)
+def test_first_frames_it_cannot_take_are_refused(model, first, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.sample(["red ball"], "freeze", first)
+
+
+def test_nothing_said_is_refused(model):
+    with pytest.raises(ValueError, match="captions is empty"):
+        model.sample([], "dynamic")
+    with pytest.raises(ValueError, match="'on the ground' has none of the words it learned: red"):
+        model.generate("on the ground")
 
 
 def test_a_batch_of_captions_is_the_captions_one_by_one(model):
@@ -106,7 +132,7 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
     "caption, sentence",
     [
         ("a mauve ball", "'mauve' of 'a mauve ball' is not among the words it learned: red, "),
-        ("red " * 7, "has 7 words; at most 6"),
+        ("red blue green pink cyan ball box", "has 7 words; at most 6"),
     ],
 )
 def test_captions_it_cannot_read_are_refused(model, caption, sentence):
@@ -120,6 +146,9 @@ def test_captions_it_cannot_read_are_refused(model, caption, sentence):
         (dict(words=()), "words is empty"),
         (dict(words=("red", "red")), "a word twice"),
         (dict(dit=VideoDiTConfig((8, 8), 4, 24, 2, 2)), "text_dim 0"),
+        (dict(slots=0), "slots is 0"),
+        (dict(times=1), "times is 1"),
+        (dict(shift=0.0), "shift is 0.0"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(options, sentence):

@@ -1,12 +1,14 @@
 """The upsampler: bicubic before training, neighbours on both axes are heard, and bad input gets one sentence."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
 from fourd_minimal.systems.upsampler import DETAIL, Upsampler, UpsamplerConfig, bicubic, shrink
-from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig
+from fourd_minimal.video_dit import CONTEXTS, VideoDiT, VideoDiTConfig
 
 CONFIG = UpsamplerConfig(VideoDiTConfig((16, 16), 4, 24, 2, 2))
 
@@ -86,6 +88,28 @@ def test_a_grid_is_upsampled_alike_alone_and_in_a_batch(model):
     assert_close(both, alone)
 
 
+def test_rows_are_read_as_clips_and_columns_as_moments(model):
+    """Block 0 has the context "dynamic", block 1 "freeze": with an embedding changed, only its blocks notice."""
+    heard = {}
+    for context in ("dynamic", "freeze"):
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            changed.dit.context_in.weight[CONTEXTS.index(context)] += 1
+        noticed = []
+        for own, other in zip(model.dit.blocks, changed.dit.blocks, strict=True):
+            inputs = []
+            hooks = [
+                b.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[1])) for b in (own, other)
+            ]
+            for m in (model, changed):
+                m.upsample(torch.full((2, 3, 3, 8, 8), 0.5))
+            noticed.append(not torch.equal(*inputs))
+            for hook in hooks:
+                hook.remove()
+        heard[context] = noticed
+    assert heard == dict(dynamic=[True, False], freeze=[False, True])
+
+
 def test_it_is_told_both_noise_levels(model):
     wake(model)
     small, x = some(1, 2, 2, 3, 8, 8), some(1, 2, 2, 3, 16, 16)
@@ -143,8 +167,9 @@ def test_the_same_seed_gives_the_same_frames(model):
     "grid, options, sentence",
     [
         (some(2, 2, 3, 4, 4), {}, r"grid has shape \(2, 2, 3, 4, 4\); \(views, times, \*\(3, 8, 8\)\) is wanted"),
-        (some(2, 2, 3, 8, 8) * 2, {}, "outside"),
-        (some(2, 2, 3, 8, 8) / 0, {}, "NaN or values outside"),
+        (some(2, 2, 3, 8, 8) * 2, {}, "grid reaches from .* to"),
+        (some(2, 2, 3, 8, 8) / 0, {}, "grid holds NaN"),
+        (some(0, 2, 3, 8, 8), {}, "so no pixels"),
         (some(2, 2, 3, 8, 8), dict(tau=0.5), r"tau is 0.5; it must be in \[0, 0.1\]"),
     ],
 )
