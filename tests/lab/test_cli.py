@@ -53,6 +53,21 @@ def test_two_videos_become_a_grid(videos, weights, capsys):
     torch.testing.assert_close(frames, read_video(row, 16, frames=3).rgb, atol=1 / 255, rtol=0)
 
 
+def test_what_cannot_be_combined_is_said_before_any_work(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(FourRealVideo, "sample_grid", None)  # never reached
+    out = ["--out", tmp_path / "out", "--weights", weights]
+    said = refused(capsys, "generate", *out, "--upsample")
+    assert "fourd: --upsample takes frames of 24x24 pixels; the weights" in said and "make 16x16" in said
+    assert "fourd: --text makes videos of 24x24" in refused(capsys, "generate", *out, "--text", "box")
+    out = ["--out", tmp_path / "out"]
+    for nothing in ("", "on the ground"):
+        said = refused(capsys, "generate", *out, "--text", nothing)
+        assert f"fourd: --text: {nothing!r} has none of the words it learned" in said
+    assert "No weights at nowhere" in refused(capsys, "generate", *out, "--text", "box", "--text-weights", "nowhere")
+    assert "No weights at nowhere" in refused(capsys, "generate", *out, "--upsample", "--upsampler-weights", "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_bundled_example_fits_the_shipped_weights(tmp_path, capsys):
     main(["generate", "--out", str(tmp_path), "--steps", "1"])
     assert (tmp_path / "grid.html").exists()
