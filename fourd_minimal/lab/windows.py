@@ -215,20 +215,26 @@ def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:
     """Quality by distance, and time and memory by the number of frames."""
     import matplotlib.pyplot as plt  # slow to import: only here
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     for (name, values), colour in zip(quality.items(), cycle(COLOURS)):
         axes[0].plot(range(1, len(values) + 1), values, "o-", color=colour, label=name, markersize=3)
     axes[0].set(xlabel="cells to the nearest given cell", ylabel="PSNR of moving pixels, dB", title="How good")
-    for way, colour, style in zip(
-        WAYS, ("#0072B2", "#009E73", "#D55E00", "#CC79A7"), ("o-", "s-", "^-", "v--"), strict=True
-    ):
-        frames = [int(n) ** 2 for n in costs[way]]
-        for axis, key in zip(axes[1:], ("seconds", "mib"), strict=True):
+    styles = dict(zip(WAYS, zip(COLOURS[4:], ("o-", "s-", "^-", "v--"), strict=False), strict=True))
+    for axis, key in zip(axes[1:], ("seconds", "mib"), strict=True):
+        for way, (colour, style) in styles.items():
+            frames = [int(n) ** 2 for n in costs[way]]
             axis.loglog(frames, [c[key] for c in costs[way].values()], style, color=colour, label=WAYS[way])
-    axes[1].set(xlabel="frames, V T", ylabel="seconds", title="Time of one denoising pass")
-    axes[2].set(xlabel="frames, V T", ylabel="MiB", title="Peak memory")
+        axis.set(xlabel="frames, V T")
+        axis.set_xticks(frames, map(str, frames))
+        axis.set_xticks([], minor=True)
+    span, first = [frames[0], frames[-1]], next(iter(costs["windows"].values()))["seconds"]
+    for power in (1, 2) if len(frames) > 1 else ():
+        guide = [first, first * (span[1] / span[0]) ** power]
+        axes[1].plot(span, guide, ":", color="0.6", zorder=0, label=f"as (V T)$^{power}$" if power > 1 else "as V T")
+    axes[1].set(ylabel="seconds", title="Time of one denoising pass")
+    axes[2].set(ylabel="MiB", title="Peak memory")
     for axis in axes:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         axis.grid(alpha=0.2)
     with whole_file(path) as draft:
         figure.savefig(draft, format="png", dpi=110)
