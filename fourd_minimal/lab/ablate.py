@@ -1,6 +1,7 @@
 """The ablation as one command: run what is missing, write the table."""
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
@@ -8,7 +9,15 @@ from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.verdicts import interval, judge, paired_gain, pooled_psnr, pooled_ssim, verdict
+from fourd_minimal.lab.verdicts import (
+    interval,
+    judge,
+    paired_gain,
+    pooled_psnr,
+    pooled_ssim,
+    share_of_flat_data,
+    verdict,
+)
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import whole_file
 
@@ -56,15 +65,22 @@ class Ablate:
             raise ValueError(f"--arms has {unknown[0]!r}; it must be among: {'; '.join(ablation.ARMS)}.")
         base = FourRealVideo.from_pretrained(self.weights, "weighted").to(device())
         if replace(base.config, sync=self.settings.model.sync) != self.settings.model:
-            raise ValueError(f"--preset {self.preset} has another model than the weights '{self.weights}'.")
+            raise ValueError(
+                f"--preset {self.preset} has another model than the weights '{self.weights}': train its own with "
+                f"`fourd train --preset {self.preset}`, and name them with --weights."
+            )
         sizes = dict(steps=self.steps, rate_steps=self.rate_steps, rates=self.rates)
         sizes |= dict(scenes=self.scenes, families=self.families)
         runs = ablation.Ablation(
             self.settings, base, self.out / "ablation_runs", seeds=tuple(range(self.seeds)), device=device(), **sizes
         )
         arms = {name: arm for name, arm in ablation.ARMS.items() if not self.arms or name in self.arms}
+        trained = sum(arm.pseudo is not None for arm in arms.values())
+        total = 4 + len(arms) - trained + trained * (1 + self.seeds)  # baselines, untrained, searches and runs
+        began, there = time.perf_counter(), runs.finished(arms)
         for done in runs.run(arms):
-            print(done, flush=True)
+            there += 1
+            print(f"{there} of {total}, {(time.perf_counter() - began) / 60:.0f} min: {done}", flush=True)
         results = runs.results()
         text = self.report(results)
         for name, content in {"ablation.md": text, "ablation.json": json.dumps(results)}.items():
@@ -97,6 +113,10 @@ class Ablate:
                 )
                 rows.append([claim, *said])
             lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+        shares = {n: share for n in steps if (share := share_of_flat_data(results, n)) is not None}
+        if shares:
+            said = " and ".join(f"{share:.0%} with {n}" for n, share in shares.items())
+            lines.append(f"Of what true grids bring over eq. 13, pseudo-4D alone brings {said} sampling steps.")
         for setting in settings:
             family, steps = setting.split(", ")
             lines.append(f"### Family {family}, {steps} sampling step{'s' * (steps != '1')}")

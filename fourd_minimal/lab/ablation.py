@@ -207,6 +207,13 @@ class Ablation:
                 found[name] = runs
         return found
 
+    def finished(self, arms: dict[str, Arm] = ARMS) -> int:
+        """How much of `run` is done already, in lines."""
+        paths = [self._path(name, 0) for name in ("truth", *TRIVIAL)]
+        for name, arm in arms.items():
+            paths += [self._path(name, what) for what in ((0,) if arm.pseudo is None else ("rate", *self.seeds))]
+        return sum(path.exists() for path in paths)
+
     @cached_property
     def records(self) -> dict[str, SceneRecord]:
         """The test scenes."""

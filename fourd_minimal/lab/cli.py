@@ -58,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, BlenderError) as error:
         print(f"fourd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\nfourd: stopped. Training goes on from its last checkpoint: run the same line again.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _named_preset(arguments: Sequence[str]) -> str:

@@ -86,7 +86,7 @@ def averaging(decay: float) -> Callable:
 
 
 def fit(
-    recipe: Recipe[Model, Batch], path: str | Path | None = None, checkpoint_every: int = 500
+    recipe: Recipe[Model, Batch], path: str | Path | None = None, checkpoint_every: int = 100
 ) -> Iterator[Step[Model]]:
     """Train, yielding after every step; the last step's `averaged()` is the result.
 

@@ -93,7 +93,7 @@ def train_text_to_video(
     preset: TextToVideoPreset,
     folder: str | Path | None = None,
     base: VideoDiT | None = None,
-    checkpoint_every: int = 500,
+    checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
 ) -> Iterator[Step[TextToVideo]]:
     """Train it, yielding after every step; see `loop.fit`. The checkpoint is `text_to_video_checkpoint.safetensors`."""

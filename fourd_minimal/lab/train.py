@@ -1,5 +1,6 @@
 """Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ def watched(run: Iterator[Step], steps: int, name: str) -> Step:
     with tqdm(total=steps, desc=name, unit="step") as progress:
         for step in run:
             progress.update(step.number - progress.n)
-            progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+            if not math.isnan(step.loss):  # a run that was finished before has none
+                progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
     return step
 
 
@@ -87,7 +89,7 @@ class Train:
             notes["made_by"] += f" --start-from {self.start_from}"
             if FourRealVideo.has_joint(self._earlier):
                 *_, notes["after"] = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
-        step.averaged().save_pretrained(self.out, stage, **notes)
+        print(f"Weights: {step.averaged().save_pretrained(self.out, stage, **notes)}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class TrainUpsampler:
         run = train_upsampler(self.settings, self.out, start, device=device())
         step = watched(run, self.settings.steps, "upsampler")
         notes = how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
-        step.averaged().save_pretrained(self.out, **notes, **earlier)
+        print(f"Weights: {step.averaged().save_pretrained(self.out, **notes, **earlier)}")
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,5 @@ class TrainText:
         step = watched(run, self.settings.steps, "text to video")
         command = f"fourd train-text --preset {self.preset}"
         command += f" --start-from {self.start_from}" if self.start_from else ""
-        step.averaged().save_pretrained(
-            self.out, **how_made(command, self.settings, TEXT_TO_VIDEO[self.preset], step.seconds)
-        )
+        notes = how_made(command, self.settings, TEXT_TO_VIDEO[self.preset], step.seconds)
+        print(f"Weights: {step.averaged().save_pretrained(self.out, **notes)}")

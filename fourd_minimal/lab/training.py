@@ -171,7 +171,7 @@ def train(
     preset: FourRealVideoPreset,
     folder: str | Path | None = None,
     base: FourRealVideo | None = None,
-    checkpoint_every: int = 500,
+    checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
 ) -> Iterator[Step[FourRealVideo]]:
     """Train one stage, yielding after every step; the last step's `averaged()` is the result.

@@ -64,7 +64,7 @@ def train_upsampler(
     preset: UpsamplerPreset,
     folder: str | Path | None = None,
     start: Upsampler | None = None,
-    checkpoint_every: int = 500,
+    checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
 ) -> Iterator[Step[Upsampler]]:
     """Train it, yielding after every step; see `loop.fit`. The checkpoint is `upsampler_checkpoint.safetensors`.

@@ -28,10 +28,10 @@ CLAIMS = {
     "trained parallel beats trained sequential": ("soft", _SEQUENTIAL + "attention trained"),
     "... also with the same kind of adapter": ("soft", _SEQUENTIAL + "adapter trained"),
     "... hard against that adapter, at equal size": ("hard", _SEQUENTIAL + "adapter trained"),
-    "soft is at least as good as hard": ("soft", "hard"),
+    "soft beats hard": ("soft", "hard"),
     "... also as hard of its own size": ("soft", "hard, as large as soft"),
     "untrained, eq. 12 beats eq. 5": ("average, eq. 12", _SEQUENTIAL + "eq. 5"),
-    "untrained, eq. 13 is at least as good as eq. 12": ("weighted, eq. 13", "average, eq. 12"),
+    "untrained, eq. 13 beats eq. 12": ("weighted, eq. 13", "average, eq. 12"),
     "pseudo-4D alone beats no training": (_PSEUDO, "weighted, eq. 13"),
     "... and every trivial completion": (_PSEUDO, BEST_TRIVIAL),
     "3D data adds to pseudo-4D": ("soft", _PSEUDO),
@@ -104,6 +104,16 @@ def one_exam(results: Results, steps: str) -> Results:
     if trivial:
         exams[BEST_TRIVIAL] = max(trivial, key=lambda runs: pooled_psnr(runs[0]["scores"]["exam"]["moving"]))
     return exams
+
+
+def share_of_flat_data(results: Results, steps: str) -> float | None:
+    """How much of what true grids bring over eq. 13, untrained, pseudo-4D alone brings; None where an arm is missing."""
+    arms = _PSEUDO, "soft, 3D only", "weighted, eq. 13"
+    if not set(arms) <= set(results):
+        return None
+    flat, true, untrained = (one_exam({name: results[name]}, steps)[name] for name in arms)
+    gains = [paired_gain(runs, untrained, "exam", "moving")[0] for runs in (flat, true)]
+    return gains[0] / gains[1]
 
 
 def verdict(low: float, high: float) -> str:

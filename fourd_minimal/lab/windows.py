@@ -151,6 +151,8 @@ class Windows:
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < 2:
             raise ValueError(f"--sizes is {self.sizes}; one or more numbers from 2 on are wanted.")
+        if self.scenes < 1:
+            raise ValueError(f"--scenes is {self.scenes}; it must be at least 1.")
 
     def run(self) -> None:
         """Print the tables, and write them where asked."""
@@ -162,6 +164,7 @@ class Windows:
         quality = {name: psnr_by_distance(grids, record) for name, grids in found.items()}
         whole_turns = VIEW_STEP_DEG * (self.views - 1) % 360 == 0
         closed = {name: closure(grids, record) for name, grids in found.items()} if whole_turns else {}
+        print(f"Grids are made; now each cost, in a process of its own: {', '.join(WAYS.values())}", flush=True)
         costs = {way: {n: cost(way, n, self.weights) for n in self.sizes} for way in WAYS}
         flat = costs["windows"][max(self.sizes)]["mib"], cost("windows", 8, self.weights)["mib"]
         text = self.report(model, quality, closed, costs, flat)
@@ -201,9 +204,12 @@ class Windows:
                     for way, label in WAYS.items()
                 ],
             ),
-            f"Windows over {max(self.sizes)}x{max(self.sizes)} frames hold {flat[0] / flat[1]:.2f} times the memory of "
-            f"windows over 8x8: {flat[0]:.1f} against {flat[1]:.1f} MiB.",
         ]
+        if (most := max(self.sizes)) > 8:
+            lines.append(
+                f"Windows over {most}x{most} frames hold {flat[0] / flat[1]:.2f} times the memory of windows over 8x8: "
+                f"{flat[0]:.1f} against {flat[1]:.1f} MiB."
+            )
         return "\n\n".join(lines) + "\n"
 
 
