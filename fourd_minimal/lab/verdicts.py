@@ -107,7 +107,7 @@ def one_exam(results: Results, steps: str) -> Results:
 
 
 def share_of_flat_data(results: Results, steps: str) -> float | None:
-    """How much of what true grids bring over eq. 13, untrained, pseudo-4D alone brings; None where an arm is missing."""
+    """How much pseudo-4D alone brings of what true grids bring over eq. 13, untrained; None where an arm is missing."""
     arms = _PSEUDO, "soft, 3D only", "weighted, eq. 13"
     if not set(arms) <= set(results):
         return None
