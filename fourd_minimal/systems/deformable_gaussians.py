@@ -1,0 +1,266 @@
+"""A grid of frames becomes a scene that moves and that a free camera can visit.
+
+Supplement of 4Real-Video, section 6. A cloud of isotropic Gaussians (`gaussians.py`) is canonical; for the frame of
+view i at time j its points are
+
+    p_ij = p + dp^v_i + dp^t_j                                                                         (eq. 11)
+
+dp^t is an MLP of position and time. dp^v lets the frames of one view differ a little from those of another, as
+generated frames do. It comes from tracks through the freeze-time video, not from the rendering loss: what the tracks
+explain, the motion need not. A free camera sees dp^v = 0.
+
+    1. points, colours and dp^v from tracks          given by the caller; `random_scene` where there are none
+    2. `remove_floaters`                             opacities alone, over the freeze-time video
+    3. `fit`                                         everything but dp^v, over the grid
+
+Departures: the paper gives neither counts nor learning rates; ours are for small pictures. What is behind the cloud
+is a small picture of its own, the same in every frame, as in our toy worlds; the paper's background is made of
+Gaussians. Our cameras are known, so dp^v is only what they do not explain; the paper's holds the camera's motion as
+well.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fourd_minimal.gaussians import NEAR, Picture, TemporalDeformation, check_poses, render
+from fourd_minimal.systems.pixels import check_pixels
+
+RATES = dict(
+    points=2e-3,
+    log_radius=1e-2,
+    colour_logit=2e-2,
+    opacity_logit=3e-2,
+    background=2e-2,
+    motion=3e-3,
+    view_offsets=1e-3,
+)
+"""Learning rates of Adam, per scene unit, logarithm or logit. Assumed; for clouds of about the unit ball."""
+
+
+class DeformableGaussians(nn.Module):
+    """A cloud that moves.
+
+    Args:
+        points: canonical positions.
+        colour: in [0, 1].
+        radius: standard deviations in scene units.
+        view_offsets: dp^v of eq. 11, per training view; none when left out.
+        opacity: of all, at the start.
+        seed: of the MLP.
+    """
+
+    def __init__(
+        self,
+        points: Float[Tensor, "n 3"],
+        colour: Float[Tensor, "n 3"],
+        radius: Float[Tensor, " n"],
+        view_offsets: Float[Tensor, "v n 3"] | None = None,
+        opacity: float = 0.9,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.points = nn.Parameter(points.clone())
+        self.log_radius = nn.Parameter(radius.log())
+        self.colour_logit = nn.Parameter(colour.clamp(0.02, 0.98).logit())
+        self.opacity_logit = nn.Parameter(torch.full_like(radius, opacity).logit())
+        self.background = nn.Parameter(torch.full((3, 4, 4), 0.5))
+        self.view_offsets = None if view_offsets is None else nn.Parameter(view_offsets.clone())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.motion = TemporalDeformation()
+
+    def subset(self, kept: Bool[Tensor, " n"]) -> "DeformableGaussians":
+        """The same scene with only these Gaussians."""
+        scene = copy.deepcopy(self)
+        for name in ("points", "log_radius", "colour_logit", "opacity_logit"):
+            setattr(scene, name, nn.Parameter(getattr(self, name).detach()[kept]))
+        if self.view_offsets is not None:
+            scene.view_offsets = nn.Parameter(self.view_offsets.detach()[:, kept])
+        return scene
+
+    def positions(self, time: Float[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b n 3"]:
+        """p_ij of eq. 11; without a view, dp^v is 0."""
+        moved = self.points + self.motion(self.points, time)
+        return moved if view is None or self.view_offsets is None else moved + self.view_offsets[view]
+
+    def render(
+        self,
+        c2w: Float[Tensor, "*b 4 4"],
+        fov_deg: float,
+        time: float | Float[Tensor, "*#b"],
+        size: int | tuple[int, int],
+        view: Int[Tensor, "*b"] | None = None,
+    ) -> Picture:
+        """What cameras see.
+
+        Args:
+            c2w: camera-to-world, any number of them.
+            fov_deg: vertical field of view.
+            time: in [0, 1], one for each camera or one for all.
+            size: (h, w), or one number for square pictures.
+            view: whose compensation dp^v to use, for each camera; none, for a free camera, when left out.
+        """
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        batch, cameras = c2w.shape[:-2], c2w.reshape(-1, 4, 4)
+        time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
+        points = self.positions(time, None if view is None else view.reshape(-1))
+        look = self.log_radius.exp(), self.colour_logit.sigmoid(), self.opacity_logit.sigmoid()
+        seen = render(points, *look, cameras, fov_deg, size)
+        behind = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
+        rgb = seen.rgb + (1 - seen.alpha) * behind
+        return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in (rgb, seen.alpha, seen.depth)))
+
+
+def _optimiser(scene: DeformableGaussians, names: Iterable[str], faster: float = 1.0) -> torch.optim.Adam:
+    """Over the named parts only; steps that suit each."""
+    parts = {name: getattr(scene, name) for name in names}
+    parts = {name: list(part.parameters()) if isinstance(part, nn.Module) else [part] for name, part in parts.items()}
+    groups = [dict(params=own, lr=RATES[name], start=faster * RATES[name]) for name, own in parts.items()]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, done: float) -> None:
+    """A cosine from 1 to 0.05, after a short rise."""
+    for group in optimiser.param_groups:
+        group["lr"] = group["start"] * min(1.0, 20 * done + 0.05) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+
+
+def remove_floaters(
+    scene: DeformableGaussians,
+    freeze_time: Float[Tensor, "v 3 h w"],
+    c2w: Float[Tensor, "v 4 4"],
+    fov_deg: float,
+    n_steps: int = 80,
+    keep: float = 0.3,
+) -> DeformableGaussians:
+    """Drop the points that no frame wants, and keep the others as they were.
+
+    Every frame of the freeze-time video is drawn again from the points *in that frame's own coordinates* (dp^v added),
+    and the error moves the opacities alone (and the background). A point on the edge between near and far hides, from
+    some frame, what that frame shows; it fades.
+
+    Args:
+        scene: with the points as the tracks gave them.
+        freeze_time: in [0, 1].
+        c2w, fov_deg: of its frames.
+        keep: what fades below this opacity is dropped.
+    """
+    trial = copy.deepcopy(scene)
+    optimiser, views = (
+        _optimiser(trial, ("opacity_logit", "background"), 4.0),
+        torch.arange(len(c2w), device=c2w.device),
+    )
+    for step in range(n_steps):
+        _set_rate(optimiser, step / n_steps)
+        seen = trial.render(c2w, fov_deg, 0.0, freeze_time.shape[-2:], views)
+        optimiser.zero_grad()
+        (seen.rgb - freeze_time).square().mean().backward()
+        optimiser.step()
+    wanted = trial.opacity_logit.detach().sigmoid() > keep
+    if not wanted.any():
+        raise ValueError(f"keep is {keep}, and no point's opacity stays above it; a smaller one is wanted.")
+    return scene.subset(wanted)
+
+
+def random_scene(n_points: int, seed: int = 0, size: float = 1.0) -> DeformableGaussians:
+    """Grey Gaussians, evenly spread in a ball: where to start when nothing is known.
+
+    Args:
+        n_points: how many.
+        seed: of their positions.
+        size: the ball's radius, in scene units.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    direction = F.normalize(torch.randn(n_points, 3, generator=generator), dim=1)
+    points = size * direction * torch.rand(n_points, 1, generator=generator) ** (1 / 3)
+    radius = torch.full((n_points,), 0.7 * size / n_points ** (1 / 3))
+    return DeformableGaussians(points, torch.full((n_points, 3), 0.5), radius, opacity=0.3, seed=seed)
+
+
+def fit_steps(
+    scene: DeformableGaussians,
+    grid: Float[Tensor, "v t 3 h w"],
+    c2w: Float[Tensor, "cameras 4 4"],
+    fov_deg: float,
+    n_steps: int = 600,
+    batch: int = 8,
+    optimise_views: bool = False,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Fit a scene, in place, to a grid of frames; yields the loss of every step.
+
+    Args:
+        scene: where to start.
+        grid: in [0, 1]; its times are spread evenly over [0, 1].
+        c2w, fov_deg: one camera per view.
+        n_steps: of Adam, each on `batch` frames.
+        optimise_views: let the rendering loss move dp^v too, which the paper advises against.
+        seed: of the order of the frames.
+
+    Raises:
+        ValueError: counts that differ, values out of range, a camera inside the cloud, poses without a rotation.
+    """
+    _check_fit(scene, grid, c2w, fov_deg)
+    if optimise_views and scene.view_offsets is None:
+        scene.view_offsets = nn.Parameter(scene.points.new_zeros(len(c2w), *scene.points.shape))
+    names = [name for name in RATES if name != "view_offsets" or optimise_views]
+    optimiser, generator = _optimiser(scene, names), torch.Generator().manual_seed(seed)
+    views, times = grid.shape[:2]
+    moments, queue = torch.linspace(0, 1, times, device=grid.device), torch.empty(0, dtype=torch.long)
+    for step in range(n_steps):
+        _set_rate(optimiser, step / n_steps)
+        while len(queue) < batch:
+            queue = torch.cat([queue, torch.randperm(views * times, generator=generator)])
+        cells, queue = queue[:batch].to(grid.device), queue[batch:]
+        view, time = cells // times, cells % times
+        off = scene.render(c2w[view], fov_deg, moments[time], grid.shape[-2:], view).rgb - grid[view, time]
+        loss = off.square().mean() + 0.1 * off.abs().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        yield loss.item()
+
+
+def fit(
+    grid: Float[Tensor, "v t 3 h w"],
+    c2w: Float[Tensor, "cameras 4 4"],
+    fov_deg: float,
+    scene: DeformableGaussians | None = None,
+    n_points: int = 1000,
+    n_steps: int = 600,
+    seed: int = 0,
+    **options,
+) -> DeformableGaussians:
+    """A scene that shows a grid of frames: `fit_steps` to its end.
+
+    Args:
+        grid, c2w, fov_deg: the frames in [0, 1] and their cameras.
+        scene: where to start, as from tracks; a random cloud in the unit ball when left out.
+        n_points: of the random cloud.
+        n_steps, seed, options: as in `fit_steps`.
+    """
+    scene = random_scene(n_points, seed).to(grid.device) if scene is None else scene
+    for _ in fit_steps(scene, grid, c2w, fov_deg, n_steps, seed=seed, **options):
+        pass
+    return scene.requires_grad_(False)
+
+
+def _check_fit(scene: DeformableGaussians, grid: Tensor, c2w: Tensor, fov_deg: float) -> None:
+    views = len(grid)
+    if len(c2w) != views:
+        raise ValueError(f"c2w is for {len(c2w)} views and grid has {views}; one camera per view is wanted.")
+    if scene.view_offsets is not None and len(scene.view_offsets) != views:
+        raise ValueError(f"scene has offsets for {len(scene.view_offsets)} views and grid has {views}.")
+    check_pixels("grid", grid)
+    check_poses(c2w, fov_deg)
+    behind = ((scene.points.detach() - c2w[:, None, :3, 3]) * c2w[:, None, :3, 2]).sum(-1) > -NEAR
+    if behind.any():
+        worst = int(behind.sum(1).argmax())
+        count = int(behind[worst].sum())
+        raise ValueError(f"c2w[{worst}] stands inside the cloud: {count} of {behind.shape[1]} points lie behind it.")
