@@ -118,8 +118,9 @@ class DeformableGaussians(nn.Module):
 
 
 def _optimiser(scene: DeformableGaussians, names: Iterable[str], faster: float = 1.0) -> torch.optim.Adam:
-    """Over the named parts only; steps that suit each."""
-    parts = {name: getattr(scene, name) for name in names}
+    """Over the named parts only, the others held; steps that suit each."""
+    scene.requires_grad_(False)
+    parts = {name: getattr(scene, name).requires_grad_(True) for name in names}
     parts = {name: list(part.parameters()) if isinstance(part, nn.Module) else [part] for name, part in parts.items()}
     groups = [dict(params=own, lr=RATES[name], start=faster * RATES[name]) for name, own in parts.items()]
     return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
@@ -149,13 +150,15 @@ def remove_floaters(
         scene: with the points as the tracks gave them.
         freeze_time: in [0, 1].
         c2w, fov_deg: of its frames.
+        n_steps: of Adam, each on all frames.
         keep: what fades below this opacity is dropped.
+
+    Raises:
+        ValueError: nothing stays above `keep`, or poses without a rotation.
     """
     trial = copy.deepcopy(scene)
-    optimiser, views = (
-        _optimiser(trial, ("opacity_logit", "background"), 4.0),
-        torch.arange(len(c2w), device=c2w.device),
-    )
+    optimiser = _optimiser(trial, ("opacity_logit", "background"), faster=4.0)
+    views = torch.arange(len(c2w), device=c2w.device)
     for step in range(n_steps):
         _set_rate(optimiser, step / n_steps)
         seen = trial.render(c2w, fov_deg, 0.0, freeze_time.shape[-2:], views)

@@ -73,6 +73,15 @@ def test_the_same_seed_gives_the_same_scene():
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
+def test_a_fitted_scene_can_be_fitted_on_and_freed_of_floaters():
+    grid, c2w, *_ = a_grid(size=16)
+    scene = fit(grid, c2w, FOV_DEG, n_points=50, n_steps=5)
+    before = scene.points.clone()
+    assert not torch.equal(fit(grid, c2w, FOV_DEG, scene, n_steps=5).points, before)
+    fewer = remove_floaters(scene, grid[:, 0], c2w, FOV_DEG, n_steps=2, keep=0.1)
+    assert 0 < len(fewer.points) <= 50
+
+
 def test_view_compensation_is_kept_unless_asked():
     grid, c2w, *_ = a_grid(size=16)
     offsets = 0.01 * torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0))
