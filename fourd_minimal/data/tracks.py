@@ -1,0 +1,213 @@
+"""Points followed through a freeze-time video and lifted to 3D: where a cloud of Gaussians, and eq. 11's dp^v, begin.
+
+Supplement of 4Real-Video, section 6: points of several frames are tracked through the video, lifted by their
+depth, and "aligned towards a central frame". What a frame's own point p_i has over the central frame's is
+
+    dp^v_i = p_i - p                     the view-dependent deformation of eq. 11
+
+A tracker and a depth source are arguments:
+
+    true_tracks(record), true_depth(record)      of a scene whose geometry is known: then dp^v is 0
+    flow_tracks                                  any video: optical flow of OpenCV (DIS), chained from frame to frame
+    no depth                                     triangulated: where the rays of a track meet best
+
+p_i lies on the ray of frame i through the tracked pixel, as deep as p is for that camera.
+
+Departures: the paper's tracker and depth are learned models; ours are known or classical, and our cameras are known.
+The paper's 3D tracker gives every frame a depth of its own; looked up in a depth map, one of a slanted face is off by
+more than it tells, so frames here differ across their rays only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.data.scene_record import SceneRecord
+
+Tracker = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]
+"""(video `(v, 3, h, w)`, frame, its pixel positions `(n, 2)`) -> positions in all frames `(v, n, 2)`, seen `(v, n)`."""
+
+
+@dataclass(frozen=True)
+class TrackedPoints:
+    """A cloud aligned to the central frame."""
+
+    points: Float[Tensor, "n 3"]
+    colour: Float[Tensor, "n 3"]
+    radius: Float[Tensor, " n"]
+    """About half the distance to the nearest neighbours."""
+    view_offsets: Float[Tensor, "v n 3"]
+    """dp^v: where a frame shows the point, beyond where its camera should see it."""
+
+
+def look_up(maps: Float[Tensor, "v c h w"], xy: Float[Tensor, "v n 2"], mode: str = "bilinear") -> Tensor:
+    """Pictures at pixel positions, `(v, n, c)`; the first pixel's centre is at (0.5, 0.5)."""
+    h, w = maps.shape[-2:]
+    at = 2 * xy / torch.tensor([w, h]).to(xy) - 1
+    found = F.grid_sample(maps, at[:, None], mode=mode, padding_mode="border", align_corners=False)
+    return found[:, :, 0].mT
+
+
+def true_depth(record: SceneRecord, scene: int = 0) -> Float[Tensor, "v h w"]:
+    """Depth of the freeze-time video's frames; 0 where nothing is."""
+    return record.depth[scene, :, 0, 0]
+
+
+def true_tracks(record: SceneRecord, scene: int = 0) -> Tracker:
+    """A tracker that knows the scene: surfaces are lifted by their depth and projected into every frame.
+
+    What is no surface is seen nowhere.
+    """
+
+    def track(video: Tensor, frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
+        c2w, size = record.c2w[scene], record.rgb.shape[-2:]
+        depths = true_depth(record, scene)
+        depth = look_up(depths[frame, None, None], xy[None], "nearest")[0, :, 0]
+        points = lift(xy, depth, c2w[frame], record)
+        there, distance = project(points, c2w[:, None], record.fov_deg, size)
+        first = look_up(depths[:, None], there, "nearest")[..., 0]
+        inside = ((there >= 0) & (there <= torch.tensor([size[1], size[0]]).to(there))).all(-1)
+        return there, inside & (depth > 0) & (first > 0) & (distance < first + 0.1)
+
+    return track
+
+
+def lift(
+    xy: Float[Tensor, "n 2"], depth: Float[Tensor, " n"], c2w: Float[Tensor, "4 4"], record: SceneRecord
+) -> Tensor:
+    """Pixel positions at depths, in the world, `(n, 3)`."""
+    origin, direction = rays(c2w, record.fov_deg, tuple(record.rgb.shape[-2:]), xy)
+    return origin + depth[:, None] * direction
+
+
+def flow_tracks(video: Float[Tensor, "v 3 h w"], frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
+    """Optical flow from each frame to the next, followed outwards from `frame`; seen while the flow back agrees."""
+    import cv2  # slow to import, and not everybody's: only here
+
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    scale = max(1, 256 // min(video.shape[-2:]))  # DIS works on patches of 8 pixels: small frames are enlarged
+    large = F.interpolate(video, scale_factor=scale, mode="bicubic").clamp(0, 1) if scale > 1 else video
+    grey = [cv2.cvtColor((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in large]
+
+    def flow(a: int, b: int) -> Tensor:
+        return torch.from_numpy(dis.calc(grey[a], grey[b], None)).permute(2, 0, 1)[None]
+
+    places, seen = {frame: xy}, {frame: torch.ones(len(xy), dtype=torch.bool)}
+    for order in (range(frame, len(video) - 1), range(frame, 0, -1)):
+        for here in order:
+            there = here + (1 if order.step > 0 else -1)
+            step = look_up(flow(here, there), places[here][None] * scale)[0]
+            moved = places[here] * scale + step
+            back = look_up(flow(there, here), moved[None])[0]
+            places[there] = moved / scale
+            agree = (step + back).norm(dim=-1) < 0.5 * scale
+            h, w = video.shape[-2:]
+            inside = ((places[there] >= 0) & (places[there] <= torch.tensor([w, h]))).all(-1)
+            seen[there] = seen[here] & agree & inside
+    order = range(len(video))
+    return torch.stack([places[i] for i in order]), torch.stack([seen[i] for i in order])
+
+
+def triangulate(
+    origin: Float[Tensor, "*k v 3"], direction: Float[Tensor, "*k v n 3"], seen: Bool[Tensor, "v n"]
+) -> Float[Tensor, "*k n 3"]:
+    """The points nearest to all rays of their tracks (least squares); a point seen once or not at all is NaN.
+
+    Leading axes are other guesses of where the cameras are.
+    """
+    unit = F.normalize(direction, dim=-1)
+    across = torch.eye(3) - unit[..., :, None] * unit[..., None, :]  # what of a vector is not along the ray
+    across = across * seen[..., None, None]
+    left, right = across.sum(-4), (across @ origin[..., None, :, None]).sum(-4)
+    points = torch.linalg.solve(left + 1e-6 * torch.eye(3), right)[..., 0]
+    return torch.where((seen.sum(0) > 1)[:, None], points, torch.nan)
+
+
+def track_points(
+    video: Float[Tensor, "v 3 h w"],
+    c2w: Float[Tensor, "v 4 4"],
+    fov_deg: float,
+    tracker: Tracker = flow_tracks,
+    depth: Float[Tensor, "v h w"] | None = None,
+    mask: Bool[Tensor, "v h w"] | None = None,
+    every: int = 1,
+    keyframes: Sequence[int] | None = None,
+) -> TrackedPoints:
+    """A cloud from a freeze-time video, aligned to its central frame.
+
+    Args:
+        video: in [0, 1].
+        c2w, fov_deg: of its frames.
+        tracker: follows points.
+        depth: maps from any source, 0 where nothing is; triangulated from the tracks when left out.
+        mask: which pixels become points; those with a depth, or all, when left out.
+        every: one pixel of so many, in each direction.
+        keyframes: where tracks begin; all frames when left out.
+
+    Raises:
+        ValueError: no pixel became a point.
+    """
+    v, _, h, w = video.shape
+    if mask is None:
+        mask = torch.ones(v, h, w, dtype=torch.bool) if depth is None else depth > 0
+    pixels, parts = pixel_grid((h, w))[:, :, 0], []
+    for frame in range(v) if keyframes is None else keyframes:
+        chosen = torch.zeros(h, w, dtype=torch.bool)
+        chosen[frame % every :: every, frame % every :: every] = True
+        xy = pixels[chosen & mask[frame]]
+        if len(xy):
+            parts.append(_tracked(video, c2w, fov_deg, tracker, depth, frame, xy))
+    kept = [p for p in parts if len(p.points)]
+    if not kept:
+        raise ValueError("No pixel of the video became a point: the mask, the depth or the tracks are empty.")
+    fields = ([getattr(p, name) for p in kept] for name in ("points", "colour", "radius"))
+    return TrackedPoints(*map(torch.cat, fields), torch.cat([p.view_offsets for p in kept], 1))
+
+
+def _tracked(video, c2w, fov_deg, tracker, depth, frame, xy) -> TrackedPoints:
+    """The points that begin in one frame."""
+    v, _, h, w = video.shape
+    there, seen = tracker(video, frame, xy)
+    origin, direction = _rays_at(c2w, fov_deg, (h, w), there)
+    if depth is None:
+        points = triangulate(origin, direction, seen)
+    else:
+        z = look_up(depth[frame, None, None], xy[None], "nearest")[0]
+        points = origin[frame] + z * direction[frame]
+    _, z = project(points, c2w[:, None], fov_deg, (h, w))
+    good = points.isfinite().all(-1) & (z > 0).all(0)
+    own = origin[:, None] + z[..., None] * direction  # p_i: on the ray of frame i
+    offsets = _smooth(own - points, seen & good, points)
+    centre = offsets[v // 2]  # where the central frame shows a point, there it is
+    points, offsets = points + centre, offsets - centre
+    pixel = 2 * np.tan(np.deg2rad(fov_deg) / 2) / h  # at a depth of 1
+    colour = look_up(video[frame, None], xy[None])[0]
+    radius = 0.5 * pixel * z[frame]
+    return TrackedPoints(points[good], colour[good], radius[good], offsets[:, good])
+
+
+def _rays_at(c2w, fov_deg, size, xy: Float[Tensor, "v n 2"]) -> tuple[Float[Tensor, "v 3"], Float[Tensor, "v n 3"]]:
+    """Each frame's rays through its own pixel positions."""
+    origin, local = rays(torch.eye(4), fov_deg, size, xy)
+    return c2w[:, :3, 3], local @ c2w[:, :3, :3].mT
+
+
+def _smooth(
+    offsets: Float[Tensor, "v n 3"], seen: Bool[Tensor, "v n"], points: Float[Tensor, "n 3"], k: int = 12
+) -> Float[Tensor, "v n 3"]:
+    """In every frame the median offset of the `k` nearest points that it sees; 0 where it sees none.
+
+    A single track is off by a good part of a pixel; neighbours move together.
+    """
+    smooth = torch.zeros_like(offsets)
+    for own, sees, out in zip(offsets, seen, smooth, strict=True):
+        if sees.any():
+            near = torch.cdist(points, points[sees]).topk(min(k, int(sees.sum())), largest=False).indices
+            out[:] = own[sees][near].median(1).values
+    return smooth
