@@ -7,7 +7,7 @@ view i at time j its points are
 
 dp^t is an MLP of position and time. dp^v lets the frames of one view differ a little from those of another, as
 generated frames do. It comes from tracks through the freeze-time video, not from the rendering loss: what the tracks
-explain, the motion need not. A free camera sees dp^v = 0.
+explain, the motion need not. A free camera sees dp^v = 0, or what lies between its two neighbours (`between_views`).
 
     1. points, colours and dp^v from tracks          given by the caller; `random_scene` where there are none
     2. `remove_floaters`                             opacities alone, over the freeze-time video
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
 from fourd_minimal.gaussians import NEAR, Picture, TemporalDeformation, check_poses, render
@@ -84,10 +84,16 @@ class DeformableGaussians(nn.Module):
             scene.view_offsets = nn.Parameter(self.view_offsets.detach()[:, kept])
         return scene
 
-    def positions(self, time: Float[Tensor, " b"], view: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b n 3"]:
-        """p_ij of eq. 11; without a view, dp^v is 0."""
+    def positions(self, time: Float[Tensor, " b"], view: Real[Tensor, " b"] | None = None) -> Float[Tensor, "b n 3"]:
+        """p_ij of eq. 11; without a view, dp^v is 0; at view 1.5 it is the mean of those of views 1 and 2."""
         moved = self.points + self.motion(self.points, time)
-        return moved if view is None or self.view_offsets is None else moved + self.view_offsets[view]
+        if view is None or self.view_offsets is None:
+            return moved
+        low = view.long()
+        high = (low + 1).clamp(max=len(self.view_offsets) - 1)
+        return moved + torch.lerp(
+            self.view_offsets[low], self.view_offsets[high], (view - low)[:, None, None].to(moved)
+        )
 
     def render(
         self,
@@ -95,7 +101,7 @@ class DeformableGaussians(nn.Module):
         fov_deg: float,
         time: float | Float[Tensor, "*#b"],
         size: int | tuple[int, int],
-        view: Int[Tensor, "*b"] | None = None,
+        view: Real[Tensor, "*b"] | None = None,
     ) -> Picture:
         """What cameras see.
 
@@ -104,7 +110,8 @@ class DeformableGaussians(nn.Module):
             fov_deg: vertical field of view.
             time: in [0, 1], one for each camera or one for all.
             size: (h, w), or one number for square pictures.
-            view: whose compensation dp^v to use, for each camera; none, for a free camera, when left out.
+            view: whose compensation dp^v to use, for each camera, a fraction for one between two; none, for a free
+                camera, when left out.
         """
         size = (size, size) if isinstance(size, int) else tuple(size)
         batch, cameras = c2w.shape[:-2], c2w.reshape(-1, 4, 4)
@@ -115,6 +122,28 @@ class DeformableGaussians(nn.Module):
         behind = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
         rgb = seen.rgb + (1 - seen.alpha) * behind
         return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in (rgb, seen.alpha, seen.depth)))
+
+
+def between_views(c2w: Float[Tensor, "*b 4 4"], cameras: Float[Tensor, "v 4 4"]) -> Float[Tensor, "*b"]:
+    """Where along the way from the first training camera to the last others stand: 1.5 is halfway from 1 to 2.
+
+    The foot of the perpendicular on the nearest part of the line that joins the cameras; the ends when beyond them.
+
+    >>> cameras = torch.eye(4).repeat(3, 1, 1)
+    >>> cameras[:, 0, 3] = torch.tensor([0.0, 1.0, 3.0])
+    >>> other = torch.eye(4)
+    >>> other[:3, 3] = torch.tensor([2.0, 0.5, 0.0])
+    >>> between_views(other, cameras)
+    tensor(1.5000)
+    """
+    here, knots = c2w[..., None, :3, 3], cameras[:, :3, 3]
+    if len(knots) == 1:
+        return here.new_zeros(c2w.shape[:-2])
+    way = knots.diff(dim=0)
+    share = (((here - knots[:-1]) * way).sum(-1) / way.square().sum(-1).clamp(min=1e-12)).clamp(0, 1)
+    away = (knots[:-1] + share[..., None] * way - here).norm(dim=-1)
+    part = away.argmin(-1, keepdim=True)
+    return (part + share.gather(-1, part))[..., 0]
 
 
 def _optimiser(scene: DeformableGaussians, names: Iterable[str], faster: float = 1.0) -> torch.optim.Adam:
