@@ -10,6 +10,8 @@
     fourd ablate --preset cpu --out runs/ablation                        every design of the paper, on equal terms
     fourd windows --out figures                                          grids longer and wider than the training size
     fourd upsampling --out figures                                       larger frames, against bicubic interpolation
+    fourd scenes --out figures                                           scenes fitted to grids; does eq. 11 help?
+    fourd cameras --recording folder --out figures                       three real cameras in, the fourth predicted
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
 values can be changed (`--settings.sync-batch 8`).
@@ -30,6 +32,8 @@ from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
+from fourd_minimal.lab.real_cameras import Cameras
+from fourd_minimal.lab.scenes import Scenes
 from fourd_minimal.lab.train import Train, TrainText, TrainUpsampler
 from fourd_minimal.lab.upsampling import Upsampling
 from fourd_minimal.lab.windows import Windows
@@ -50,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Ablate, tyro.conf.subcommand("ablate", default=Ablate(**preset))]
         | Annotated[Windows, tyro.conf.subcommand("windows")]
         | Annotated[Upsampling, tyro.conf.subcommand("upsampling")]
+        | Annotated[Scenes, tyro.conf.subcommand("scenes")]
+        | Annotated[Cameras, tyro.conf.subcommand("cameras")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"

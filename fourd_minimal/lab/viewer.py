@@ -117,13 +117,25 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
         ...     save_html(torch.rand(4, 6, 3, 16, 16), f"{folder}/noise.html", title="Noise", fps=4)
     """
     viewer = GridViewer(grid, title=title, **options)
-    state = json.dumps({name: getattr(viewer, name) for name in ("time", "view", "_grid")})
+    state = {name: getattr(viewer, name) for name in ("time", "view", "_grid")}
     viewer.close()
+    write_page(path, title or "4D grid", (HERE / "viewer.js").read_text(), (HERE / "viewer.css").read_text(), state)
+
+
+def write_page(path: str | os.PathLike, title: str, js: str, css: str, state: dict) -> None:
+    """A widget without its notebook: viewer.html holds the state that a kernel would.
+
+    Args:
+        path: the file to write.
+        title: of the browser's tab.
+        js, css: the widget's; `js` defines `render`.
+        state: its traits.
+    """
     page = Template((HERE / "viewer.html").read_text()).substitute(
-        title=escape(title or "4D grid"),
-        css=(HERE / "viewer.css").read_text(),
-        js=(HERE / "viewer.js").read_text(),
-        state=state.replace("<", r"\u003c"),  # a label cannot close the script it is written in
+        title=escape(title),
+        css=css,
+        js=js,
+        state=json.dumps(state).replace("<", r"\u003c"),  # a label cannot close the script it is written in
     )
     with whole_file(path) as draft:
         draft.write_bytes(page.encode())

@@ -184,7 +184,7 @@ class Windows:
             f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
             f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`.",
             "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell",
-            _table(
+            table(
                 ["", *map(str, shown), *["orbit closes"] * bool(closed)],
                 [
                     [
@@ -197,7 +197,7 @@ class Windows:
             ),
             *["Orbit closes: PSNR of the last row against the first, the same viewpoint (99: equal)."] * bool(closed),
             "### One denoising pass over n x n frames: seconds (middle of three) / MiB beyond what was held before",
-            _table(
+            table(
                 ["", *(f"n = {n}" for n in costs["windows"])],
                 [
                     [label, *(f"{c['seconds']:.2f} / {c['mib']:.0f}" for c in costs[way].values())]
@@ -213,7 +213,8 @@ class Windows:
         return "\n\n".join(lines) + "\n"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 

@@ -1,0 +1,128 @@
+"""A moving scene under your fingers: drag to fly around it, slide through time.
+
+`SceneViewer` shows it in a notebook, `save_scene_html` as one file that opens anywhere; scene_viewer.js draws both,
+with three.js (three.min.js). What is drawn is what `gaussians.render` draws: the same ellipses, in the same order.
+"""
+
+import os
+from base64 import b64encode
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from jaxtyping import Float
+from torch import Tensor
+
+from fourd_minimal.lab.contact_sheet import png
+from fourd_minimal.lab.viewer import write_page
+from fourd_minimal.systems.deformable_gaussians import DeformableGaussians
+
+HERE = Path(__file__).parent
+JS = (HERE / "three.min.js").read_text() + (HERE / "scene_viewer.js").read_text()
+
+
+class SceneViewer(anywidget.AnyWidget):
+    """A scene to fly around in, in a notebook: JupyterLab, VS Code or Colab.
+
+    Args:
+        scene: moving Gaussians.
+        camera: where to begin, `(4, 4)` camera-to-world; it looks at the origin.
+        fov_deg: vertical field of view.
+        times: how many, evenly spaced over [0, 1], travel with the viewer; in between it interpolates.
+        title: a line above the picture.
+        width: of the square picture, in screen pixels.
+        pixel_ratio: picture pixels per screen pixel; what the screen has when left out.
+        faint: Gaussians of less opacity stay at home.
+
+    Raises:
+        ValueError: `times` or `width` below 1, or a camera that stands in the origin.
+
+    Example:
+        >>> from fourd_minimal.cameras import circular_trajectory
+        >>> from fourd_minimal.systems.deformable_gaussians import random_scene
+        >>> viewer = SceneViewer(random_scene(50), circular_trajectory(0.0, 20.0, 4.0), 36.0, times=4)
+        >>> viewer.time = 0.5
+    """
+
+    _esm = JS
+    _css = HERE / "scene_viewer.css"
+
+    time = traitlets.Float(0.0, min=0.0, max=1.0).tag(sync=True)
+    camera = traitlets.List().tag(sync=True)
+    """Where the camera stands now: x, y, z."""
+    _scene = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        scene: DeformableGaussians,
+        camera: Float[Tensor, "4 4"],
+        fov_deg: float,
+        times: int = 16,
+        title: str = "",
+        width: int = 480,
+        pixel_ratio: float | None = None,
+        faint: float = 0.02,
+    ):
+        if times < 1 or width < 1:
+            raise ValueError(f"times is {times} and width {width}; at least 1 is wanted.")
+        place = camera[:3, 3].tolist()
+        if not any(place):
+            raise ValueError("camera stands in the origin, which it should look at.")
+        with torch.no_grad():
+            opacity = scene.opacity_logit.sigmoid()
+            kept = opacity > faint
+            moments = torch.linspace(0, 1, times, device=scene.points.device)
+            positions = scene.positions(moments)[:, kept]
+            look = torch.cat([scene.colour_logit.sigmoid(), opacity[:, None]], 1)[kept]
+            radius = scene.log_radius.exp()[kept]
+            behind = scene.background.clamp(0, 1).permute(1, 2, 0)
+        super().__init__(
+            camera=place,
+            _scene={
+                "positions": [_floats(p) for p in positions],
+                "radius": _floats(radius),
+                "look": _floats(look),
+                "background": _picture(behind),
+                "camera": place,
+                "fov_deg": fov_deg,
+                "title": title,
+                "width": width,
+                "pixel_ratio": pixel_ratio,
+            },
+        )
+
+
+def save_scene_html(
+    scene: DeformableGaussians,
+    path: str | os.PathLike,
+    camera: Float[Tensor, "4 4"],
+    fov_deg: float,
+    title: str = "",
+    **options,
+) -> None:
+    """Save the viewer as one HTML file: no server, no network, nothing beside it.
+
+    Args:
+        path: the file to write; missing folders are made, and the file is never seen half-written.
+        scene, camera, fov_deg, title, options: as for `SceneViewer`.
+    """
+    viewer = SceneViewer(scene, camera, fov_deg, title=title, **options)
+    state = {name: getattr(viewer, name) for name in ("time", "camera", "_scene")}
+    viewer.close()
+    write_page(path, title or "4D scene", JS, (HERE / "scene_viewer.css").read_text(), state)
+
+
+def _floats(values: Tensor) -> str:
+    """Numbers as the browser takes them: little-endian floats in base64."""
+    return b64encode(values.detach().cpu().numpy().astype("<f4").tobytes()).decode()
+
+
+def _picture(behind: Float[Tensor, "h w 3"], size: int = 64) -> str:
+    """The background as a data URL, enlarged as `DeformableGaussians.render` does."""
+    large = torch.nn.functional.interpolate(
+        behind.cpu().permute(2, 0, 1)[None], (size, size), mode="bilinear", align_corners=True
+    )
+    pixels = (large[0].permute(1, 2, 0) * 255).round().byte().numpy()
+    return "data:image/png;base64," + b64encode(png(np.ascontiguousarray(pixels))).decode()
