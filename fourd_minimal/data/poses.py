@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.cameras import circular_trajectory, project, rays
-from fourd_minimal.data.tracks import triangulate
+from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+from fourd_minimal.data.tracks import Tracker, flow_tracks, triangulate
 
 
 @dataclass(frozen=True)
@@ -87,3 +87,33 @@ def _errors(
     most = size[0] / 16  # a lost track counts, but no more than this
     off = torch.where(depth > 0.1, (xy - tracks).norm(dim=-1), most).nan_to_num(most).clamp(max=most)
     return (off * seen).sum((1, 2)) / seen.sum()
+
+
+def orbit_of(
+    video: Float[Tensor, "v 3 h w"],
+    fov_deg: float,
+    tracker: Tracker = flow_tracks,
+    radius: float = 4.0,
+    least_px: float = 0.7,
+    most: int = 400,
+) -> Orbit:
+    """The orbit of a freeze-time video's camera, from tracks that begin in every frame.
+
+    What does not move tells nothing, so still tracks are left out. On faces of one colour a tracker follows what it
+    likes, and so does the orbit: on rendered textures optical flow finds it within some degrees, on our untextured
+    worlds it does not.
+
+    Args:
+        video: in [0, 1].
+        fov_deg: vertical field of view.
+        tracker: follows points.
+        radius: of the orbit.
+        least_px: how far a track must go to count.
+        most: tracks used.
+    """
+    views, size = len(video), tuple(video.shape[-2:])
+    pixels = pixel_grid(size)[:, :, 0].reshape(-1, 2)
+    tracks, seen = (torch.cat(a, 1) for a in zip(*(tracker(video, i, pixels) for i in range(views)), strict=True))
+    moves = (((tracks - tracks[:1]).norm(dim=-1) * seen).amax(0) > least_px).nonzero()[:, 0]
+    moves = moves[torch.randperm(len(moves), generator=torch.Generator().manual_seed(0))[:most]]
+    return fit_orbit(tracks[:, moves], seen[:, moves], fov_deg, size, radius)

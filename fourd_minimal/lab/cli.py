@@ -3,6 +3,7 @@
     fourd generate --fixed-view a.mp4 --freeze-time b.mp4 --out dir      two videos become a grid
     fourd generate --asset fox.glb                                       an animated asset does
     fourd generate --text "a red ball bouncing"                          a caption does
+    fourd reconstruct --grid fourd_out/frames                            a grid becomes a scene to fly around in
     fourd train --preset cpu --out runs/cpu                              make the weights again
     fourd train-upsampler --preset cpu                                   those of the upsampler
     fourd train-text --preset cpu --start-from toy                       those of the text-to-video model
@@ -33,6 +34,7 @@ from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
 from fourd_minimal.lab.real_cameras import Cameras
+from fourd_minimal.lab.reconstruct import Reconstruct
 from fourd_minimal.lab.scenes import Scenes
 from fourd_minimal.lab.train import Train, TrainText, TrainUpsampler
 from fourd_minimal.lab.upsampling import Upsampling
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     upsampler, text = TrainUpsampler(name, settings=UPSAMPLERS[name]), TrainText(name, settings=TEXT_TO_VIDEO[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
+        | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
         | Annotated[Train, tyro.conf.subcommand("train", default=Train(**preset))]
         | Annotated[TrainUpsampler, tyro.conf.subcommand("train-upsampler", default=upsampler)]
         | Annotated[TrainText, tyro.conf.subcommand("train-text", default=text)]

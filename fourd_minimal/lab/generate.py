@@ -67,7 +67,7 @@ class Generate:
             ValueError: one video without the other, or two kinds of input at once; and whatever reading them raises.
         """
         self._check()
-        with whole_folder(self.out) as folder:
+        with whole_folder(self.out, OURS) as folder:
             model = FourRealVideo.from_pretrained(self.weights).to(device())
             upsampler = self._upsampler(model)
             if self.asset:
@@ -157,7 +157,7 @@ class Generate:
         return {"generated": grid, "truth": truth[0]}
 
 
-OURS = re.compile(r"grid\.html|grid\.png|frames(/view_\d+(/\d+\.png)?)?")
+OURS = r"grid\.html|grid\.png|frames(/view_\d+(/\d+\.png)?)?"
 """What a folder of results holds."""
 
 
@@ -172,8 +172,12 @@ def write(grids: dict[str, Tensor], folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, ours: str) -> Iterator[Path]:
     """A draft to fill with results; it becomes `path` when the block ends without an error, else it vanishes.
+
+    Args:
+        path: the folder.
+        ours: what an earlier run may have left there: a pattern of all its paths.
 
     Raises:
         ValueError: a file is in the way, or the folder holds what no earlier run has written.
@@ -183,7 +187,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     if not in_the_way.is_dir():
         raise ValueError(f"--out is {path}, but {in_the_way} is a file; a folder is wanted.")
     for file in sorted(path.rglob("*")) if path.exists() else ():
-        if not OURS.fullmatch(file.relative_to(path).as_posix()):
+        if not re.fullmatch(ours, file.relative_to(path).as_posix()):
             raise ValueError(f"--out is {path}, which holds {file}; a new folder or that of an earlier run is wanted.")
     with TemporaryDirectory(dir=place, prefix=".writing_") as temporary:
         draft = Path(temporary, "new")
