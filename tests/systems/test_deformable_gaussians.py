@@ -8,6 +8,7 @@ from fourd_minimal.cameras import circular_trajectory, rays
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS, sample_scenes
 from fourd_minimal.systems.deformable_gaussians import (
     DeformableGaussians,
+    between_views,
     fit,
     fit_steps,
     random_scene,
@@ -34,6 +35,23 @@ def test_eq_11():
     assert not torch.allclose(scene.motion(points, time)[0], scene.motion(points, time)[1], atol=1e-3)
     still = DeformableGaussians(points, torch.rand(20, 3), torch.full((20,), 0.05))
     assert_close(still.positions(time), points.expand(2, -1, -1))  # no motion before training
+
+
+def test_between_two_views_the_offsets_are_mixed():
+    torch.manual_seed(0)
+    points, offsets = torch.randn(20, 3), 0.1 * torch.randn(3, 20, 3)
+    scene, time = moved(points, view_offsets=offsets), torch.zeros(3)
+    mixed = scene.positions(time, torch.tensor([0.25, 1.0, 2.0])) - scene.positions(time)
+    assert_close(mixed, torch.stack([0.75 * offsets[0] + 0.25 * offsets[1], offsets[1], offsets[2]]))
+
+
+def test_where_a_camera_stands_among_the_others():
+    c2w = circular_trajectory(torch.linspace(0, 60, 4), 20.0, RADIUS)
+    others = circular_trajectory(torch.tensor([0.0, 10.0, 20.0, 55.0, 60.0, 90.0, -30.0]), 20.0, RADIUS)
+    expected = torch.tensor([0.0, 0.5, 1.0, 2.75, 3.0, 3.0, 0.0])
+    assert_close(between_views(others, c2w), expected, atol=0.02, rtol=0)
+    assert_close(between_views(others.reshape(7, 1, 4, 4).expand(7, 2, 4, 4), c2w)[:, 1], expected, atol=0.02, rtol=0)
+    assert between_views(others, c2w[:1]).eq(0).all()
 
 
 def test_any_number_of_cameras_and_times():

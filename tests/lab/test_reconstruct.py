@@ -1,0 +1,74 @@
+"""fourd reconstruct: a folder of views becomes a page and clouds; bad input ends in one sentence."""
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData
+
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.video import write_video
+from fourd_minimal.lab.reconstruct import Reconstruct, read_grid
+
+
+@pytest.fixture
+def frames(tmp_path):
+    record = sample_scenes(1, 3, 2, 16, HELD_OUT, geometry=False)
+    for view, video in enumerate(record.rgb[0]):
+        write_video(video, tmp_path / "frames" / f"view_{view}")
+    return tmp_path / "frames", record
+
+
+def quick(grid, out, **options):
+    return Reconstruct(grid, **{"sweep_deg": 50.0, "elevation_deg": 20.0, "points": 50, "steps": 3, **options}, out=out)
+
+
+def test_a_grid_becomes_a_page_a_still_and_clouds(frames, tmp_path, capsys):
+    folder, _ = frames
+    quick(folder, tmp_path / "scene", times=3).run()
+    written = sorted(p.relative_to(tmp_path / "scene").as_posix() for p in (tmp_path / "scene").rglob("*.*"))
+    assert written == ["orbit.png", "ply/time_00.ply", "ply/time_01.ply", "ply/time_02.ply", "scene.html"]
+    assert len(PlyData.read(tmp_path / "scene/ply/time_00.ply")["vertex"]) == 50
+    assert "dB on the frames given" in capsys.readouterr().out
+    quick(folder, tmp_path / "scene", times=1).run()  # over an earlier run
+    assert not (tmp_path / "scene/ply/time_01.ply").exists()
+
+
+def test_a_grid_is_read_in_order(frames):
+    folder, record = frames
+    assert torch.allclose(read_grid(folder), record.rgb[0], atol=1 / 255)
+    write_video(torch.zeros(2, 3, 16, 16), folder / "view_10")
+    assert np.allclose(read_grid(folder)[-1], 0)  # 10 comes after 2
+
+
+def test_an_orbit_that_is_not_given_is_fitted(frames, tmp_path, capsys):
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path / "textured"
+    wide = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 12, generator=generator), (32, 48), mode="bicubic")
+    for view in range(4):
+        write_video(wide[..., 2 * view : 2 * view + 32].clamp(0, 1).expand(2, -1, -1, -1), folder / f"view_{view}")
+    quick(folder, tmp_path / "scene", sweep_deg=None, elevation_deg=None).run()
+    assert "The orbit, fitted: sweep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(elevation_deg=None), "belong together"),
+        (dict(points=0), "must be at least 1"),
+        (dict(grid="nowhere"), "--grid is nowhere; a folder with view_0, view_1"),
+        (dict(grid="still", sweep_deg=None, elevation_deg=None), "No orbit could be fitted"),
+        (dict(grid="uneven"), "whose views differ: 2 frames of 16x16, 3 frames of 16x16"),
+    ],
+)
+def test_bad_input_is_named(frames, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    for view in range(3):
+        write_video(torch.full((2, 3, 16, 16), 0.5), tmp_path / "still" / f"view_{view}")
+    for view in range(2):
+        write_video(torch.rand(2 + view, 3, 16, 16), tmp_path / "uneven" / f"view_{view}")
+    from pathlib import Path
+
+    grid = Path(options.pop("grid", frames[0]))
+    with pytest.raises(ValueError, match=message):
+        quick(grid, tmp_path / "scene", **options).run()
+    assert not (tmp_path / "scene").exists()

@@ -1,0 +1,139 @@
+"""Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import project
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.tracks import true_depth, true_tracks
+from fourd_minimal.lab import reconstruction
+from fourd_minimal.lab.reconstruction import bent, cases, estimated, even_views, measure, reconstruct
+from fourd_minimal.lab.scenes import QUESTIONS, Scenes, arms_table, fit_large, verdict_table
+from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FourRealVideo.from_pretrained("toy")
+
+
+@pytest.fixture(scope="module")
+def record(model):
+    return sample_scenes(2, 2 * model.views - 1, model.times, 24, HELD_OUT)
+
+
+def test_estimated_depth_is_wrong_only_over_edges(record):
+    depth = true_depth(record)
+    found = estimated(depth)
+    inside = -torch.nn.functional.max_pool2d(-(depth > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
+    assert (found - depth)[inside].abs().max() < 0.3
+    fringe = (found > 0) & (depth == 0)
+    assert fringe.any() and (found[fringe] > depth[depth > 0].min()).all()
+
+
+def test_a_bent_view_shows_what_its_tracks_say(record):
+    given = even_views(record)
+    case, depth = bent(given, 0), true_depth(given)
+    assert_close(case.grid[2], given.rgb[0, 2], atol=1e-4, rtol=0)  # the central view stays
+    assert (case.grid[0] - given.rgb[0, 0]).abs().mean() > 5e-3
+    # what the central view shows at a pixel, the bent one shows where the track lands
+    y, x = (depth[2] > 0).nonzero().T
+    xy = torch.stack([x, y], -1) + 0.5
+    there, seen = case.tracker(case.grid[:, 0], 2, xy)
+    straight, _ = true_tracks(given)(given.rgb[0, :, 0], 2, xy)
+    assert_close(there[2], xy, atol=1e-3, rtol=0)
+    assert (there[0] - straight[0]).norm(dim=-1).mean() > 0.3
+
+    def colours(at):
+        return torch.nn.functional.grid_sample(case.grid[:1, 0], (2 * at / 24 - 1)[None, None], align_corners=False)
+
+    wanted = case.grid[2, 0][:, y, x]
+    follows, stays = ((colours(at[0])[0, :, 0] - wanted).abs().mean(0)[seen[0]].mean() for at in (there, straight))
+    assert follows < 0.8 * stays
+
+
+def test_every_kind_of_grid_has_its_tracks(model, record):
+    found = cases(model, even_views(record), n_steps=1)
+    assert list(found) == ["true", "true, views bent", "generated", "generated, flow", "generated twice"]
+    assert all(len(c) == 2 and c[0].grid.shape == record.rgb[0, ::2].shape for c in found.values())
+    assert torch.equal(found["true"][1].grid, record.rgb[1, ::2])
+    once, twice = found["generated"][0].grid, found["generated twice"][0].grid
+    assert_close(once[:, 0], record.rgb[0, ::2, 0], atol=1e-6, rtol=0)  # its freeze-time video was given
+    assert (twice[1, 0] - once[1, 0]).abs().max() > 0.01
+    assert_close(twice[0], once[0], atol=1e-6, rtol=0)
+
+
+def test_arms_do_what_they_say(record):
+    given = even_views(record)
+    case = bent(given, 0)
+    cloud = reconstruction.track_points(case.grid[:, 0], given.c2w[0], record.fov_deg, case.tracker, case.depth)
+    fits = {
+        (way, floaters): reconstruct(case.grid, given.c2w[0], record.fov_deg, cloud, way, floaters, n_steps=3)
+        for way in ("none", "tracked", "optimised")
+        for floaters in (True, False)
+    }
+    assert fits["none", True].view_offsets is None
+    assert torch.equal(fits["tracked", True].view_offsets, cloud.view_offsets)
+    moved = fits["optimised", True].view_offsets
+    assert moved.abs().max() > 0 and not torch.equal(moved, cloud.view_offsets)
+    assert all(len(fits[way, False].points) < len(fits[way, True].points) for way in ("none", "tracked", "optimised"))
+    ball = reconstruct(case.grid, given.c2w[0], record.fov_deg, n_steps=1)
+    assert len(ball.points) == 800 and ball.view_offsets is None
+
+
+def test_tables_have_every_arm_and_question(model, record, monkeypatch):
+    def quick(grid, c2w, fov_deg, cloud, compensation, *_):
+        offsets = None if compensation == "none" else torch.zeros(len(c2w), 20, 3)
+        start = random_scene(20)
+        scene = DeformableGaussians(start.points, torch.rand(20, 3), start.log_radius.exp(), offsets)
+        return scene.requires_grad_(False)
+
+    monkeypatch.setattr(reconstruction, "reconstruct", quick)
+    lines = list(measure(model, record, fit_steps=1))
+    kinds = {line.grids for line in lines}
+    assert len(lines) == 11 * len(kinds) and len(kinds) == 5
+    assert all(len(line.errors) == 2 and 0 < line.moving_pixels <= line.all_pixels + 30 for line in lines)
+    assert len(arms_table(lines).splitlines()) == 2 + 11
+    verdicts = verdict_table(lines).splitlines()
+    assert len(verdicts) == 2 + len(QUESTIONS)
+    assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
+
+
+def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
+    """A scene that shows the truth has no error: the exam asks for the odd views at the right times."""
+    truth = {}
+
+    class Oracle:
+        def render(self, c2w, fov_deg, time, size, view=None):
+            odd = record.c2w[:, 1::2]
+            which = next(i for i in range(2) if torch.allclose(odd[i], c2w[:, 0]))
+            truth["seen"] = record.rgb[which, 1::2]
+            assert_close(time[0], torch.linspace(0, 1, record.rgb.shape[2]))
+            return type("Picture", (), {"rgb": truth["seen"]})
+
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: Oracle())
+    lines = list(measure(FourRealVideo.from_pretrained("toy"), record))
+    assert all(line.all_pixels == float("inf") and sum(line.errors) == 0 for line in lines)
+
+
+def test_a_large_fit_is_measured_from_both_starts():
+    found = fit_large("simple", 1, size=16, n_steps=2)
+    assert set(found) == {"ball", "tracks"}
+    assert all(f["seconds"] > 0 and f["worst"] == pytest.approx(f["pooled"]) for f in found.values())
+
+
+def test_numbers_that_make_no_sense_are_named():
+    with pytest.raises(ValueError, match="--scenes, --fits, --fit-steps are 1, 4, 200"):
+        Scenes(scenes=1)
+
+
+def test_true_tracks_give_no_offsets_with_true_depth(record):
+    given = even_views(record)
+    cloud = reconstruction.track_points(
+        given.rgb[0, :, 0], given.c2w[0], record.fov_deg, true_tracks(given), true_depth(given)
+    )
+    assert cloud.view_offsets.abs().max() < 1e-4
+    xy, depth = project(cloud.points, given.c2w[0, 0], record.fov_deg, (24, 24))
+    assert (depth > 0).all()
