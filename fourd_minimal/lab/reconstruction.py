@@ -149,7 +149,6 @@ ARMS = (
     ("tracks", "optimised"),
     ("no floaters", "none"),
     ("no floaters", "tracked"),
-    ("no floaters", "optimised"),
 )
 """Where the fit starts, and dp^v."""
 
@@ -161,7 +160,7 @@ def even_views(record: SceneRecord) -> SceneRecord:
 
 
 def measure(
-    model: FourRealVideo, record: SceneRecord, n_steps: int = 1, fit_steps: int = 200, seed: int = 0
+    model: FourRealVideo, record: SceneRecord, n_steps: int = 1, fit_steps: int = 150, seed: int = 0
 ) -> Iterator[Line]:
     """Every kind of grid with every arm, looked at from the odd views.
 

@@ -41,7 +41,7 @@ class Scenes:
     """Held-out scenes of family simple for the question of eq. 11."""
     fits: int = 4
     """Held-out scenes per family for fits to large true grids; 0 for none of these."""
-    fit_steps: int = 200
+    fit_steps: int = 150
     """Of each fit for the question of eq. 11; large grids get 500."""
     seed: int = 0
     """Of the fits."""

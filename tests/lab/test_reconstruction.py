@@ -93,9 +93,9 @@ def test_tables_have_every_arm_and_question(model, record, monkeypatch):
     monkeypatch.setattr(reconstruction, "reconstruct", quick)
     lines = list(measure(model, record, fit_steps=1))
     kinds = {line.grids for line in lines}
-    assert len(lines) == 11 * len(kinds) and len(kinds) == 5
+    assert len(lines) == 9 * len(kinds) and len(kinds) == 5
     assert all(len(line.errors) == 2 and 0 < line.moving_pixels <= line.all_pixels + 30 for line in lines)
-    assert len(arms_table(lines).splitlines()) == 2 + 11
+    assert len(arms_table(lines).splitlines()) == 2 + 9
     verdicts = verdict_table(lines).splitlines()
     assert len(verdicts) == 2 + len(QUESTIONS)
     assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
@@ -125,7 +125,7 @@ def test_a_large_fit_is_measured_from_both_starts():
 
 
 def test_numbers_that_make_no_sense_are_named():
-    with pytest.raises(ValueError, match="--scenes, --fits, --fit-steps are 1, 4, 200"):
+    with pytest.raises(ValueError, match="--scenes, --fits, --fit-steps are 1, 4, 150"):
         Scenes(scenes=1)
 
 
