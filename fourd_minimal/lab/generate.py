@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.data.gltf import list_clips, render_asset
+from fourd_minimal.data.poses import Orbit
+from fourd_minimal.data.procedural import RADIUS
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
@@ -24,6 +26,8 @@ from fourd_minimal.systems.upsampler import Upsampler
 
 EXAMPLE = Path(__file__).parents[1] / "examples"
 """A held-out scene of the headline world: `fixed_view.mp4`, `freeze_time.mp4`."""
+EXAMPLE_ORBIT = Orbit(sweep_deg=52.2, elevation_deg=19.8, radius=RADIUS)
+"""How its camera moved."""
 
 
 @dataclass(frozen=True)

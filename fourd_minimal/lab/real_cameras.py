@@ -88,7 +88,7 @@ class Cameras:
                 with whole_file(self.out / name) as draft:
                     draft.write_bytes(content.encode())
             panels = {"filmed": recording.rgb, "predicted from the other three": torch.stack(pictures)}
-            compare_sheet(panels, self.out / "real_cameras.png", scale=2)
+            compare_sheet(panels, self.out / "real_cameras.png", scale=2, known=False)
 
     def report(self, scores: dict[str, list[tuple[float, float]]], overlaps: list[float]) -> str:
         """The table as markdown."""

@@ -59,7 +59,7 @@ def reconstruct(
         n_steps, seed: of `fit`.
     """
     if tracked is None:
-        scene = random_scene(800, seed).to(grid.device)
+        scene = random_scene(400, seed).to(grid.device)
     else:
         offsets = tracked.view_offsets if compensation == "tracked" else None
         scene = DeformableGaussians(tracked.points, tracked.colour, tracked.radius, offsets, seed=seed).to(grid.device)
@@ -177,7 +177,7 @@ def measure(
     moments = torch.linspace(0, 1, times).expand(views, -1)
     for kind, grids in cases(model, given, n_steps).items():
         clouds = [
-            track_points(case.grid[:, 0], c2w, record.fov_deg, case.tracker, case.depth)
+            track_points(case.grid[:, 0], c2w, record.fov_deg, case.tracker, case.depth, every=2)
             for case, c2w in zip(grids, given.c2w, strict=True)
         ]
         for start, compensation in ARMS:

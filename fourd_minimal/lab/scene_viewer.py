@@ -11,7 +11,9 @@ from pathlib import Path
 import anywidget
 import numpy as np
 import torch
+import torch.nn.functional as F
 import traitlets
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,33 +67,31 @@ class SceneViewer(anywidget.AnyWidget):
         pixel_ratio: float | None = None,
         faint: float = 0.02,
     ):
-        if times < 1 or width < 1:
-            raise ValueError(f"times is {times} and width {width}; at least 1 is wanted.")
-        place = camera[:3, 3].tolist()
-        if not any(place):
-            raise ValueError("camera stands in the origin, which it should look at.")
-        with torch.no_grad():
-            opacity = scene.opacity_logit.sigmoid()
-            kept = opacity > faint
-            moments = torch.linspace(0, 1, times, device=scene.points.device)
-            positions = scene.positions(moments)[:, kept]
-            look = torch.cat([scene.colour_logit.sigmoid(), opacity[:, None]], 1)[kept]
-            radius = scene.log_radius.exp()[kept]
-            behind = scene.background.clamp(0, 1).permute(1, 2, 0)
-        super().__init__(
-            camera=place,
-            _scene={
-                "positions": [_floats(p) for p in positions],
-                "radius": _floats(radius),
-                "look": _floats(look),
-                "background": _picture(behind),
-                "camera": place,
-                "fov_deg": fov_deg,
-                "title": title,
-                "width": width,
-                "pixel_ratio": pixel_ratio,
-            },
-        )
+        state = _state(scene, camera, fov_deg, times, title, width, pixel_ratio, faint)
+        super().__init__(camera=state["camera"], _scene=state)
+
+
+@torch.no_grad()
+def _state(scene, camera, fov_deg, times=16, title="", width=480, pixel_ratio=None, faint=0.02) -> dict:
+    """What the browser is told."""
+    if times < 1 or width < 1:
+        raise ValueError(f"times is {times} and width {width}; at least 1 is wanted.")
+    if not any(place := camera[:3, 3].tolist()):
+        raise ValueError("camera stands in the origin, which it should look at.")
+    opacity = scene.opacity_logit.sigmoid()
+    kept = opacity > faint
+    moments = torch.linspace(0, 1, times, device=scene.points.device)
+    return {
+        "positions": [_floats(p) for p in scene.positions(moments)[:, kept]],
+        "radius": _floats(scene.log_radius.exp()[kept]),
+        "look": _floats(torch.cat([scene.colour_logit.sigmoid(), opacity[:, None]], 1)[kept]),
+        "background": _picture(scene.background.clamp(0, 1)),
+        "camera": place,
+        "fov_deg": fov_deg,
+        "title": title,
+        "width": width,
+        "pixel_ratio": pixel_ratio,
+    }
 
 
 def save_scene_html(
@@ -108,9 +108,8 @@ def save_scene_html(
         path: the file to write; missing folders are made, and the file is never seen half-written.
         scene, camera, fov_deg, title, options: as for `SceneViewer`.
     """
-    viewer = SceneViewer(scene, camera, fov_deg, title=title, **options)
-    state = {name: getattr(viewer, name) for name in ("time", "camera", "_scene")}
-    viewer.close()
+    told = _state(scene, camera, fov_deg, title=title, **options)
+    state = {"time": 0.0, "camera": told["camera"], "_scene": told}
     write_page(path, title or "4D scene", JS, (HERE / "scene_viewer.css").read_text(), state)
 
 
@@ -119,10 +118,8 @@ def _floats(values: Tensor) -> str:
     return b64encode(values.detach().cpu().numpy().astype("<f4").tobytes()).decode()
 
 
-def _picture(behind: Float[Tensor, "h w 3"], size: int = 64) -> str:
+def _picture(behind: Float[Tensor, "3 h w"], size: int = 64) -> str:
     """The background as a data URL, enlarged as `DeformableGaussians.render` does."""
-    large = torch.nn.functional.interpolate(
-        behind.cpu().permute(2, 0, 1)[None], (size, size), mode="bilinear", align_corners=True
-    )
-    pixels = (large[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    return "data:image/png;base64," + b64encode(png(np.ascontiguousarray(pixels))).decode()
+    large = F.interpolate(behind.cpu()[None], (size, size), mode="bilinear", align_corners=True)
+    pixels = rearrange((large[0] * 255).round().byte(), "c h w -> h w c")
+    return "data:image/png;base64," + b64encode(png(np.ascontiguousarray(pixels.numpy()))).decode()

@@ -80,7 +80,7 @@ def test_arms_do_what_they_say(record):
     assert moved.abs().max() > 0 and not torch.equal(moved, cloud.view_offsets)
     assert all(len(fits[way, False].points) < len(fits[way, True].points) for way in ("none", "tracked", "optimised"))
     ball = reconstruct(case.grid, given.c2w[0], record.fov_deg, n_steps=1)
-    assert len(ball.points) == 800 and ball.view_offsets is None
+    assert len(ball.points) == 400 and ball.view_offsets is None
 
 
 def test_tables_have_every_arm_and_question(model, record, monkeypatch):
