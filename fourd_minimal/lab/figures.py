@@ -1,5 +1,6 @@
 """The README's pictures that no measurement makes, by `python -m fourd_minimal.lab.figures`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageDraw
 
+from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.lab.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
+from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
@@ -67,16 +70,34 @@ def from_words(path: Path, seed: int = 0) -> None:
     compare_sheet(grids, path, scale=1)
 
 
+def free_camera(scenes: tuple[int, ...] = SCENES, frames: int = 24, side: int = 144) -> list[Image.Image]:
+    """Scenes fitted to generated grids, seen by a camera that swings through them in a figure of eight."""
+    model = FourRealVideo.from_pretrained("toy")
+    record = held_out(model, "simple")
+    record = replace(record, rgb=record.rgb[list(scenes)], c2w=record.c2w[list(scenes)])
+    turn = torch.linspace(0, 2 * torch.pi, frames + 1)[:-1]
+    films = []
+    for grid, c2w in zip(predict(model, record.rgb, 1), record.c2w, strict=True):
+        scene = fit(grid, c2w, record.fov_deg, random_scene(500), n_steps=400)
+        place = c2w[:, :3, 3]
+        azimuth = torch.rad2deg(torch.atan2(place[:, 0], place[:, 2]))
+        sweep = (azimuth[-1] - azimuth[0] + 180) % 360 - 180
+        elevation = torch.rad2deg(torch.asin(place[0, 1] / place[0].norm())) + 8 * (2 * turn).sin()
+        swing = circular_trajectory(azimuth[0] + sweep * (0.5 + 0.5 * turn.sin()), elevation, place[0].norm())
+        time = 0.5 - 0.5 * (3 * turn).cos()
+        films.append(scene.render(swing, record.fov_deg, time, side).rgb.clamp(0, 1))
+    rows = rearrange(torch.stack(films), "n f c h w -> f h (n w) c").mul(255).round().byte().numpy()
+    return [Image.fromarray(np.ascontiguousarray(row)) for row in rows]
+
+
 def main(folder: str | Path = "figures") -> None:
-    """Write `hero.gif` with a still beside it, and `text_to_4d.png`."""
+    """Write `hero.gif` and `free_camera.gif`, each with a still beside it, and `text_to_4d.png`."""
     from_words(Path(folder) / "text_to_4d.png")
-    pictures = hero()
-    for name, options in (
-        ("hero.gif", dict(save_all=True, append_images=pictures[1:], duration=250, loop=0)),
-        ("hero.png", {}),
-    ):
-        with whole_file(Path(folder) / name) as draft:
-            pictures[0].save(draft, Path(name).suffix[1:].upper(), **options)
+    for name, pictures, each_ms in (("hero", hero(), 250), ("free_camera", free_camera(), 120)):
+        film = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
+        for kind, options in (("gif", film), ("png", {})):
+            with whole_file(Path(folder) / f"{name}.{kind}") as draft:
+                pictures[0].save(draft, kind.upper(), **options)
 
 
 if __name__ == "__main__":
