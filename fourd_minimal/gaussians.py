@@ -66,11 +66,12 @@ def project(
     c2w: Float[Tensor, "b 4 4"],
     fov_deg: float,
     size: tuple[int, int],
+    blur: float = BLUR,
 ) -> Ellipses:
     """Isotropic Gaussians as a camera sees them.
 
     With u = (x/z, y/z) and the focal length f in pixels, the covariance r^2 I becomes (f r / z)^2 (I + u u^T): a ball
-    off the axis looks longer. To it comes `BLUR` I.
+    off the axis looks longer. To it comes `blur` I.
 
     Args:
         points: positions in the world.
@@ -78,6 +79,7 @@ def project(
         c2w: camera-to-world, looking along -z.
         fov_deg: vertical field of view.
         size: (h, w) of the picture.
+        blur: in squared pixels.
 
     >>> camera = torch.eye(4)
     >>> camera[2, 3] = 4.0                                        # 4 units in front of the origin
@@ -95,7 +97,7 @@ def project(
     bound = 1.3 * half / focal  # far outside of the picture the linear approximation explodes: hold it
     u = torch.maximum(torch.minimum(slope, bound), -bound)
     across = (focal * radius / z).square()
-    variance = across[..., None] * (1 + u.square()) + BLUR
+    variance = across[..., None] * (1 + u.square()) + blur
     mixed = across * u[..., 0] * u[..., 1]
     det = variance[..., 0] * variance[..., 1] - mixed.square()
     conic = torch.stack([variance[..., 1], -mixed, variance[..., 0]], -1) / det[..., None]
@@ -137,6 +139,7 @@ def render(
     fov_deg: float,
     size: tuple[int, int],
     tile: int = 8,
+    blur: float = BLUR,
 ) -> Picture:
     """Pictures of Gaussians, one per camera, differentiable in everything but the order.
 
@@ -149,6 +152,7 @@ def render(
         fov_deg: vertical field of view in (0, 180).
         size: (h, w).
         tile: side of a tile in pixels.
+        blur: what a pixel's own extent adds, in squared pixels: more where the cloud was fitted to larger pixels.
 
     Raises:
         ValueError: no Gaussians, counts that differ, a field of view out of range, or a pose without a rotation.
@@ -162,7 +166,7 @@ def render(
     """
     _check(points, radius, colour, opacity, c2w, fov_deg)
     (h, w), b, n = size, len(c2w), len(radius)
-    seen = project(points, radius, c2w, fov_deg, size)
+    seen = project(points, radius, c2w, fov_deg, size, blur)
     order = seen.depth.argsort(-1)
     ink = opacity.clamp(1e-6, 0.99).log()
     own = [seen.xy, seen.conic, ink[:, None].expand(b, n, 1), colour.expand(b, n, 3), seen.depth[..., None]]
@@ -222,6 +226,8 @@ def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
     """Raise a ValueError unless these are rotations and a field of view."""
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not c2w.isfinite().all():
+        raise ValueError("c2w has values that are not finite; poses are wanted.")
     turn = c2w[..., :3, :3]
     off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():

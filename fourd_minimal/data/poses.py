@@ -12,11 +12,12 @@ Departures: the paper takes poses of generated videos from the text prompt's cam
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+from fourd_minimal.cameras import circular_trajectory, project, rays
 from fourd_minimal.data.tracks import Tracker, flow_tracks, triangulate
 
 
@@ -95,13 +96,12 @@ def orbit_of(
     tracker: Tracker = flow_tracks,
     radius: float = 4.0,
     least_px: float = 0.7,
-    most: int = 400,
 ) -> Orbit:
-    """The orbit of a freeze-time video's camera, from tracks that begin in every frame.
+    """The orbit of a freeze-time video's camera, from tracks that begin at the corners of every frame.
 
-    What does not move tells nothing, so still tracks are left out. On faces of one colour a tracker follows what it
-    likes, and so does the orbit: on rendered textures optical flow finds it within some degrees, on our untextured
-    worlds it does not.
+    What does not move tells nothing, so still tracks are left out. A tracker needs texture: on four animated characters
+    of 128 pixels optical flow finds a sweep of 50 degrees to 6, the elevation to 4 (the tests repeat it on two); on
+    faces of one colour, as in our own worlds, it does not.
 
     Args:
         video: in [0, 1].
@@ -109,11 +109,24 @@ def orbit_of(
         tracker: follows points.
         radius: of the orbit.
         least_px: how far a track must go to count.
-        most: tracks used.
+
+    Raises:
+        ValueError: too few tracks; see `fit_orbit`.
     """
-    views, size = len(video), tuple(video.shape[-2:])
-    pixels = pixel_grid(size)[:, :, 0].reshape(-1, 2)
-    tracks, seen = (torch.cat(a, 1) for a in zip(*(tracker(video, i, pixels) for i in range(views)), strict=True))
-    moves = (((tracks - tracks[:1]).norm(dim=-1) * seen).amax(0) > least_px).nonzero()[:, 0]
-    moves = moves[torch.randperm(len(moves), generator=torch.Generator().manual_seed(0))[:most]]
-    return fit_orbit(tracks[:, moves], seen[:, moves], fov_deg, size, radius)
+    tracks, seen = [], []
+    for frame, picture in enumerate(video):
+        begun = corners(picture)
+        there, found = tracker(video, frame, begun)
+        moves = ((there - begun).norm(dim=-1) * found).amax(0) > least_px
+        tracks.append(there[:, moves])
+        seen.append(found[:, moves])
+    return fit_orbit(torch.cat(tracks, 1), torch.cat(seen, 1), fov_deg, tuple(video.shape[-2:]), radius)
+
+
+def corners(picture: Float[Tensor, "3 h w"], most: int = 300) -> Float[Tensor, "n 2"]:
+    """Where a picture can be told from its surroundings: OpenCV's choice (Shi and Tomasi 1994)."""
+    import cv2  # slow to import
+
+    grey = cv2.cvtColor(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
+    found = cv2.goodFeaturesToTrack(grey, most, 0.01, 3)
+    return torch.zeros(0, 2) if found is None else torch.from_numpy(found[:, 0]) + 0.5

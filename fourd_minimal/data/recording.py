@@ -8,7 +8,7 @@ The calibration is Qualisys' XML (`*.qca.txt`). What it means, checked on a reco
 
 Real cameras look past the person, each with a lens of its own. A camera that only turns sees the same rays, so every
 frame is drawn again as a virtual camera at the same place sees it, which looks straight at the target through a
-common, undistorted lens: no pixel is invented, and no depth is needed. Behind the person the room becomes white. (A
+common, undistorted lens; no depth is needed. Behind the person the room becomes white. (A
 person who never leaves the place is in the median of all frames, too: subtracting it leaves holes. So the masks come
 from a network, `people.py`.)
 """
@@ -21,11 +21,12 @@ from xml.etree import ElementTree
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.cameras import rays
 from fourd_minimal.data.people import people_alpha
+from fourd_minimal.data.tracks import triangulate
 from fourd_minimal.data.video import read_video
 
 Y_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
@@ -44,6 +45,8 @@ class Camera:
     """The principal point in pixels."""
     distortion: Float[Tensor, "4"]
     """k1, k2, p1, p2 of OpenCV."""
+    size: tuple[int, int]
+    """(h, w) of its film, in pixels. Films whose size is off by less than 1% are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ def read_calibration(path: str | Path) -> list[Camera]:
         raise ValueError(f"path: a Qualisys calibration (XML) is wanted, but {path} is none: {error}.") from None
     if not found:
         raise ValueError(f"path: a Qualisys calibration is wanted, but {path} names no camera.")
-    return [_camera(entry) for entry in found]
+    try:
+        return [_camera(entry) for entry in found]
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"path: {path} has a camera without its transform, intrinsic or fov_video.") from None
 
 
 def _camera(entry: ElementTree.Element) -> Camera:
@@ -89,14 +95,13 @@ def _camera(entry: ElementTree.Element) -> Camera:
         numbers("intrinsic", "focalLengthU", "focalLengthV") / 64,
         numbers("intrinsic", "centerPointU", "centerPointV") / 64,
         numbers("intrinsic", *bends),
+        tuple(int(n) + 1 for n in numbers("fov_video", "bottom", "right")),
     )
 
 
 def meeting_point(c2w: Float[Tensor, "v 4 4"]) -> Float[Tensor, "3"]:
     """The point nearest to all optical axes."""
-    look, place = -c2w[:, :3, 2], c2w[:, :3, 3]
-    across = torch.eye(3) - look[:, :, None] * look[:, None]
-    return torch.linalg.solve(across.sum(0), (across @ place[..., None]).sum(0))[:, 0]
+    return triangulate(c2w[:, :3, 3], -c2w[:, None, :3, 2], torch.ones(len(c2w), 1, dtype=torch.bool))[0]
 
 
 def look_at(place: Float[Tensor, "v 3"], target: Float[Tensor, "3"]) -> Float[Tensor, "v 4 4"]:
@@ -110,8 +115,8 @@ def look_at(place: Float[Tensor, "v 3"], target: Float[Tensor, "3"]) -> Float[Te
 
 def see_through(
     frames: Float[Tensor, "t 3 h w"], camera: Camera, c2w: Float[Tensor, "4 4"], fov_deg: float, size: tuple[int, int]
-) -> Float[Tensor, "t 3 height width"]:
-    """What a camera at the same place, turned and with a perfect lens, would have seen."""
+) -> tuple[Float[Tensor, "t 3 height width"], Bool[Tensor, "height width"]]:
+    """What a camera at the same place, turned and with a perfect lens, would have seen; and what was filmed of it."""
     _, direction = rays(c2w, fov_deg, size)
     x, y, z = (direction @ camera.c2w[:3, :3]).unbind(-1)
     x, y = x / -z, y / z  # on the picture plane at a distance of 1, y down as in pictures
@@ -122,7 +127,8 @@ def see_through(
         [x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], -1
     )
     at = (bent * camera.focal + camera.centre) / torch.tensor([frames.shape[3], frames.shape[2]]) * 2 - 1
-    return F.grid_sample(frames, at.expand(len(frames), -1, -1, -1), padding_mode="border", align_corners=False)
+    seen = F.grid_sample(frames, at.expand(len(frames), -1, -1, -1), padding_mode="border", align_corners=False)
+    return seen, (at.abs() <= 1).all(-1) & (z < 0)
 
 
 def read_recording(
@@ -155,13 +161,20 @@ def read_recording(
             raise ValueError(f"folder: {folder} has no {camera.name}.mp4, which its calibration names.")
     places = torch.stack([camera.c2w[:3, 3] for camera in cameras])
     middle = meeting_point(torch.stack([c.c2w for c in cameras])) if target is None else torch.tensor(target)
-    c2w, large = look_at(places, middle), size * oversample
-    fov_deg = 2 * math.degrees(math.asin(extent / (places - middle).norm(dim=-1).min().item()))
+    c2w, large, nearest = look_at(places, middle), size * oversample, (places - middle).norm(dim=-1).min().item()
+    if not 0 < extent < nearest:
+        raise ValueError(
+            f"extent is {extent} m; it must lie between 0 and {nearest:.2f}, where the nearest camera stands."
+        )
+    fov_deg = 2 * math.degrees(math.asin(extent / nearest))
     rgb, alpha = [], []
     for camera, pose in zip(cameras, c2w, strict=True):
         film = read_video(folder / f"{camera.name}.mp4", frames=frames).rgb
-        seen = see_through(film, camera, pose, fov_deg, (large, large))
-        person = ((foreground(seen) - 0.3) / 0.4).clamp(0, 1)  # a hesitant mask would let the room through
+        (h, w), (wanted_h, wanted_w) = film.shape[-2:], camera.size
+        if abs(h / wanted_h - 1) > 0.01 or abs(w / wanted_w - 1) > 0.01:
+            raise ValueError(f"{camera.name}.mp4 is {w}x{h} pixels; its calibration is for {wanted_w}x{wanted_h}.")
+        seen, filmed = see_through(film, camera, pose, fov_deg, (large, large))
+        person = ((foreground(seen) - 0.3) / 0.4).clamp(0, 1) * filmed  # a hesitant mask would let the room through
         rgb.append(F.avg_pool2d(torch.lerp(torch.ones(()), seen, person), oversample))
         alpha.append(F.avg_pool2d(person, oversample))
     moved = c2w.clone()

@@ -9,7 +9,8 @@ A tracker and a depth source are arguments:
 
     true_tracks(record), true_depth(record)      of a scene whose geometry is known: then dp^v is 0
     flow_tracks                                  any video: optical flow of OpenCV (DIS), chained from frame to frame
-    no depth                                     triangulated: where the rays of a track meet best
+    no depth                                     triangulated: where the rays of a track meet best; points whose rays
+                                                 miss it by a pixel, or hardly cross, are dropped
 
 p_i lies on the ray of frame i through the tracked pixel, as deep as p is for that camera.
 
@@ -18,6 +19,7 @@ The paper's 3D tracker gives every frame a depth of its own; looked up in a dept
 more than it tells, so frames here differ across their rays only.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +43,7 @@ class TrackedPoints:
     points: Float[Tensor, "n 3"]
     colour: Float[Tensor, "n 3"]
     radius: Float[Tensor, " n"]
-    """About half the distance to the nearest neighbours."""
+    """Half a pixel, at the point's depth in the frame where it began."""
     view_offsets: Float[Tensor, "v n 3"]
     """dp^v: where a frame shows the point, beyond where its camera should see it."""
 
@@ -88,7 +90,7 @@ def lift(
 
 def flow_tracks(video: Float[Tensor, "v 3 h w"], frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
     """Optical flow from each frame to the next, followed outwards from `frame`; seen while the flow back agrees."""
-    import cv2  # slow to import, and not everybody's: only here
+    import cv2  # slow to import
 
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     scale = max(1, 256 // min(video.shape[-2:]))  # DIS works on patches of 8 pixels: small frames are enlarged
@@ -131,11 +133,11 @@ def triangulate(
 
 def track_points(
     video: Float[Tensor, "v 3 h w"],
-    c2w: Float[Tensor, "v 4 4"],
+    c2w: Float[Tensor, "cameras 4 4"],
     fov_deg: float,
     tracker: Tracker = flow_tracks,
-    depth: Float[Tensor, "v h w"] | None = None,
-    mask: Bool[Tensor, "v h w"] | None = None,
+    depth: Float[Tensor, "depths h w"] | None = None,
+    mask: Bool[Tensor, "masks h w"] | None = None,
     every: int = 1,
     keyframes: Sequence[int] | None = None,
 ) -> TrackedPoints:
@@ -150,10 +152,20 @@ def track_points(
         every: one pixel of so many, in each direction.
         keyframes: where tracks begin; all frames when left out.
 
+    Everything is on the CPU.
+
     Raises:
-        ValueError: no pixel became a point.
+        ValueError: counts that differ, pixels out of range, poses without a rotation, or no pixel became a point.
     """
     v, _, h, w = video.shape
+    for name, value in dict(c2w=c2w, depth=depth, mask=mask).items():
+        if value is not None and len(value) != v:
+            raise ValueError(f"{name} is for {len(value)} frames and video has {v}.")
+    if not 0 <= video.min() <= video.max() <= 1:
+        raise ValueError(f"video has values from {video.min():.2f} to {video.max():.2f}; 0 to 1 are wanted.")
+    off = (c2w[:, :3, :3] @ c2w[:, :3, :3].mT - torch.eye(3)).abs().max()
+    if not off < 1e-3:
+        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}); poses are wanted.")
     if mask is None:
         mask = torch.ones(v, h, w, dtype=torch.bool) if depth is None else depth > 0
     pixels, parts = pixel_grid((h, w))[:, :, 0], []
@@ -182,6 +194,8 @@ def _tracked(video, c2w, fov_deg, tracker, depth, frame, xy) -> TrackedPoints:
         points = origin[frame] + z * direction[frame]
     _, z = project(points, c2w[:, None], fov_deg, (h, w))
     good = points.isfinite().all(-1) & (z > 0).all(0)
+    if depth is None:
+        good &= _well_met(points, there, seen, origin, c2w, fov_deg, (h, w))
     own = origin[:, None] + z[..., None] * direction  # p_i: on the ray of frame i
     offsets = _smooth(own - points, seen & good, points)
     centre = offsets[v // 2]  # where the central frame shows a point, there it is
@@ -198,6 +212,18 @@ def _rays_at(c2w, fov_deg, size, xy: Float[Tensor, "v n 2"]) -> tuple[Float[Tens
     return c2w[:, :3, 3], local @ c2w[:, :3, :3].mT
 
 
+def _well_met(points, there, seen, origin, c2w, fov_deg, size) -> Bool[Tensor, " n"]:
+    """Whether the rays of a track pass within a pixel of their point, and cross there by 3 degrees or more."""
+    xy, _ = project(points, c2w[:, None], fov_deg, size)
+    miss = ((xy - there).norm(dim=-1) * seen).amax(0)
+    towards = F.normalize(origin[:, None] - points, dim=-1)
+    towards = torch.where(
+        seen[..., None], towards, (towards * seen[..., None]).sum(0) / seen.sum(0).clamp(min=1)[:, None]
+    )
+    apart = torch.einsum("vnc,unc->vun", towards, F.normalize(towards, dim=-1)).amin((0, 1))
+    return (miss < 1) & (apart < math.cos(math.radians(3)))
+
+
 def _smooth(
     offsets: Float[Tensor, "v n 3"], seen: Bool[Tensor, "v n"], points: Float[Tensor, "n 3"], k: int = 12
 ) -> Float[Tensor, "v n 3"]:
@@ -208,6 +234,8 @@ def _smooth(
     smooth = torch.zeros_like(offsets)
     for own, sees, out in zip(offsets, seen, smooth, strict=True):
         if sees.any():
-            near = torch.cdist(points, points[sees]).topk(min(k, int(sees.sum())), largest=False).indices
-            out[:] = own[sees][near].median(1).values
+            some = min(k, int(sees.sum()))
+            for part, found in zip(points.split(4096), out.split(4096), strict=True):  # bounds the memory
+                near = torch.cdist(part, points[sees]).topk(some, largest=False).indices
+                found[:] = own[sees][near].median(1).values
     return smooth

@@ -6,6 +6,9 @@ Every number is a little-endian float, as the readers of that layout expect:
 
 f_dc is colour as a spherical harmonic of degree 0, (colour - 1/2) / 0.2821; opacity is a logit; scale is the logarithm
 of the standard deviation (three equal ones: ours are balls); rot is the quaternion of no rotation.
+
+In such files y points down, as in the pictures they come from: `write_scene` turns a scene by 180 degrees about z, and
+viewers that turn it back (SuperSplat) show it upright. The background picture stays behind.
 """
 
 from pathlib import Path
@@ -38,9 +41,9 @@ def write_ply(
     Raises:
         ValueError: no points.
     """
-    n = len(points)
-    if not n:
-        raise ValueError("points has no Gaussians; at least one is wanted.")
+    n, counts = len(points), tuple(map(len, (points, log_radius, colour, opacity_logit)))
+    if not n or len(set(counts)) > 1:
+        raise ValueError(f"points, log_radius, colour, opacity_logit are for {counts} Gaussians; one count is wanted.")
     no_turn = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(n, 4)
     columns = [points, torch.zeros(n, 3), (colour - 0.5) / HARMONIC_0, opacity_logit[:, None]]
     columns += [log_radius[:, None].expand(n, 3), no_turn]
@@ -63,7 +66,8 @@ def write_scene(scene: DeformableGaussians, folder: str | Path, times: int) -> l
         raise ValueError(f"times is {times}; it must be at least 1.")
     moments = torch.linspace(0, 1, times, device=scene.points.device)
     look = scene.log_radius, scene.colour_logit.sigmoid(), scene.opacity_logit
+    upside_down = torch.tensor([-1.0, -1.0, 1.0], device=scene.points.device)
     return [
-        write_ply(Path(folder) / f"time_{index:02d}.ply", points, *look)
+        write_ply(Path(folder) / f"time_{index:02d}.ply", points * upside_down, *look)
         for index, points in enumerate(scene.positions(moments))
     ]

@@ -53,8 +53,9 @@ class Cameras:
 
     recording: Path
     """A folder with `Calib.qca.txt` (Qualisys) and a video per camera."""
-    target: tuple[float, float, float] = (-0.94, 0.85, 0.02)
-    """What the cameras are turned to, metres, y up: the middle of the person of Pose2Sim's Demo_SinglePerson."""
+    target: tuple[float, float, float] | None = None
+    """What the cameras are turned to, metres, y up; where they look when left out. The middle of the person of
+    Pose2Sim's Demo_SinglePerson: -0.94 0.85 0.02."""
     size: int = 48
     """Of the frames, in pixels."""
     frames: int = 8
@@ -87,7 +88,7 @@ class Cameras:
             for name, content in {"real_cameras.md": text, "real_cameras.json": json.dumps([scores, overlaps])}.items():
                 with whole_file(self.out / name) as draft:
                     draft.write_bytes(content.encode())
-            panels = {"filmed": recording.rgb, "predicted from the other three": torch.stack(pictures)}
+            panels = {"filmed": recording.rgb, "predicted from the others": torch.stack(pictures)}
             compare_sheet(panels, self.out / "real_cameras.png", scale=2, known=False)
 
     def report(self, scores: dict[str, list[tuple[float, float]]], overlaps: list[float]) -> str:
@@ -95,8 +96,9 @@ class Cameras:
         head = ["", *(f"camera {i + 1}" for i in range(len(overlaps)))]
         rows = [[name, *(f"{a:.2f} / {p:.2f}" for a, p in line)] for name, line in scores.items()]
         rows.append(["silhouettes' overlap (IoU)", *(f"{o:.2f}" for o in overlaps)])
+        target = "" if self.target is None else " --target " + " ".join(f"{x:g}" for x in self.target)
         return (
             f"A real recording ({self.recording.name}): each camera predicted from the others. {self.frames} frames of "
             f"{self.size} pixels, {self.steps} steps, CPU, seed {self.seed}; PSNR in dB of all / the person's pixels. "
-            f"Made by `fourd cameras`.\n\n{table(head, rows)}\n"
+            f"Made by `fourd cameras{target}`.\n\n{table(head, rows)}\n"
         )

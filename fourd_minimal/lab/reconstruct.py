@@ -1,5 +1,6 @@
 """From the frames of a grid to a scene in files: a page to fly around in, and a .ply per time."""
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,8 @@ class Reconstruct:
             raise ValueError(f"No orbit could be fitted ({error}) Give --sweep-deg and --elevation-deg.") from None
         print(
             f"The orbit, fitted: sweep {found.sweep_deg:.0f} degrees, elevation {found.elevation_deg:.0f}; tracks miss "
-            f"by {found.error_px:.2f} px. Without texture it is a guess: --sweep-deg and --elevation-deg tell it."
+            f"by {found.error_px:.2f} px.\nWhere surfaces have no texture this is a GUESS, and a wrong orbit makes a "
+            "wrong scene: give --sweep-deg and --elevation-deg if you know them."
         )
         return found
 
@@ -103,14 +105,13 @@ def read_grid(folder: Path) -> Float[Tensor, "v t 3 h w"]:
     Raises:
         ValueError: no views, or views of different sizes or lengths.
     """
-    views = sorted(folder.glob("view_*"), key=lambda path: int("".join(filter(str.isdigit, path.stem)) or 0))
-    if len(views) < 2:
-        raise ValueError(
-            f"--grid is {folder}; a folder with view_0, view_1, ... is wanted, and it has {len(views)} such."
-        )
+    views = {int(found[1]): path for path in folder.glob("view_*") if (found := re.fullmatch(r"view_(\d+)", path.stem))}
+    if len(views) < 2 or sorted(views) != list(range(len(views))):
+        had = ", ".join(f"view_{n}" for n in sorted(views)) or "none"
+        raise ValueError(f"--grid is {folder}; view_0, view_1, ... without a gap are wanted there, and it has {had}.")
     rows = []
-    for view in views:
-        video = read_video(view)
+    for number in sorted(views):
+        video = read_video(views[number])
         rows.append(video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha))
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(f"{len(r)} frames of {r.shape[2]}x{r.shape[3]}" for r in rows)

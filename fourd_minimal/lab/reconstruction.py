@@ -10,7 +10,8 @@ Five kinds of grids, each with the tracks through its freeze-time video:
     generated, flow     the same, tracks by optical flow
     generated twice     its freeze-time video, too, is the base model's, from its first and last frame; optical flow
 
-Depth is as an estimator gives it, half as large and so wrong over edges: that makes floaters.
+Depth is that of the true scene as an estimator might give it, half as large and so wrong over edges: that makes
+floaters, and dp^v even of exact tracks is then not 0. (The last kind gets it too, though its pictures are the model's.)
 """
 
 from collections.abc import Iterator

@@ -7,6 +7,7 @@ const VERTEX = `
 precision highp float;
 uniform mat4 viewMatrix, projectionMatrix;
 uniform vec2 size; // of the canvas, in pixels
+uniform float blur; // squared pixels
 in vec3 position; // a corner of the square, in [-1, 1]
 in vec4 ball; // centre and radius
 in vec4 look; // colour and opacity
@@ -22,7 +23,7 @@ void main() { // the same projection as gaussians.py, in the same units
   vec2 bound = 1.3 * (size / 2.0) / focal;
   vec2 u = clamp(slope, -bound, bound);
   float across = pow(focal * ball.w / z, 2.0);
-  vec2 variance = across * (1.0 + u * u) + 0.3;
+  vec2 variance = across * (1.0 + u * u) + blur;
   float mixed = across * u.x * u.y;
   conic = vec3(variance.y, -mixed, variance.x) / (variance.x * variance.y - mixed * mixed);
   ink = look;
@@ -61,7 +62,7 @@ function render({ model, el }) {
   const [radius, look] = [floats(data.radius), floats(data.look)];
   const n = radius.length;
 
-  const canvas = create("canvas", { tabIndex: 0, ariaLabel: "The scene. Drag to look around it, scroll to come closer." });
+  const canvas = create("canvas", { ariaLabel: "The scene. Drag to look around it, scroll to come closer." });
   canvas.style.background = `url(${data.background}) 0 0 / 100% 100%`;
   const slider = create("input", { type: "range", min: 0, max: 1, step: 0.005, disabled: positions.length === 1 });
   const button = create("button", { type: "button", textContent: "time", ariaLabel: "play time" });
@@ -90,7 +91,7 @@ function render({ model, el }) {
     vertexShader: VERTEX,
     fragmentShader: FRAGMENT,
     glslVersion: THREE.GLSL3,
-    uniforms: { size: { value: pixels } },
+    uniforms: { size: { value: pixels }, blur: { value: data.blur * Math.max(1, pixels.y / data.fitted_height) ** 2 } },
     depthTest: false,
     depthWrite: false,
     transparent: true,
@@ -114,7 +115,7 @@ function render({ model, el }) {
   const depth = new Float32Array(n);
   const order = Uint32Array.from({ length: n }, (_, i) => i);
   function draw() {
-    const time = model.get("time") * (positions.length - 1);
+    const time = Math.min(Math.max(model.get("time"), 0), 1) * (positions.length - 1);
     const first = Math.min(Math.floor(time), Math.max(0, positions.length - 2));
     const [a, b] = [positions[first], positions[Math.min(first + 1, positions.length - 1)]];
     for (let i = 0; i < 3 * n; i++) now[i] = a[i] + (time - first) * (b[i] - a[i]);
@@ -130,7 +131,7 @@ function render({ model, el }) {
     }
     balls.needsUpdate = looks.needsUpdate = true;
     renderer.render(stage, camera);
-    if (document.activeElement !== slider || playing) slider.value = model.get("time");
+    slider.value = model.get("time");
     model.set("camera", camera.position.toArray());
     canvas.dataset.camera = camera.position.toArray(); // for those who look from outside
   }
@@ -140,9 +141,10 @@ function render({ model, el }) {
     cancelAnimationFrame(playing);
     playing = 0;
     button.setAttribute("aria-pressed", on);
-    if (!on) return;
-    const began = performance.now() - at * SECONDS * 1000;
+    if (!on) return model.save_changes();
+    let began; // the first frame's moment, which may lie before the click that asked for it
     const step = (moment) => {
+      began ??= moment - at * SECONDS * 1000;
       model.set("time", ((moment - began) / 1000 / SECONDS) % 1);
       playing = requestAnimationFrame(step);
     };
@@ -150,7 +152,7 @@ function render({ model, el }) {
   }
   button.onclick = () => play(!playing);
   slider.oninput = () => (play(false), model.set("time", slider.valueAsNumber), model.save_changes());
-  home.onclick = () => orbit.reset();
+  home.onclick = () => (orbit.reset(), model.save_changes());
   orbit.addEventListener("change", draw);
   orbit.addEventListener("end", () => model.save_changes());
   model.on("change:time", draw);

@@ -1,7 +1,8 @@
 """A moving scene under your fingers: drag to fly around it, slide through time.
 
 `SceneViewer` shows it in a notebook, `save_scene_html` as one file that opens anywhere; scene_viewer.js draws both,
-with three.js (three.min.js). What is drawn is what `gaussians.render` draws: the same ellipses, in the same order.
+with three.js (three.min.js). What is drawn is what `DeformableGaussians.render` draws: the same ellipses, in the same
+order, as soft as the frames that the scene was fitted to.
 """
 
 import os
@@ -17,6 +18,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from fourd_minimal.gaussians import BLUR
 from fourd_minimal.lab.contact_sheet import png
 from fourd_minimal.lab.viewer import write_page
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians
@@ -85,6 +87,8 @@ def _state(scene, camera, fov_deg, times=16, title="", width=480, pixel_ratio=No
         "positions": [_floats(p) for p in scene.positions(moments)[:, kept]],
         "radius": _floats(scene.log_radius.exp()[kept]),
         "look": _floats(torch.cat([scene.colour_logit.sigmoid(), opacity[:, None]], 1)[kept]),
+        "blur": BLUR,
+        "fitted_height": scene.fitted_height or 2**31,
         "background": _picture(scene.background.clamp(0, 1)),
         "camera": place,
         "fov_deg": fov_deg,

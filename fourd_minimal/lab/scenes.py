@@ -63,7 +63,10 @@ class Scenes:
             report.extend(parts)
             print(*parts, sep="\n\n", end="\n\n", flush=True)
 
-        say("PSNR in dB at views between the given ones. CPU, two cores, seed 0. Made by `fourd scenes`.")
+        say(
+            f"PSNR in dB at views between the given ones. Weights '{self.weights}', CPU, seed {self.seed}. "
+            "Made by `fourd scenes`."
+        )
         large = {}
         if self.fits:
             for family in ("simple", "hard", "creature"):

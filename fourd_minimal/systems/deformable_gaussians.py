@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
-from fourd_minimal.gaussians import NEAR, Picture, TemporalDeformation, check_poses, render
+from fourd_minimal.gaussians import BLUR, NEAR, Picture, TemporalDeformation, check_poses, render
 from fourd_minimal.systems.pixels import check_pixels
 
 RATES = dict(
@@ -53,18 +53,29 @@ class DeformableGaussians(nn.Module):
         view_offsets: dp^v of eq. 11, per training view; none when left out.
         opacity: of all, at the start.
         seed: of the MLP.
+
+    Raises:
+        ValueError: no points, or counts that differ.
     """
+
+    fitted_height: int | None = None
+    """Of the frames it was fitted to, in pixels: larger pictures are blurred as much as those were."""
 
     def __init__(
         self,
         points: Float[Tensor, "n 3"],
-        colour: Float[Tensor, "n 3"],
-        radius: Float[Tensor, " n"],
-        view_offsets: Float[Tensor, "v n 3"] | None = None,
+        colour: Float[Tensor, "colours 3"],
+        radius: Float[Tensor, " radii"],
+        view_offsets: Float[Tensor, "v offsets 3"] | None = None,
         opacity: float = 0.9,
         seed: int = 0,
     ):
         super().__init__()
+        counts = {len(points), len(colour), len(radius), len(points) if view_offsets is None else view_offsets.shape[1]}
+        if counts != {len(points)} or not len(points):
+            raise ValueError(
+                f"points, colour, radius and view_offsets are for {sorted(counts)} Gaussians; one count is wanted."
+            )
         self.points = nn.Parameter(points.clone())
         self.log_radius = nn.Parameter(radius.log())
         self.colour_logit = nn.Parameter(colour.clamp(0.02, 0.98).logit())
@@ -118,7 +129,8 @@ class DeformableGaussians(nn.Module):
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         points = self.positions(time, None if view is None else view.reshape(-1))
         look = self.log_radius.exp(), self.colour_logit.sigmoid(), self.opacity_logit.sigmoid()
-        seen = render(points, *look, cameras, fov_deg, size)
+        finer = 1.0 if self.fitted_height is None else max(1.0, size[0] / self.fitted_height)
+        seen = render(points, *look, cameras, fov_deg, size, blur=BLUR * finer**2)
         behind = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
         rgb = seen.rgb + (1 - seen.alpha) * behind
         return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in (rgb, seen.alpha, seen.depth)))
@@ -164,7 +176,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, done: float) -> None:
 def remove_floaters(
     scene: DeformableGaussians,
     freeze_time: Float[Tensor, "v 3 h w"],
-    c2w: Float[Tensor, "v 4 4"],
+    c2w: Float[Tensor, "cameras 4 4"],
     fov_deg: float,
     n_steps: int = 80,
     keep: float = 0.3,
@@ -183,8 +195,9 @@ def remove_floaters(
         keep: what fades below this opacity is dropped.
 
     Raises:
-        ValueError: nothing stays above `keep`, or poses without a rotation.
+        ValueError: nothing stays above `keep`; counts that differ, values out of range, a camera inside the cloud.
     """
+    _check_fit(scene, freeze_time[:, None], c2w, fov_deg)
     trial = copy.deepcopy(scene)
     optimiser = _optimiser(trial, ("opacity_logit", "background"), faster=4.0)
     views = torch.arange(len(c2w), device=c2w.device)
@@ -207,7 +220,12 @@ def random_scene(n_points: int, seed: int = 0, size: float = 1.0) -> DeformableG
         n_points: how many.
         seed: of their positions.
         size: the ball's radius, in scene units.
+
+    Raises:
+        ValueError: no points.
     """
+    if n_points < 1:
+        raise ValueError(f"n_points is {n_points}; it must be at least 1.")
     generator = torch.Generator().manual_seed(seed)
     direction = F.normalize(torch.randn(n_points, 3, generator=generator), dim=1)
     points = size * direction * torch.rand(n_points, 1, generator=generator) ** (1 / 3)
@@ -241,6 +259,7 @@ def fit_steps(
     _check_fit(scene, grid, c2w, fov_deg)
     if optimise_views and scene.view_offsets is None:
         scene.view_offsets = nn.Parameter(scene.points.new_zeros(len(c2w), *scene.points.shape))
+    scene.fitted_height = grid.shape[-2]
     names = [name for name in RATES if name != "view_offsets" or optimise_views]
     optimiser, generator = _optimiser(scene, names), torch.Generator().manual_seed(seed)
     views, times = grid.shape[:2]

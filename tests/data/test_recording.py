@@ -38,9 +38,10 @@ def calibration(cameras, size):
         (fx, fy), (cx, cy) = (64 * camera.focal).tolist(), (64 * camera.centre).tolist()
         lens = dict(focalLengthU=fx, focalLengthV=fy, centerPointU=cx, centerPointV=cy)
         lens |= dict(radialDistortion1=k1, radialDistortion2=k2, tangentalDistortion1=p1, tangentalDistortion2=p2)
+        film = dict(left=0, top=0, right=size[1] - 1, bottom=size[0] - 1)
         parts = (
             f"<{tag} " + " ".join(f'{k}="{v}"' for k, v in values.items()) + "/>"
-            for tag, values in (("transform", pose), ("intrinsic", lens))
+            for tag, values in (("transform", pose), ("intrinsic", lens), ("fov_video", film))
         )
         entries.append(f'<camera serial="{camera.name}">{"".join(parts)}</camera>')
     return f"<calibration><cameras>{''.join(entries)}</cameras></calibration>"
@@ -49,8 +50,8 @@ def calibration(cameras, size):
 def cameras(n=3, size=(64, 96)):
     h, w = size
     c2w = circular_trajectory(torch.linspace(0, 200, n), 15.0, 4.0)
-    lens = torch.tensor([90.0, 92.0]), torch.tensor([w / 2 + 3, h / 2 - 2]), torch.tensor([-0.05, 0.1, 0.001, -0.002])
-    return [Camera(f"cam{i}", pose, *lens) for i, pose in enumerate(c2w)]
+    lens = torch.tensor([90.0, 92.0]), torch.tensor([w / 2 + 3, h / 2 - 2]), torch.tensor([-0.05, 0.1, 0.04, -0.03])
+    return [Camera(f"cam{i}", pose, *lens, size) for i, pose in enumerate(c2w)]
 
 
 def test_a_calibration_comes_back(tmp_path):
@@ -77,7 +78,7 @@ def test_see_through_a_lens_as_opencv_does():
     c2w = look_at(camera.c2w[None, :3, 3], torch.tensor([0.2, 0.1, 0.0]))[0]
     y, x = np.mgrid[0:64, 0:96].astype(np.float32)
     picture = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], -1) / 2 + 0.5
-    ours = see_through(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), camera, c2w, fov_deg, size)[0]
+    ours = see_through(torch.from_numpy(picture).permute(2, 0, 1)[None].float(), camera, c2w, fov_deg, size)[0][0]
 
     flip = np.diag([1.0, -1.0, -1.0])  # OpenCV: y down, z ahead
     turn = flip @ (c2w[:3, :3].T @ camera.c2w[:3, :3]).double().numpy() @ flip
@@ -134,9 +135,30 @@ def test_what_is_missing_is_named(ball, tmp_path):
     (tmp_path / "Calib.qca.txt").write_text("<calibration/>")
     with pytest.raises(ValueError, match="names no camera"):
         read_recording(tmp_path)
+    (tmp_path / "Calib.qca.txt").write_text('<calibration><camera serial="cam0"/></calibration>')
+    with pytest.raises(ValueError, match="a camera without its transform"):
+        read_recording(tmp_path)
+    with pytest.raises(ValueError, match="extent is 9"):
+        read_recording(ball[0], extent=9.0)
     (tmp_path / "Calib.qca.txt").write_text((ball[0] / "Calib.qca.txt").read_text())
     with pytest.raises(ValueError, match=r"has no cam0\.mp4"):
         read_recording(tmp_path)
+
+
+def test_a_film_of_another_size_is_refused(ball, tmp_path):
+    (tmp_path / "Calib.qca.txt").write_text(calibration(cameras(), (64, 96)))
+    for camera in cameras():
+        write_video(torch.zeros(4, 3, 96, 96), tmp_path / f"{camera.name}.mp4")
+    with pytest.raises(ValueError, match=r"cam0\.mp4 is 96x96 pixels; its calibration is for 96x64"):
+        read_recording(tmp_path, 16, 2, oversample=1)
+
+
+def test_what_was_not_filmed_is_not_the_person(ball):
+    """Everything counts as foreground, and yet what lies outside of the film stays white and transparent."""
+    everything = lambda frames: torch.ones(len(frames), 1, *frames.shape[-2:])  # noqa: E731
+    seen = read_recording(ball[0], 32, 2, (0.1, 0.1, 0.0), 3.0, everything, oversample=1)
+    assert seen.alpha[:, :, :, 0].max() == 0 and (seen.rgb[:, :, :, 0] == 1).all()
+    assert seen.alpha[:, :, :, 16, 16].min() == 1 and seen.rgb[:, :, :, 16, 16].max() < 0.99
 
 
 def test_people_without_their_environment(monkeypatch, tmp_path):

@@ -67,10 +67,15 @@ def test_points_are_aligned_to_the_central_frame():
     found = track_points(video, c2w, FOV_DEG, drifting, depth, every=4)
     for i in range(3):
         xy, _ = project(found.points + found.view_offsets[i], c2w[i], FOV_DEG, (16, 16))
-        centre, _ = project(found.points, c2w[1], FOV_DEG, (16, 16))
         straight, _ = project(found.points, c2w[i], FOV_DEG, (16, 16))
         assert_close((xy - straight).mean(0), torch.full((2,), float(i - 1)), atol=0.15, rtol=0)
     assert found.view_offsets[1].abs().max() < 1e-5
+    # a point that began in frame 0 lies where the tracker says that the central frame shows it, one pixel further
+    first = track_points(video, c2w, FOV_DEG, drifting, depth, every=4, keyframes=[0])
+    begun = pixel_grid((16, 16))[::4, ::4, 0].reshape(-1, 2)
+    there, _ = drifting(video, 0, begun)
+    assert len(first.points) == 16
+    assert_close(project(first.points, c2w[1], FOV_DEG, (16, 16))[0], there[1], atol=0.05, rtol=0)
 
 
 def _directions(c2w, xy):
@@ -88,6 +93,91 @@ def test_optical_flow_follows_a_picture_that_shifts():
     expected = torch.tensor([[2.0, 0.0], [0.0, 0.0], [-2.0, 0.0], [-4.0, 0.0]])
     assert seen.float().mean() > 0.9
     assert ((there - xy - expected[:, None]).norm(dim=-1)[seen] < 0.5).float().mean() > 0.9
+
+
+def test_optical_flow_follows_a_picture_that_grows():
+    """A flow that is not the same everywhere: looked up in the wrong place or scale, it would not add up."""
+    generator = torch.Generator().manual_seed(1)
+    picture = torch.nn.functional.interpolate(torch.rand(1, 3, 14, 14, generator=generator), (96, 96), mode="bicubic")
+    video = []
+    for i in range(4):
+        axis = (torch.arange(48) + 0.5 - 24) / 48 * 0.7**0.5 * 0.93**i * 2 * 0.6
+        at = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+        video.append(torch.nn.functional.grid_sample(picture, at[None], align_corners=False))
+    xy = pixel_grid((48, 48))[:, :, 0][8:40:4, 8:40:4].reshape(-1, 2)
+    there, seen = flow_tracks(torch.cat(video).clamp(0, 1), 0, xy)
+    expected = torch.stack([24 + (xy - 24) / 0.93**i for i in range(4)])
+    inside = ((expected > 1) & (expected < 47)).all(-1)
+    assert seen[inside].float().mean() > 0.8
+    assert ((there - expected).norm(dim=-1)[seen & inside] < 0.7).float().mean() > 0.85
+
+
+def test_a_track_ends_where_something_else_is_in_front():
+    """Seen is what the frame shows first: the others lie behind what its depth map says."""
+    record = sample_scenes(1, 5, 1, 48, HELD_OUT + 1, sweep_deg=110)
+    xy = on_surfaces(record, 0)
+    there, seen = true_tracks(record)(record.rgb[0, :, 0], 0, xy)
+    depths, c2w = true_depth(record), record.c2w[0]
+    from fourd_minimal.cameras import rays
+
+    origin, direction = rays(c2w[0], FOV_DEG, (48, 48), xy)
+    x, y = xy.floor().long().unbind(-1)
+    points = origin + depths[0, y, x, None] * direction
+    _, distance = project(points, c2w[4], FOV_DEG, (48, 48))
+    x, y = there[4].floor().long().clamp(0, 47).unbind(-1)
+    front = depths[4, y, x]
+    hidden = (front > 0) & (distance > front + 0.15)
+    assert hidden.any() and not seen[4][hidden].any()
+    assert seen[4][(front > 0) & (distance < front + 0.05)].all()
+
+
+def test_colour_and_radius_are_those_of_the_pixel_where_a_point_began(record):
+    video, c2w, depth = record.rgb[0, :, 0], record.c2w[0], true_depth(record)
+    found = track_points(video, c2w, FOV_DEG, true_tracks(record), depth, keyframes=[3])
+    y, x = (depth[3] > 0).nonzero().T
+    assert_close(found.colour, video[3][:, y, x].T, atol=1e-4, rtol=0)
+    pixel = 2 * torch.tan(torch.deg2rad(torch.tensor(FOV_DEG / 2))) / 48
+    assert_close(found.radius, 0.5 * pixel * depth[3, y, x], atol=1e-5, rtol=0)
+
+
+def test_one_wild_track_does_not_move_its_neighbours(record):
+    video, c2w, depth = record.rgb[0, :, 0], record.c2w[0], true_depth(record)
+    exact = true_tracks(record)
+
+    def wild(video, frame, xy):
+        there, seen = exact(video, frame, xy)
+        jump = torch.zeros_like(there)
+        jump[:, ::9] = 4.0
+        jump[frame] = 0
+        return there + jump, seen
+
+    offsets = track_points(video, c2w, FOV_DEG, wild, depth).view_offsets.norm(dim=-1)
+    assert (offsets > 0.02).float().mean() < 0.02  # of the tracks 11% are wild
+
+
+def test_triangulated_points_whose_rays_do_not_meet_are_dropped(record):
+    video, c2w = record.rgb[0, :, 0], record.c2w[0]
+    still = lambda video, frame, xy: (xy.expand(5, -1, -1), torch.ones(5, len(xy), dtype=torch.bool))  # noqa: E731
+    with pytest.raises(ValueError, match="No pixel"):  # what never moves has no place in the world
+        track_points(video, c2w[:1].expand(5, -1, -1), FOV_DEG, still, every=8)
+    met = track_points(video, c2w, FOV_DEG, true_tracks(record), every=4)
+    surface = track_points(video, c2w, FOV_DEG, true_tracks(record), true_depth(record)).points
+    assert torch.cdist(met.points, surface).min(1).values.max() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(c2w=torch.eye(4).repeat(3, 1, 1)), "c2w is for 3 frames and video has 5"),
+        (dict(depth=torch.ones(4, 48, 48)), "depth is for 4 frames and video has 5"),
+        (dict(video=torch.full((5, 3, 48, 48), 2.0)), "video has values from 2.00 to 2.00"),
+        (dict(c2w=2 * torch.eye(4).repeat(5, 1, 1)), "c2w is not made of rotations"),
+    ],
+)
+def test_what_does_not_belong_together_is_named(record, change, message):
+    given = dict(video=record.rgb[0, :, 0], c2w=record.c2w[0], fov_deg=FOV_DEG, depth=true_depth(record)) | change
+    with pytest.raises(ValueError, match=message):
+        track_points(**given, tracker=true_tracks(record))
 
 
 def test_nothing_to_track_is_refused(record):

@@ -1,5 +1,7 @@
 """Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,7 +10,7 @@ from fourd_minimal.cameras import project
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import true_depth, true_tracks
 from fourd_minimal.lab import reconstruction
-from fourd_minimal.lab.reconstruction import bent, cases, estimated, even_views, measure, reconstruct
+from fourd_minimal.lab.reconstruction import Line, bent, cases, estimated, even_views, measure, reconstruct
 from fourd_minimal.lab.scenes import QUESTIONS, Scenes, arms_table, fit_large, verdict_table
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -84,14 +86,20 @@ def test_arms_do_what_they_say(record):
 
 
 def test_tables_have_every_arm_and_question(model, record, monkeypatch):
-    def quick(grid, c2w, fov_deg, cloud, compensation, *_):
+    asked = []
+
+    def quick(grid, c2w, fov_deg, cloud, compensation, floaters, n_steps, seed):
+        asked.append((cloud is None, compensation, floaters, n_steps, seed))
         offsets = None if compensation == "none" else torch.zeros(len(c2w), 20, 3)
         start = random_scene(20)
         scene = DeformableGaussians(start.points, torch.rand(20, 3), start.log_radius.exp(), offsets)
         return scene.requires_grad_(False)
 
     monkeypatch.setattr(reconstruction, "reconstruct", quick)
-    lines = list(measure(model, record, fit_steps=1))
+    lines = list(measure(model, record, fit_steps=1, seed=5))
+    arms = [(True, "none", True), *((False, way, True) for way in ("none", "tracked", "optimised"))]
+    arms += [(False, way, False) for way in ("none", "tracked")]
+    assert asked == [(*arm, 1, 5) for _ in range(5) for arm in arms for _ in range(2)]
     kinds = {line.grids for line in lines}
     assert len(lines) == 9 * len(kinds) and len(kinds) == 5
     assert all(len(line.errors) == 2 and 0 < line.moving_pixels <= line.all_pixels + 30 for line in lines)
@@ -99,6 +107,36 @@ def test_tables_have_every_arm_and_question(model, record, monkeypatch):
     verdicts = verdict_table(lines).splitlines()
     assert len(verdicts) == 2 + len(QUESTIONS)
     assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
+
+
+def test_a_free_camera_in_between_takes_the_offsets_of_its_neighbours(record, monkeypatch):
+    asked = []
+
+    class Spy:
+        def render(self, c2w, fov_deg, time, size, view=None):
+            asked.append(view)
+            return type("Picture", (), {"rgb": torch.rand(*c2w.shape[:2], 3, *size)})
+
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: Spy())
+    list(measure(FourRealVideo.from_pretrained("toy"), record))
+    views = [v for v in asked if v is not None]
+    assert views and len(views) < len(asked)
+    for view in views:
+        assert_close(view, torch.tensor([0.5, 1.5, 2.5])[:, None].expand_as(view), atol=0.05, rtol=0)
+
+
+def test_a_verdict_says_which_arm_is_better():
+    def line(start, compensation, free, error):
+        return Line("g", start, compensation, free, 0.0, 0.0, (error, 1.1 * error, 0.9 * error))
+
+    lines = [line(s, c, f, 1.0) for s, c, f in {arm for pair in QUESTIONS.values() for arm in pair}]
+    worse = [
+        replace(a, errors=(2.0, 2.2, 1.8)) if (a.start, a.compensation) == ("tracks", "none") else a for a in lines
+    ]
+    rows = dict(zip(QUESTIONS, verdict_table(worse).splitlines()[2:], strict=True))
+    assert "holds: +3.01" in rows["dp^v from tracks helps"]
+    assert "does not hold: -3.01" in rows["starting from tracks beats a random ball"]
+    assert "cannot tell" in rows["... with dp^v from tracks"]
 
 
 def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
@@ -122,6 +160,7 @@ def test_a_large_fit_is_measured_from_both_starts():
     found = fit_large("simple", 1, size=16, n_steps=2)
     assert set(found) == {"ball", "tracks"}
     assert all(f["seconds"] > 0 and f["worst"] == pytest.approx(f["pooled"]) for f in found.values())
+    assert found["tracks"]["pooled"] > found["ball"]["pooled"] + 1  # true points know the shape, a grey ball nothing
 
 
 def test_numbers_that_make_no_sense_are_named():

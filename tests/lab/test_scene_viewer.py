@@ -77,6 +77,23 @@ def test_the_browser_draws_what_the_renderer_draws(scene, open_page):
     assert page.errors == []
 
 
+def test_large_near_balls_off_the_axis_are_drawn_alike(open_page):
+    """Where an ellipse is long and tilted, a wrong sign or bound shows."""
+    points = torch.tensor([[1.0, 0.9, 0.6], [-1.0, 0.8, 0.4], [-0.9, -1.1, 1.0]])
+    found = DeformableGaussians(points, torch.eye(3), torch.tensor([0.5, 0.35, 0.4]), opacity=0.8).requires_grad_(False)
+    found.background.fill_(0.2)
+    off = np.abs(on_screen(open_page(found)) - drawn(found, CAMERA, 0.0))
+    assert off.max() < 0.04
+
+
+def test_a_fitted_scene_is_as_soft_as_its_frames(scene, open_page):
+    scene.fitted_height = 24
+    with torch.no_grad():
+        scene.log_radius.fill_(-3.5)
+    off = np.abs(on_screen(open_page(scene)) - drawn(scene, CAMERA, 0.0))
+    assert off.mean() < 0.005 and off.max() < 0.06
+
+
 def test_the_slider_moves_through_time(scene, open_page):
     page = open_page(scene)
     before = on_screen(page)
@@ -118,6 +135,7 @@ def test_playing_runs_and_stops(scene, open_page):
     page = open_page(scene)
     page.get_by_role("button", name="play time").click()
     page.wait_for_timeout(400)
+    assert page.errors == []
     assert 0 < page.locator("input").evaluate("(slider) => slider.valueAsNumber") < 1
     page.get_by_role("button", name="play time").click()
     page.wait_for_timeout(50)

@@ -37,6 +37,42 @@ def test_eq_11():
     assert_close(still.positions(time), points.expand(2, -1, -1))  # no motion before training
 
 
+def test_larger_pictures_are_as_soft_as_the_frames_it_was_fitted_to():
+    scene = moved(torch.zeros(1, 3))
+    with torch.no_grad():
+        scene.log_radius.fill_(-6.0)  # far smaller than a pixel: all that is seen is the pixel's own extent
+    c2w = cameras(2)[:1]
+    sharp = scene.render(c2w, FOV_DEG, 0.0, 64).alpha[0, 0]
+    scene.fitted_height = 16
+    soft = scene.render(c2w, FOV_DEG, 0.0, 64).alpha[0, 0]
+    small = scene.render(c2w, FOV_DEG, 0.0, 16).alpha[0, 0]
+    assert (soft > 0.1).sum() > 8 * (sharp > 0.1).sum()
+    pooled = torch.nn.functional.avg_pool2d(soft[None], 4)[0]
+    assert_close(pooled, small, atol=0.12, rtol=0)
+
+
+def test_a_fit_remembers_its_frames_height():
+    grid, c2w, _, _ = a_grid(size=16)
+    assert fit(grid, c2w, FOV_DEG, n_points=10, n_steps=1).fitted_height == 16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: random_scene(0), "n_points is 0"),
+        (lambda: moved(torch.zeros(0, 3)), "are for .0. Gaussians"),
+        (lambda: moved(torch.zeros(4, 3), view_offsets=torch.zeros(2, 3, 3)), r"are for \[3, 4\] Gaussians"),
+        (lambda: remove_floaters(random_scene(9), torch.rand(4, 3, 8, 8), cameras(3), FOV_DEG), "c2w is for 3 views"),
+        (lambda: remove_floaters(random_scene(9), torch.rand(1, 3, 8, 8), 0 * cameras(1), FOV_DEG), "not made of rot"),
+        (lambda: remove_floaters(random_scene(9), -torch.rand(2, 3, 8, 8), cameras(2), FOV_DEG), "freeze_time|grid"),
+        (lambda: fit(torch.rand(2, 2, 3, 8, 8), cameras(2) * torch.nan, FOV_DEG), "not finite"),
+    ],
+)
+def test_bad_scenes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_between_two_views_the_offsets_are_mixed():
     torch.manual_seed(0)
     points, offsets = torch.randn(20, 3), 0.1 * torch.randn(3, 20, 3)
