@@ -22,8 +22,8 @@ def test_the_camera_left_out_is_never_looked_at(recording):
     changed[1] = torch.rand(changed[1].shape)
     other = Recording(changed, recording.alpha, recording.c2w, recording.fov_deg)
     ours, theirs = (predict(fit_without(r, 1, n_steps=4), r, 1)[0] for r in (recording, other))
-    assert torch.equal(ours, theirs) and ours.shape == (3, 3, 20, 20)
-    assert not torch.equal(ours, predict(fit_without(other, 2, n_steps=4), other, 1)[0])
+    assert (ours - theirs).abs().max() < 1e-4 and ours.shape == (3, 3, 20, 20)  # threads add up in any order
+    assert (ours - predict(fit_without(other, 2, n_steps=4), other, 1)[0]).abs().max() > 1e-3
 
 
 def test_trivial_predictions(recording):
