@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"fourd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("\nfourd: stopped. Training goes on from its last checkpoint: run the same line again.", file=sys.stderr)
+        print(
+            "\nfourd: stopped. (Training goes on from its last checkpoint: run the same line again.)", file=sys.stderr
+        )
         raise SystemExit(130) from None
 
 

@@ -152,7 +152,7 @@ function render({ model, el }) {
   }
   button.onclick = () => play(!playing);
   slider.oninput = () => (play(false), model.set("time", slider.valueAsNumber), model.save_changes());
-  home.onclick = () => (orbit.reset(), model.save_changes());
+  home.onclick = () => (play(false), model.set("time", 0), orbit.reset(), model.save_changes());
   orbit.addEventListener("change", draw);
   orbit.addEventListener("end", () => model.save_changes());
   model.on("change:time", draw);
