@@ -7,7 +7,8 @@ The camera stands on a circle around the world's y axis, looks at the origin, an
 Two numbers, the sweep and the elevation, are searched for on a grid that is refined: right is where the rays of a track
 come nearest to one point. The radius only sets the scale of the world, and is given.
 
-Departures: the paper takes poses of generated videos from the text prompt's camera, or from DUSt3R, which is learned.
+Departures: the paper needs no poses, since its points are tracked into every frame's own coordinates. Here a frame is a
+camera's view, and where nobody says how the camera moved, a circle is assumed.
 """
 
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def orbit_of(
     """The orbit of a freeze-time video's camera, from tracks that begin at the corners of every frame.
 
     What does not move tells nothing, so still tracks are left out. A tracker needs texture: on four animated characters
-    of 128 pixels optical flow finds a sweep of 50 degrees to 6, the elevation to 4 (the tests repeat it on two); on
+    of 128 pixels optical flow finds a sweep of 50 degrees to 6, the elevation to 4 (the tests repeat it); on
     faces of one colour, as in our own worlds, it does not.
 
     Args:

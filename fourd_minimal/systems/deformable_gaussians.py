@@ -250,7 +250,7 @@ def fit_steps(
         grid: in [0, 1]; its times are spread evenly over [0, 1].
         c2w, fov_deg: one camera per view.
         n_steps: of Adam, each on `batch` frames.
-        optimise_views: let the rendering loss move dp^v too, which the paper advises against.
+        optimise_views: let the rendering loss move dp^v too; the paper takes it from tracks, as more robust.
         seed: of the order of the frames.
 
     Raises:

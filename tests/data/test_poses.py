@@ -75,7 +75,7 @@ def test_the_orbit_of_a_video_comes_from_what_moves():
 
 @needs_blender
 @needs_assets
-@pytest.mark.parametrize("asset", ["khronos_Fox", "kaykit_Knight"])
+@pytest.mark.parametrize("asset", ["khronos_Fox", "kaykit_Knight", "raylib_greenman", "quaternius_robot_raylib"])
 def test_optical_flow_finds_the_orbit_of_a_textured_character(asset):
     (path,) = ASSETS.rglob(f"{asset}.glb")
     record = render_asset(path, 8, 2, 128)
