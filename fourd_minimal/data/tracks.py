@@ -71,21 +71,14 @@ def true_tracks(record: SceneRecord, scene: int = 0) -> Tracker:
         c2w, size = record.c2w[scene], record.rgb.shape[-2:]
         depths = true_depth(record, scene)
         depth = look_up(depths[frame, None, None], xy[None], "nearest")[0, :, 0]
-        points = lift(xy, depth, c2w[frame], record)
+        origin, direction = rays(c2w[frame], record.fov_deg, tuple(size), xy)
+        points = origin + depth[:, None] * direction
         there, distance = project(points, c2w[:, None], record.fov_deg, size)
         first = look_up(depths[:, None], there, "nearest")[..., 0]
         inside = ((there >= 0) & (there <= torch.tensor([size[1], size[0]]).to(there))).all(-1)
         return there, inside & (depth > 0) & (first > 0) & (distance < first + 0.1)
 
     return track
-
-
-def lift(
-    xy: Float[Tensor, "n 2"], depth: Float[Tensor, " n"], c2w: Float[Tensor, "4 4"], record: SceneRecord
-) -> Tensor:
-    """Pixel positions at depths, in the world, `(n, 3)`."""
-    origin, direction = rays(c2w, record.fov_deg, tuple(record.rgb.shape[-2:]), xy)
-    return origin + depth[:, None] * direction
 
 
 def flow_tracks(video: Float[Tensor, "v 3 h w"], frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:

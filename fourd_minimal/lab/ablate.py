@@ -19,7 +19,7 @@ from fourd_minimal.lab.verdicts import (
     verdict,
 )
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 REFERENCE = "soft"
 """The arm that all others are compared with, scene by scene."""
@@ -84,8 +84,7 @@ class Ablate:
         results = runs.results()
         text = self.report(results)
         for name, content in {"ablation.md": text, "ablation.json": json.dumps(results)}.items():
-            with whole_file(self.out / name) as draft:
-                draft.write_bytes(content.encode())
+            write_text(self.out / name, content)
         print(text)
 
     def report(self, results: dict[str, list[dict]]) -> str:

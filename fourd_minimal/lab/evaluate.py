@@ -18,7 +18,7 @@ from fourd_minimal.lab.evaluation import (
     moving_pixels,
 )
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 OURS, PAPERS = "soft sync, base trained too, 8 steps", "soft sync, base frozen, 8 steps"
 
@@ -71,8 +71,7 @@ class Evaluate:
         if self.out:
             numbers = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
             for name, content in {"four_real_video.md": text, "four_real_video.json": dumps(numbers, indent=1)}.items():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes(content.encode())
+                write_text(self.out / name, content)
 
     def _table(self, title: str, name: str, record: SceneRecord, tables: dict[str, list[Row]]) -> list[str]:
         """One table of the report, and its picture."""

@@ -203,7 +203,7 @@ def whole_folder(path: Path, ours: str) -> Iterator[Path]:
         draft.rename(path)
 
 
-def opaque(path: Path, size: tuple[int, int], most: int | None) -> Float[Tensor, "t 3 h w"]:
+def opaque(path: Path, size: tuple[int, int] | None = None, most: int | None = None) -> Float[Tensor, "t 3 h w"]:
     """A video on white, cropped and resized; of one with more than `most` frames, `most` evenly spaced ones."""
     video = read_video(path, size)
     rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)

@@ -12,7 +12,7 @@ from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 BALL = 0.8
 """Radius of the ball that the fit starts from; the person fits the unit ball."""
@@ -86,8 +86,7 @@ class Cameras:
         print(text)
         if self.out:
             for name, content in {"real_cameras.md": text, "real_cameras.json": json.dumps([scores, overlaps])}.items():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes(content.encode())
+                write_text(self.out / name, content)
             panels = {"filmed": recording.rgb, "predicted from the others": torch.stack(pictures)}
             compare_sheet(panels, self.out / "real_cameras.png", scale=2, known=False)
 

@@ -13,10 +13,9 @@ from tqdm import tqdm
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.poses import Orbit, orbit_of
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
-from fourd_minimal.data.video import read_video
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.export import write_scene
-from fourd_minimal.lab.generate import whole_folder
+from fourd_minimal.lab.generate import opaque, whole_folder
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.scene_viewer import save_scene_html
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit_steps, random_scene
@@ -118,10 +117,7 @@ def read_grid(folder: Path) -> Float[Tensor, "v t 3 h w"]:
     if len(views) < 2 or sorted(views) != list(range(len(views))):
         had = ", ".join(f"view_{n}" for n in sorted(views)) or "none"
         raise ValueError(f"--grid is {folder}; view_0, view_1, ... without a gap are wanted there, and it has {had}.")
-    rows = []
-    for number in sorted(views):
-        video = read_video(views[number])
-        rows.append(video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha))
+    rows = [opaque(views[number]) for number in sorted(views)]
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(f"{len(r)} frames of {r.shape[2]}x{r.shape[3]}" for r in rows)
         raise ValueError(f"--grid is {folder}, whose views differ: {shapes}.")

@@ -15,7 +15,7 @@ from fourd_minimal.lab.verdicts import paired_gain, verdict
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 TRACKED, NO_FLOATERS = ("tracks", "tracked", "canonical"), ("no floaters", "none", "canonical")
 PLAIN = "tracks", "none", "canonical"
@@ -106,8 +106,7 @@ class Scenes:
                 "deformable_gaussians.md": text,
                 "deformable_gaussians.json": json.dumps(numbers),
             }.items():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes(content.encode())
+                write_text(self.out / name, content)
 
 
 def fit_large(family: str, n: int, seed: int = 0, size: int = 40, n_steps: int = 500) -> dict[str, dict[str, float]]:

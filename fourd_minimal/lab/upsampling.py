@@ -22,7 +22,7 @@ from fourd_minimal.lab.training import sample_frames, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 
 class Batch(NamedTuple):
@@ -217,8 +217,7 @@ class Upsampling:
         print(text)
         if self.out:
             for name, content in {"upsampler.md": text, "upsampler.json": json.dumps(numbers, indent=1)}.items():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes(content.encode())
+                write_text(self.out / name, content)
 
     def _picture(self, truth: Grids, large: dict[str, Grids], factor: int) -> None:
         shown = {"small": shrink(truth, factor).repeat_interleave(factor, -1).repeat_interleave(factor, -2)}

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fourd_minimal.lab.contact_sheet import known_cells, labelled_frames, png, whole_scale
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import write_text
 
 HERE = Path(__file__).parent
 PANEL_WIDTH = 320  # screen pixels a frame aims at
@@ -137,8 +137,7 @@ def write_page(path: str | os.PathLike, title: str, js: str, css: str, state: di
         js=js,
         state=json.dumps(state).replace("<", r"\u003c"),  # a label cannot close the script it is written in
     )
-    with whole_file(path) as draft:
-        draft.write_bytes(page.encode())
+    write_text(path, page)
 
 
 def _sprite(frames: UInt8[np.ndarray, "v t h w 3"]) -> str:

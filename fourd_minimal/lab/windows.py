@@ -27,7 +27,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.evaluation import TRIVIAL, Grids, moving_pixels, psnr
 from fourd_minimal.lab.memory import peak_mib
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import whole_file, write_text
 
 VIEW_STEP_DEG = 15.0
 """Between neighbouring views of a large grid: within the 13 to 20 degrees of a 4x4 training grid."""
@@ -172,8 +172,7 @@ class Windows:
         if self.out:
             numbers = dict(quality=quality, closure=closed, costs=costs, windows_mib_largest_and_8x8=flat)
             for name, content in {"sliding_window.md": text, "sliding_window.json": json.dumps(numbers)}.items():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes(content.encode())
+                write_text(self.out / name, content)
             plot(quality, costs, self.out / "sliding_window.png")
 
     def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict, flat: tuple[float, float]) -> str:

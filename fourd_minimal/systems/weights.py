@@ -32,6 +32,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole_file(path) as draft:
+        draft.write_bytes(text.encode())
+
+
 def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **notes: Any) -> Path:
     """Write tensors, the dataclass they belong to, and notes (JSON values) into one file."""
     metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
