@@ -28,6 +28,9 @@ COLOURS = dict(red=0.0, orange=0.08, yellow=0.16, green=0.35, cyan=0.5, blue=0.6
 """Names of hues, in [0, 1] around the circle."""
 HELD_OUT = 1_000_000
 """First seed that no training run may use."""
+SPOILT = ("static", "leaves", "turns", "speck")
+"""Ways in which a clip of an open collection is useless: nothing moves; the object leaves the picture; it only turns,
+as if the camera did; it is too small to mean anything."""
 
 
 class _Draw:
@@ -192,6 +195,21 @@ def _several(draw: _Draw, time: Tensor) -> Scenes:
     return parts, ["colourful objects on the ground"] * n
 
 
+def _spoil(
+    how: str, to_world: Float[Tensor, "n t k 3 4"], time: Float[Tensor, " t"], draw: _Draw
+) -> Float[Tensor, "n t k 3 4"]:
+    if how == "speck":
+        return 0.1 * to_world
+    if how == "leaves":
+        gone = torch.zeros_like(to_world)
+        gone[..., 1, 3] = (2.5 * draw.sign(1) * time)[..., None]
+        return to_world + gone
+    still = to_world[:, :1].expand_as(to_world)
+    if how == "static":
+        return still
+    return rotation(draw.sign(1) * draw.uniform(0.5, 1.5, 1) * math.pi * time, "y")[:, :, None] @ still
+
+
 def sample_scenes(
     n: int,
     views: int,
@@ -203,6 +221,9 @@ def sample_scenes(
     geometry: bool = True,
     sweep_deg: float | None = None,
     duration: float = 1.0,
+    elevation_deg: float | None = None,
+    azimuths_deg: Float[Tensor, "n v"] | None = None,
+    spoilt: str | None = None,
 ) -> SceneRecord:
     """`n` new scenes as grids of `views` x `times` frames.
 
@@ -218,25 +239,35 @@ def sample_scenes(
         sweep_deg: the arc from the first camera to the last; 40 to 60 degrees, drawn, when left out; 360 is an orbit
             that ends where it began.
         duration: in clips; the motion of a longer one goes on at the same speed.
+        elevation_deg: of all cameras; 15 to 30 degrees, drawn, when left out.
+        azimuths_deg: of the cameras of each scene, from a first direction that is drawn; instead of an arc.
+        spoilt: one of `SPOILT`: clips as an open collection has them, for experiments with curation.
 
     Raises:
-        ValueError: an unknown family, or a count below 1.
+        ValueError: an unknown family or way to spoil, a count below 1, or azimuths for other cameras.
 
     >>> sample_scenes(2, views=3, times=4, size=16, seed=1).rgb.shape
     torch.Size([2, 3, 4, 3, 16, 16])
     """
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
+    if spoilt is not None and spoilt not in SPOILT:
+        raise ValueError(f"spoilt is {spoilt!r}; it must be one of {', '.join(SPOILT)}.")
     size = (size, size) if isinstance(size, int) else tuple(size)
     for name, value in dict(n=n, views=views, times=times, size=min(size), antialias=antialias).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
+    if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
+        raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; {(n, views)} is wanted.")
     draw, time = _Draw(n, seed), torch.linspace(0, duration, times)
     start, sweep = draw.uniform(0, 360, 1), draw.uniform(40, 60, 1) * draw.sign(1)
     if sweep_deg is not None:
         sweep = sweep_deg * sweep.sign()
     elevation = draw.uniform(15, 30, 1)
-    c2w = circular_trajectory(start + sweep * torch.linspace(0, 1, views), elevation, RADIUS)
+    if elevation_deg is not None:
+        elevation = torch.full_like(elevation, elevation_deg)
+    along = sweep * torch.linspace(0, 1, views) if azimuths_deg is None else azimuths_deg
+    c2w = circular_trajectory(start + along, elevation, RADIUS)
     light_azimuth = torch.deg2rad(draw.uniform(0, 360))
     light = torch.stack([0.5 * light_azimuth.sin(), torch.full((n,), 0.75), 0.5 * light_azimuth.cos()], -1)
     background = hue(draw.uniform(0, 1, 2), 0.25, 0.7)
@@ -247,5 +278,7 @@ def sample_scenes(
         parts, captions = _several(draw, time)
     else:
         parts, captions = _one_object(draw, time, family)
+    if spoilt:
+        parts = (_spoil(spoilt, parts[0], time, draw), *parts[1:])
     objects = MovingObjects(*parts, light / light.norm(dim=-1, keepdim=True), background)
     return replace(render(objects, c2w, FOV_DEG, size, antialias, geometry), captions=tuple(captions))

@@ -1,0 +1,105 @@
+"""How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fourd_minimal.configs.four_diffusion import FourDMPreset
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part, relative
+
+
+class Batch(NamedTuple):
+    """What one evaluation of the loss needs; frames in [-1, 1]."""
+
+    clean: Tensor
+    reference: Tensor
+    cameras: Tensor
+    t: Tensor
+    eps: Tensor
+    shown: Tensor
+
+
+def orbits(
+    config: FourDMConfig, n: int, times: int, seed: int, family: str = "creature", spoilt: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Moving objects, filmed by a camera somewhere around them and by others, evenly spread from another angle on.
+
+    Returns:
+        Clean views `(n, t, v, 3, h, w)` and the film `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, relative to
+        that of the film's camera, `(n, v, 4, 4)`.
+    """
+    offset = 360 * torch.rand(n, 1, generator=torch.Generator().manual_seed(seed))
+    around = offset + torch.arange(config.views) * (360 / config.views)
+    record = sample_scenes(
+        n,
+        1 + config.views,
+        times,
+        config.image_size,
+        seed,
+        family,
+        geometry=False,
+        elevation_deg=config.elevation_deg,
+        azimuths_deg=torch.cat([torch.zeros(n, 1), around], 1),
+        spoilt=spoilt,
+    )
+    film, *views = (record.rgb * 2 - 1).unbind(1)
+    return torch.stack(views, 2), film, relative(record.c2w)
+
+
+def make_batch(part: Part, preset: FourDMPreset, number: int) -> Batch:
+    """Objects, cameras, noise levels and noise of step `number`."""
+    generator = torch.Generator().manual_seed((preset.seed + (7 if part == "base" else 8)) * 10_000_000 + number)
+    n, times = (preset.base_batch, 1) if part == "base" else (preset.motion_batch, preset.model.times)
+    seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
+    clean, reference, cameras = orbits(preset.model, n, times, seed)
+    t = torch.randint(1000, (n,), generator=generator)
+    pure = torch.rand(n, generator=generator) < 0.15
+    t = torch.where(pure, 999 - torch.randint(50, (n,), generator=generator), t)
+    eps = torch.randn(clean.shape, generator=generator)
+    shown = torch.rand(n, generator=generator) >= preset.share_nothing_shown
+    return Batch(clean, reference, cameras, t, eps, shown)
+
+
+def batch_loss(model: FourDM, batch: Batch, device: str | torch.device = "cpu") -> Tensor:
+    """Squared error of the clean frames, weighted a little towards clean inputs."""
+    clean, reference, cameras, t, eps, shown = (a.to(device) for a in batch)
+    z = model.schedule.add_noise(clean, eps, t)
+    predicted = model.denoise(z, t, cameras, reference, shown)
+    return (predicted - clean).square().mean()
+
+
+def train_four_dm(
+    part: Part,
+    preset: FourDMPreset,
+    folder: str | Path | None = None,
+    base: FourDM | None = None,
+    checkpoint_every: int = 100,
+    device: str | torch.device = "cpu",
+) -> Iterator[Step[FourDM]]:
+    """Train one part, yielding after every step; see `loop.fit`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        model = FourDM(preset.model, motion=part == "motion").to(device)
+    if base is not None:
+        model.load_state_dict(base.state_dict(), strict=False)
+    steps, lr = (preset.base_steps, preset.base_lr) if part == "base" else (preset.motion_steps, preset.motion_lr)
+    recipe = Recipe(
+        model,
+        part=lambda whole: whole.unet if part == "base" else whole.motion,
+        steps=steps,
+        batch=partial(make_batch, part, preset),
+        loss=partial(batch_loss, device=device),
+        rate=lambda number: warm_cosine(lr, number, steps, preset.warmup),
+        decay=preset.ema,
+        config=preset,
+        settings=asdict,
+    )
+    path = None if folder is None else Path(folder) / f"{part}_checkpoint.safetensors"
+    yield from fit(recipe, path, checkpoint_every)

@@ -1,0 +1,232 @@
+"""4DM: one video of an object becomes videos of it from all around.
+
+4Diffusion, section 3.1. The base is an image-conditioned multi-view model (`multiview_unet.py`): noisy views of one
+moment, shown that moment's picture, become clean views. It knows no time. 4DM puts a motion module
+(`motion_module.py`) after each of its residual blocks and trains these alone, so that the moments of a video agree.
+
+    base   x (b, 1, v, c, h, w), reference (b, 1, c, h, w)
+    4DM    x (b, f, v, c, h, w), reference (b, f, c, h, w): the input video, frame by frame
+
+Guidance: x0 = x0_nothing + g (x0_shown - x0_nothing), where "nothing" sees zeros for the reference and its tokens.
+
+Departures at toy scale: pixels, not latents; x0 and not noise is predicted, which learns in half the time; tokens of
+the reference are its patches, not CLIP's; cameras are relative to the reference's camera, so that "azimuth 90" means 90
+degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess.)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.ddpm import NoiseSchedule, ddim
+from fourd_minimal.motion_module import MotionModule
+from fourd_minimal.multiview_unet import MultiviewUNet, MultiviewUNetConfig
+from fourd_minimal.systems.pixels import check_pixels
+from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+
+SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_diffusion_toy"}
+Part = Literal["base", "motion"]
+FILES: dict[Part, str] = {"base": "base.safetensors", "motion": "motion.safetensors"}
+
+
+@dataclass(frozen=True)
+class FourDMConfig:
+    """The network, and the videos it was trained for."""
+
+    unet: MultiviewUNetConfig = field(default_factory=MultiviewUNetConfig)
+    image_size: int = 256
+    """Of the square frames, in pixels."""
+    views: int = 4
+    """Made at a time, evenly around the object."""
+    times: int = 8
+    """Frames of a video."""
+    elevation_deg: float = 0.0
+    """Of all cameras."""
+    radius: float = 3.9
+    token_patch: int = 8
+    """Side of the reference's patches that become its tokens, in pixels."""
+    predicts: Literal["x0", "eps"] = "x0"
+    n_heads: int = 8
+    max_frames: int = 32
+    norm_groups: int = 32
+    """Of the motion modules."""
+
+
+def add_motion_modules(unet: MultiviewUNet, **options) -> MultiviewUNet:
+    """Put an untrained motion module, the identity, after every residual block, and freeze everything else.
+
+    Args:
+        unet: changed in place; returned as well.
+        options: of `MotionModule`.
+    """
+    unet.requires_grad_(False)
+    unet.temporal = nn.ModuleList(MotionModule(channels, **options) for channels in unet.places)
+    return unet
+
+
+class FourDM(nn.Module):
+    """The multi-view video diffusion model."""
+
+    def __init__(self, config: FourDMConfig, motion: bool = True):
+        super().__init__()
+        self.config, self.schedule = config, NoiseSchedule()
+        self.unet = MultiviewUNet(config.unet)
+        if motion:
+            options = dict(n_heads=config.n_heads, max_frames=config.max_frames, norm_groups=config.norm_groups)
+            add_motion_modules(self.unet, **options)
+
+    @property
+    def motion(self) -> nn.ModuleList:
+        """All that 4DM trains."""
+        return self.unet.temporal
+
+    def tokens(self, reference: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k d"]:
+        """What the model reads of the reference: its patches."""
+        return rearrange(
+            reference, "b c (y p) (x q) -> b (y x) (c p q)", p=self.config.token_patch, q=self.config.token_patch
+        )
+
+    def denoise(
+        self,
+        z: Float[Tensor, "b f v c h w"],
+        t: Int[Tensor, " b"],
+        cameras: Float[Tensor, "b v 4 4"],
+        reference: Float[Tensor, "b f c h w"],
+        shown: Bool[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b f v c h w"]:
+        """Clean frames, predicted.
+
+        Args:
+            z: noisy frames.
+            t: step of the schedule, one per object: all views and frames share it.
+            cameras: relative to the reference's camera.
+            reference: the input video, in [-1, 1].
+            shown: where it is False the model sees neither reference nor tokens.
+        """
+        b, f = z.shape[:2]
+        tokens = self.tokens(reference.flatten(0, 1))
+        if shown is not None:
+            keep = shown.repeat_interleave(f)
+            reference = reference * shown[:, None, None, None, None]
+            tokens = tokens * keep[:, None, None]
+        per_frame = lambda a: repeat(a, "b ... -> (b f) ...", f=f)  # noqa: E731
+        out = self.unet(z.flatten(0, 1), per_frame(t), per_frame(cameras), reference.flatten(0, 1), tokens, frames=f)
+        out = rearrange(out, "(b f) v c h w -> b f v c h w", f=f)
+        return out if self.config.predicts == "x0" else self.schedule.x0_from_eps(z, out, t)
+
+    def cameras(self, azimuths_deg: Sequence[float]) -> Float[Tensor, "v 4 4"]:
+        """Poses relative to that of the input video's camera."""
+        azimuth = torch.tensor([0.0, *azimuths_deg])
+        return relative(circular_trajectory(azimuth, self.config.elevation_deg, self.config.radius))
+
+    @torch.no_grad()
+    def denoising(
+        self,
+        reference: Float[Tensor, "b f c h w"],
+        cameras: Float[Tensor, "b v 4 4"],
+        n_steps: int = 32,
+        guidance: float = 2.0,
+        noise: Float[Tensor, "b f v c h w"] | None = None,
+        seed: int = 0,
+    ) -> Iterator[Float[Tensor, "b f v c h w"]]:
+        """DDIM over all views and frames at once; pixels in [-1, 1]; yields every state, the last is the sample.
+
+        Args:
+            reference: the input videos, in [-1, 1].
+            cameras: relative to the reference's camera.
+            n_steps: of DDIM.
+            guidance: 1 is none.
+            noise: where to start; independent for every view and frame when left out.
+            seed: of that.
+        """
+        b, f, c, h, w = reference.shape
+        if noise is None:
+            shape = b, f, cameras.shape[1], c, h, w
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(reference)
+        shown = torch.tensor([True, False], device=reference.device).repeat_interleave(b)
+        twice = lambda a: torch.cat([a, a])  # noqa: E731
+
+        def eps_fn(z: Tensor, t: Tensor) -> Tensor:
+            inputs = twice(z), t.expand(2 * b), twice(cameras), twice(reference), shown
+            with_reference, without = self.denoise(*inputs).chunk(2)
+            clean = without + guidance * (with_reference - without)
+            return self.schedule.eps_from_x0(z, clean.clamp(-1, 1), t)
+
+        yield from ddim(eps_fn, noise, self.schedule, n_steps, to_clean=True)
+
+    def sample(
+        self,
+        video: Float[Tensor, "t 3 h w"],
+        azimuths_deg: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
+        n_steps: int = 32,
+        guidance: float = 2.0,
+        seed: int = 0,
+    ) -> Float[Tensor, "v t 3 h w"]:
+        """A video of an object on white in, its videos from all around out; in [0, 1].
+
+        Args:
+            video: square frames of the size the model knows.
+            azimuths_deg: where from, relative to the input's camera.
+            n_steps: of DDIM.
+            guidance: 1 is none.
+            seed: of the noise.
+
+        Raises:
+            ValueError: frames of another size or range, more of them than the model has positions for, or no views.
+        """
+        size, most = self.config.image_size, self.config.max_frames
+        if tuple(video.shape[-2:]) != (size, size):
+            raise ValueError(
+                f"video has frames of {video.shape[-2]}x{video.shape[-1]} pixels; {size}x{size} is wanted."
+            )
+        if len(video) > most:
+            raise ValueError(f"video has {len(video)} frames; at most {most} are wanted.")
+        if not len(azimuths_deg):
+            raise ValueError("azimuths_deg is empty; at least one view is wanted.")
+        check_pixels("video", video)
+        cameras = self.cameras(azimuths_deg)[None].to(video)
+        *_, sample = self.denoising(video[None] * 2 - 1, cameras, n_steps, guidance, seed=seed)
+        return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toy", motion: bool = True) -> "FourDM":
+        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
+
+        Args:
+            name: "toy" or a folder with `base.safetensors`, and `motion.safetensors` where there is motion.
+            motion: without it, the base that 4DM began with, frame by frame.
+
+        Raises:
+            ValueError: a file is missing, cut short, of another kind or of another configuration.
+        """
+        folder = SHIPPED.get(str(name), Path(name))
+        tensors, config, _ = load_weights(folder / FILES["base"], FourDMConfig)
+        model = cls(config, motion=False)
+        load_into(model, tensors, folder / FILES["base"])
+        if motion:
+            add_motion_modules(
+                model.unet, n_heads=config.n_heads, max_frames=config.max_frames, norm_groups=config.norm_groups
+            )
+            tensors, _, _ = load_weights(folder / FILES["motion"], FourDMConfig)
+            load_into(model.motion, tensors, folder / FILES["motion"])
+        return model.requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
+        """Write a file that `from_pretrained` reads, with `notes` inside."""
+        state = self.motion.state_dict() if part == "motion" else self.state_dict()
+        if part == "base":
+            state = {k: v for k, v in state.items() if not k.startswith("unet.temporal.")}
+        tensors = {k: v.to(dtype) for k, v in state.items()}
+        return save_weights(Path(folder) / FILES[part], tensors, self.config, **notes)
+
+
+def relative(c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
+    """All poses but the first, as the first camera sees them."""
+    return torch.linalg.inv(c2w[..., :1, :, :]) @ c2w[..., 1:, :, :]

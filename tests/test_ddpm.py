@@ -1,0 +1,104 @@
+"""The schedule and DDIM against diffusers, and against data whose noise is known."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.testing import assert_close
+
+from fourd_minimal.ddpm import NoiseSchedule, ddim
+
+
+def theirs(**options):
+    return DDIMScheduler(
+        1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1, **options
+    )
+
+
+def test_the_schedule_is_stable_diffusions():
+    ours, scheduler = NoiseSchedule(), theirs()
+    assert_close(ours.abar, scheduler.alphas_cumprod, atol=1e-6, rtol=1e-5)
+    x, eps, t = torch.randn(5, 3, 4), torch.randn(5, 3, 4), torch.tensor([0, 10, 500, 900, 999])
+    assert_close(ours.add_noise(x, eps, t), scheduler.add_noise(x, eps, t))
+    assert_close(ours.velocity(x, eps, t), scheduler.get_velocity(x, eps, t))
+
+
+def test_each_prediction_tells_the_others():
+    schedule, t = NoiseSchedule(), torch.tensor([3, 400, 990])
+    x, eps = torch.randn(3, 2, 5, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
+    z, v = schedule.add_noise(x, eps, t), schedule.velocity(x, eps, t)
+    for found, wanted in (
+        (schedule.x0_from_eps(z, eps, t), x),
+        (schedule.eps_from_x0(z, x, t), eps),
+        (schedule.x0_from_velocity(z, v, t), x),
+        (schedule.eps_from_velocity(z, v, t), eps),
+    ):
+        assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert_close(schedule.add_noise(x[0], eps[0], t[0]), z[0])  # one step for all
+
+
+@pytest.mark.parametrize("n_steps", [1, 7, 50])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_ddim_is_diffusers(n_steps, kind):
+    scheduler = theirs(prediction_type=kind)
+    scheduler.set_timesteps(n_steps)
+    schedule, start = NoiseSchedule(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    def predict(z, t):
+        return (1.3 * z).tanh() + t / 1000
+
+    def eps_fn(z, t):
+        return predict(z, t) if kind == "epsilon" else schedule.eps_from_velocity(z, predict(z, t), t)
+
+    assert schedule.visited(n_steps) == scheduler.timesteps.tolist()
+    z = start
+    for t, state in zip(scheduler.timesteps, ddim(eps_fn, start, schedule, n_steps), strict=True):
+        z = scheduler.step(predict(z, t), t, z, eta=0.0).prev_sample
+        assert_close(state, z, atol=1e-4, rtol=1e-4)
+
+
+def test_noise_on_the_way_is_diffusers():
+    scheduler = theirs()
+    scheduler.set_timesteps(10)
+    start = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    ours = ddim(lambda z, t: z / 2, start, NoiseSchedule(), 10, eta=0.7, generator=torch.Generator().manual_seed(3))
+    generator, z = torch.Generator().manual_seed(3), start
+    for t, state in zip(scheduler.timesteps, ours, strict=True):
+        z = scheduler.step(z / 2, t, z, eta=0.7, generator=generator).prev_sample
+        assert_close(state, z, atol=1e-4, rtol=1e-4)
+
+
+def test_gaussian_data_keep_their_mean_and_spread():
+    """Data N(3, 0.5^2): the exact noise is linear in z, and DDIM carries noise to the data."""
+    schedule = NoiseSchedule()
+
+    def eps_fn(z, t):
+        abar = schedule.abar[t]
+        return (1 - abar).sqrt() * (z - abar.sqrt() * 3) / (abar * 0.25 + 1 - abar)
+
+    noise = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    abar = schedule.abar[schedule.visited(200)[0]]  # pure noise would be off: the schedule never quite reaches it
+    *_, sample = ddim(eps_fn, abar.sqrt() * 3 + (abar * 0.25 + 1 - abar).sqrt() * noise, schedule, 200)
+    assert abs(sample.mean() - 3) < 0.05 and abs(sample.std() - 0.5) < 0.02
+
+
+def test_the_end_can_be_clean():
+    schedule, point = NoiseSchedule(), torch.tensor([2.0])
+    exact = lambda z, t: schedule.eps_from_x0(z, point, t)  # noqa: E731
+    *_, rough = ddim(exact, torch.ones(1), schedule, 5)
+    *_, clean = ddim(exact, torch.ones(1), schedule, 5, to_clean=True)
+    assert_close(clean, point)
+    assert abs(rough - schedule.abar[0].sqrt() * 2) < 0.1 and abs(rough - clean) > 1e-3
+
+
+def test_what_makes_no_sense_is_named():
+    with pytest.raises(ValueError, match="n_steps, beta_start, beta_end are 0"):
+        NoiseSchedule(0)
+    with pytest.raises(ValueError, match="0 < beta_start"):
+        NoiseSchedule(10, 0.5, 0.1)
+    with pytest.raises(ValueError, match="n_steps is 0"):
+        NoiseSchedule().visited(0)
+    with pytest.raises(ValueError, match="t lies in 1000 to 1000"):
+        NoiseSchedule().add_noise(torch.ones(1), torch.ones(1), torch.tensor([1000]))
+    assert math.isclose(NoiseSchedule(1, 0.1, 0.1).abar.item(), 0.9, rel_tol=1e-6)
