@@ -12,7 +12,7 @@ class FourDMPreset:
 
     model: FourDMConfig
     base_steps: int = 6000
-    base_batch: int = 12
+    base_batch: int = 8
     """Objects, each at one moment."""
     base_lr: float = 1e-3
     motion_steps: int = 1500
@@ -22,8 +22,11 @@ class FourDMPreset:
     warmup: int = 100
     """Steps until the rate is at its peak; at most a fifth of all."""
     ema: float = 0.998
+    """Of the averaged weights; the paper does not state any."""
     share_nothing_shown: float = 0.1
     """Share of objects whose reference is withheld, for guidance. The paper does not state it."""
+    clips: tuple[tuple[int, str | None], ...] = ()
+    """What motion is learned from: scene and way it is spoilt, of each clip; new ones at every step where empty."""
     seed: int = 0
 
 
@@ -52,4 +55,15 @@ def _toy(size: int, widths: tuple[int, ...], head_dim: int, dim: int, **training
 FOUR_DM = {
     "smoke": _toy(16, (16, 32), 16, 32, base_steps=4, base_batch=2, motion_steps=2, motion_batch=1, warmup=1),
     "cpu": _toy(32, (48, 80, 80), 16, 96),
+    "gpu": _toy(64, (64, 128, 256), 32, 192, base_steps=30_000, base_batch=64, motion_steps=6000, motion_batch=8),
+    "full": FourDMPreset(
+        FourDMConfig(predicts="eps", radius=1.1),
+        base_steps=0,  # ImageDream's weights; 4Diffusion trains no base
+        motion_steps=30_000,  # section 4.1
+        motion_batch=32,  # section 4.1
+        motion_lr=1e-4,  # section 4.1, AdamW
+        warmup=0,  # assumed
+        ema=0.0,  # assumed: none
+    ),
 }
+"""Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens."""

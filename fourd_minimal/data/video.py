@@ -62,9 +62,7 @@ def read_video(
     torch.Size([3, 3, 16, 16])
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: a video, a GIF or a folder of PNG is wanted, but nothing is at {path}")
-    wanted = _choose(frames, sum(1 for _ in _decode(path)), path)
+    wanted = _choose(frames, count_frames(path), path)
     read = {
         i: _pixels(frame) if size is None else _crop_resize(_pixels(frame), size)
         for i, frame in enumerate(islice(_decode(path), max(wanted) + 1))
@@ -72,6 +70,18 @@ def read_video(
     }
     rgb, alpha = torch.stack([read[i] for i in wanted]).split([3, 1], dim=1)
     return Video(rgb, None if alpha.min() > 1 - 1e-3 else alpha)
+
+
+def count_frames(path: str | os.PathLike) -> int:
+    """How many frames `read_video` would find.
+
+    Raises:
+        FileNotFoundError, ValueError: as there.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: a video, a GIF or a folder of PNG is wanted, but nothing is at {path}")
+    return sum(1 for _ in _decode(path))
 
 
 def write_video(

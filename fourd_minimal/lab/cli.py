@@ -13,6 +13,7 @@
     fourd upsampling --out figures                                       larger frames, against bicubic interpolation
     fourd scenes --out figures                                           scenes fitted to grids; does eq. 11 help?
     fourd cameras --recording folder --out figures                       three real cameras in, the fourth predicted
+    fourd curate --assets folder                                         which animated assets are worth learning from
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
 values can be changed (`--settings.sync-batch 8`).
@@ -30,6 +31,7 @@ from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
+from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Upsampling, tyro.conf.subcommand("upsampling")]
         | Annotated[Scenes, tyro.conf.subcommand("scenes")]
         | Annotated[Cameras, tyro.conf.subcommand("cameras")]
+        | Annotated[Curate, tyro.conf.subcommand("curate")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"

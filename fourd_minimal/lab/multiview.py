@@ -1,4 +1,11 @@
-"""How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules."""
+"""How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules.
+
+Section 4.1 of 4Diffusion: four orthogonal videos, and a film from a random viewpoint as the reference; frames at a
+fixed stride; the reference withheld from some objects, for guidance.
+
+Departures: procedural creatures for Objaverse; the orthogonal views begin at a random angle from the film, so that a
+model can be asked for any; 15% of all objects begin within the last 50 of 1000 noise levels, where all layout is made.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,38 +34,57 @@ class Batch(NamedTuple):
 
 
 def orbits(
-    config: FourDMConfig, n: int, times: int, seed: int, family: str = "creature", spoilt: str | None = None
+    config: FourDMConfig,
+    n: int,
+    times: int,
+    seed: int,
+    spoilt: str | None = None,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Moving objects, filmed by a camera somewhere around them and by others, evenly spread from another angle on.
+    """Walking creatures, filmed by a camera somewhere around them and by others, evenly spread from another angle on.
+
+    Args:
+        config: size, views and elevation.
+        n: how many.
+        times: frames of each.
+        seed: of the creatures; of the cameras too, unless these have a generator.
+        spoilt: one of `procedural.SPOILT`.
+        generator: of the cameras.
 
     Returns:
         Clean views `(n, t, v, 3, h, w)` and the film `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, relative to
         that of the film's camera, `(n, v, 4, 4)`.
     """
-    offset = 360 * torch.rand(n, 1, generator=torch.Generator().manual_seed(seed))
-    around = offset + torch.arange(config.views) * (360 / config.views)
+    generator = generator or torch.Generator().manual_seed(seed)
+    film, offset = 360 * torch.rand(2, n, 1, generator=generator)
+    around = film + offset + torch.arange(config.views) * (360 / config.views)
     record = sample_scenes(
         n,
         1 + config.views,
         times,
         config.image_size,
         seed,
-        family,
+        "creature",
         geometry=False,
         elevation_deg=config.elevation_deg,
-        azimuths_deg=torch.cat([torch.zeros(n, 1), around], 1),
+        azimuths_deg=torch.cat([film, around], 1),
         spoilt=spoilt,
     )
-    film, *views = (record.rgb * 2 - 1).unbind(1)
-    return torch.stack(views, 2), film, relative(record.c2w)
+    filmed, *views = (record.rgb * 2 - 1).unbind(1)
+    return torch.stack(views, 2), filmed, relative(record.c2w)
 
 
 def make_batch(part: Part, preset: FourDMPreset, number: int) -> Batch:
     """Objects, cameras, noise levels and noise of step `number`."""
     generator = torch.Generator().manual_seed((preset.seed + (7 if part == "base" else 8)) * 10_000_000 + number)
-    n, times = (preset.base_batch, 1) if part == "base" else (preset.motion_batch, preset.model.times)
-    seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
-    clean, reference, cameras = orbits(preset.model, n, times, seed)
+    n, cfg = preset.base_batch if part == "base" else preset.motion_batch, preset.model
+    if part == "motion" and preset.clips:
+        chosen = torch.randint(len(preset.clips), (n,), generator=generator).tolist()
+        clips = [orbits(cfg, 1, cfg.times, *preset.clips[i], generator) for i in chosen]
+        clean, reference, cameras = map(torch.cat, zip(*clips, strict=True))
+    else:
+        seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
+        clean, reference, cameras = orbits(cfg, n, 1 if part == "base" else cfg.times, seed)
     t = torch.randint(1000, (n,), generator=generator)
     pure = torch.rand(n, generator=generator) < 0.15
     t = torch.where(pure, 999 - torch.randint(50, (n,), generator=generator), t)
@@ -68,7 +94,7 @@ def make_batch(part: Part, preset: FourDMPreset, number: int) -> Batch:
 
 
 def batch_loss(model: FourDM, batch: Batch, device: str | torch.device = "cpu") -> Tensor:
-    """Squared error of the clean frames, weighted a little towards clean inputs."""
+    """Squared error of the predicted clean frames, which weighs noise levels by alpha_bar / (1 - alpha_bar)."""
     clean, reference, cameras, t, eps, shown = (a.to(device) for a in batch)
     z = model.schedule.add_noise(clean, eps, t)
     predicted = model.denoise(z, t, cameras, reference, shown)
@@ -83,7 +109,23 @@ def train_four_dm(
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
 ) -> Iterator[Step[FourDM]]:
-    """Train one part, yielding after every step; see `loop.fit`."""
+    """Train one part, yielding after every step; see `loop.fit`.
+
+    Args:
+        part: "base", or "motion": the motion modules alone.
+        preset: everything the run depends on.
+        folder: of the checkpoint; none is written when left out.
+        base: whose weights it begins with; motion needs them.
+        checkpoint_every: steps between checkpoints.
+        device: where to train.
+
+    Raises:
+        ValueError: motion without a base, or a preset that works on latents, which nothing here makes.
+    """
+    if part == "motion" and base is None:
+        raise ValueError("base is None; motion modules are trained inside a trained base.")
+    if preset.model.unet.image_channels != 3:
+        raise ValueError(f"preset works on {preset.model.unet.image_channels} latent channels; 3 colours are wanted.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         model = FourDM(preset.model, motion=part == "motion").to(device)

@@ -9,17 +9,21 @@ moment, shown that moment's picture, become clean views. It knows no time. 4DM p
 
 Guidance: x0 = x0_nothing + g (x0_shown - x0_nothing), where "nothing" sees zeros for the reference and its tokens.
 
+Longer videos than it was trained for: every step predicts windows of `times` frames that overlap by half, and blends
+what they say where they overlap (MultiDiffusion, Bar-Tal et al. 2023). The paper makes 8 frames and no more.
+
 Departures at toy scale: pixels, not latents; x0 and not noise is predicted, which learns in half the time; tokens of
 the reference are its patches, not CLIP's; cameras are relative to the reference's camera, so that "azimuth 90" means 90
 degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -58,6 +62,10 @@ class FourDMConfig:
     norm_groups: int = 32
     """Of the motion modules."""
 
+    @property
+    def motion_options(self) -> dict[str, int]:
+        return dict(n_heads=self.n_heads, max_frames=self.max_frames, norm_groups=self.norm_groups)
+
 
 def add_motion_modules(unet: MultiviewUNet, **options) -> MultiviewUNet:
     """Put an untrained motion module, the identity, after every residual block, and freeze everything else.
@@ -79,8 +87,7 @@ class FourDM(nn.Module):
         self.config, self.schedule = config, NoiseSchedule()
         self.unet = MultiviewUNet(config.unet)
         if motion:
-            options = dict(n_heads=config.n_heads, max_frames=config.max_frames, norm_groups=config.norm_groups)
-            add_motion_modules(self.unet, **options)
+            add_motion_modules(self.unet, **config.motion_options)
 
     @property
     def motion(self) -> nn.ModuleList:
@@ -98,8 +105,9 @@ class FourDM(nn.Module):
         z: Float[Tensor, "b f v c h w"],
         t: Int[Tensor, " b"],
         cameras: Float[Tensor, "b v 4 4"],
-        reference: Float[Tensor, "b f c h w"],
+        reference: Float[Tensor, "b r c h w"],
         shown: Bool[Tensor, " b"] | None = None,
+        tokens: Float[Tensor, "b r k d"] | None = None,
     ) -> Float[Tensor, "b f v c h w"]:
         """Clean frames, predicted.
 
@@ -107,15 +115,20 @@ class FourDM(nn.Module):
             z: noisy frames.
             t: step of the schedule, one per object: all views and frames share it.
             cameras: relative to the reference's camera.
-            reference: the input video, in [-1, 1].
+            reference: the input video, in [-1, 1]; as many frames as `z` has.
             shown: where it is False the model sees neither reference nor tokens.
+            tokens: of the reference, where they are not its patches: CLIP's, in `full`.
+
+        Raises:
+            ValueError: as many frames as the reference has not.
         """
         b, f = z.shape[:2]
-        tokens = self.tokens(reference.flatten(0, 1))
+        if reference.shape[1] != f:
+            raise ValueError(f"reference has {reference.shape[1]} frames and z has {f}; as many are wanted.")
+        tokens = self.tokens(reference.flatten(0, 1)) if tokens is None else tokens.flatten(0, 1)
         if shown is not None:
-            keep = shown.repeat_interleave(f)
             reference = reference * shown[:, None, None, None, None]
-            tokens = tokens * keep[:, None, None]
+            tokens = tokens * shown.repeat_interleave(f)[:, None, None]
         per_frame = lambda a: repeat(a, "b ... -> (b f) ...", f=f)  # noqa: E731
         out = self.unet(z.flatten(0, 1), per_frame(t), per_frame(cameras), reference.flatten(0, 1), tokens, frames=f)
         out = rearrange(out, "(b f) v c h w -> b f v c h w", f=f)
@@ -133,8 +146,9 @@ class FourDM(nn.Module):
         cameras: Float[Tensor, "b v 4 4"],
         n_steps: int = 32,
         guidance: float = 2.0,
-        noise: Float[Tensor, "b f v c h w"] | None = None,
+        noise: Float[Tensor, "b r v c h w"] | None = None,
         seed: int = 0,
+        window: int | None = None,
     ) -> Iterator[Float[Tensor, "b f v c h w"]]:
         """DDIM over all views and frames at once; pixels in [-1, 1]; yields every state, the last is the sample.
 
@@ -145,18 +159,27 @@ class FourDM(nn.Module):
             guidance: 1 is none.
             noise: where to start; independent for every view and frame when left out.
             seed: of that.
+            window: frames predicted together; all of them when left out.
+
+        Raises:
+            ValueError: noise for another number of frames.
         """
         b, f, c, h, w = reference.shape
+        if noise is not None and noise.shape[1] != f:
+            raise ValueError(f"noise has {noise.shape[1]} frames and reference has {f}; as many are wanted.")
         if noise is None:
             shape = b, f, cameras.shape[1], c, h, w
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(reference)
         shown = torch.tensor([True, False], device=reference.device).repeat_interleave(b)
         twice = lambda a: torch.cat([a, a])  # noqa: E731
 
-        def eps_fn(z: Tensor, t: Tensor) -> Tensor:
-            inputs = twice(z), t.expand(2 * b), twice(cameras), twice(reference), shown
+        def guided(z: Tensor, t: Tensor, frames: slice) -> Tensor:
+            inputs = twice(z[:, frames]), t.expand(2 * b), twice(cameras), twice(reference[:, frames]), shown
             with_reference, without = self.denoise(*inputs).chunk(2)
-            clean = without + guidance * (with_reference - without)
+            return without + guidance * (with_reference - without)
+
+        def eps_fn(z: Tensor, t: Tensor) -> Tensor:
+            clean = blend_windows(lambda frames: guided(z, t, frames), f, window or f)
             return self.schedule.eps_from_x0(z, clean.clamp(-1, 1), t)
 
         yield from ddim(eps_fn, noise, self.schedule, n_steps, to_clean=True)
@@ -168,15 +191,17 @@ class FourDM(nn.Module):
         n_steps: int = 32,
         guidance: float = 2.0,
         seed: int = 0,
+        windows: bool = False,
     ) -> Float[Tensor, "v t 3 h w"]:
         """A video of an object on white in, its videos from all around out; in [0, 1].
 
         Args:
             video: square frames of the size the model knows.
-            azimuths_deg: where from, relative to the input's camera.
+            azimuths_deg: where from, relative to the input's camera; the model learned on views evenly around.
             n_steps: of DDIM.
             guidance: 1 is none.
             seed: of the noise.
+            windows: predict `times` frames at a time: for longer videos than the model was trained for.
 
         Raises:
             ValueError: frames of another size or range, more of them than the model has positions for, or no views.
@@ -186,14 +211,16 @@ class FourDM(nn.Module):
             raise ValueError(
                 f"video has frames of {video.shape[-2]}x{video.shape[-1]} pixels; {size}x{size} is wanted."
             )
-        if len(video) > most:
-            raise ValueError(f"video has {len(video)} frames; at most {most} are wanted.")
+        if len(video) > most and not windows:
+            raise ValueError(f"video has {len(video)} frames; at most {most} are wanted, or windows=True.")
         if not len(azimuths_deg):
             raise ValueError("azimuths_deg is empty; at least one view is wanted.")
         check_pixels("video", video)
-        cameras = self.cameras(azimuths_deg)[None].to(video)
-        *_, sample = self.denoising(video[None] * 2 - 1, cameras, n_steps, guidance, seed=seed)
-        return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w")
+        film = video[None].to(next(self.parameters())) * 2 - 1
+        cameras = self.cameras(azimuths_deg)[None].to(film)
+        window = min(self.config.times, len(video)) if windows else None
+        *_, sample = self.denoising(film, cameras, n_steps, guidance, seed=seed, window=window)
+        return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w").to(video)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "toy", motion: bool = True) -> "FourDM":
@@ -211,9 +238,7 @@ class FourDM(nn.Module):
         model = cls(config, motion=False)
         load_into(model, tensors, folder / FILES["base"])
         if motion:
-            add_motion_modules(
-                model.unet, n_heads=config.n_heads, max_frames=config.max_frames, norm_groups=config.norm_groups
-            )
+            add_motion_modules(model.unet, **config.motion_options)
             tensors, _, _ = load_weights(folder / FILES["motion"], FourDMConfig)
             load_into(model.motion, tensors, folder / FILES["motion"])
         return model.requires_grad_(False)
@@ -230,3 +255,26 @@ class FourDM(nn.Module):
 def relative(c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
     """All poses but the first, as the first camera sees them."""
     return torch.linalg.inv(c2w[..., :1, :, :]) @ c2w[..., 1:, :, :]
+
+
+def blend_windows(
+    predict: Callable[[slice], Float[Tensor, "b s v c h w"]], frames: int, window: int
+) -> Float[Tensor, "b f v c h w"]:
+    """What is predicted window by window, blended where windows overlap, which they do by half.
+
+    Args:
+        predict: from a slice of the frames to what they should be.
+        frames: of the whole video.
+        window: frames of one window.
+    """
+    begin = sorted({*range(0, frames - window, max(1, window // 2)), frames - window})
+    ramp = torch.arange(1, window + 1.0)
+    weight, total, found = torch.minimum(ramp, ramp.flip(0))[:, None, None, None, None], 0.0, 0.0
+    for first in begin:
+        here = slice(first, first + window)
+        made = predict(here)
+        mask = weight.to(made)
+        around = (0, 0) * 4 + (first, frames - window - first)
+        found = found + F.pad(made * mask, around)
+        total = total + F.pad(mask, around)
+    return found / total

@@ -1,0 +1,103 @@
+"""A film of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
+
+4Diffusion takes "a monocular video" whose background is gone (section 4.1). What says where the object is, in order:
+a folder of masks; a matting library; the file's own alpha; a white background.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from fourd_minimal.data.people import people_alpha
+from fourd_minimal.data.video import Video, count_frames, read_video
+
+Matte = Literal["people", "rembg"]
+WHITE = 0.94
+"""A pixel is white where all its colours reach this."""
+LEAST = 5e-4
+"""Share of a frame below which it counts as empty."""
+
+
+def read_object(
+    path: str | Path,
+    size: int,
+    frames: int | slice | Sequence[int] | None = None,
+    masks: str | Path | None = None,
+    matte: Matte | None = None,
+    fill: float = 0.75,
+) -> Float[Tensor, "t 3 h w"]:
+    """A film of an object, cut out, centred over the whole film, on white; in [0, 1].
+
+    Args:
+        path: a video or a folder of pictures, see `read_video`.
+        size: of the square frames, in pixels.
+        frames: which of the film, see `read_video`.
+        masks: a video or folder of pictures with as many frames, white where the object is.
+        matte: a library that finds the object: "people" (MediaPipe, in an environment of its own) or "rembg"
+            (`pip install "rembg[cpu]"`; fetches its network when first used).
+        fill: longest side of the box that holds the object in all frames, in parts of the picture. Training has 0.75.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no way to tell the object from the rest, or a frame that is empty.
+    """
+    film = read_video(path, frames=frames)
+    alpha = _alpha(film, path, frames, masks, matte)
+    for i, covered in enumerate((alpha > 0.5).float().mean((1, 2, 3)).tolist()):
+        if covered < LEAST:
+            raise ValueError(f"{path}: frame {i} shows no object; one in every frame is wanted.")
+    return _centred(torch.lerp(torch.ones(()), film.rgb, alpha), alpha, size, fill)
+
+
+def _alpha(film: Video, path, frames, masks, matte) -> Float[Tensor, "t 1 h w"]:
+    if masks is not None:
+        drawn, filmed = count_frames(masks), count_frames(path)
+        if drawn != filmed:
+            raise ValueError(f"masks: {masks} has {drawn} frames and {path} {filmed}; as many are wanted.")
+        return read_video(masks, tuple(film.rgb.shape[-2:]), frames).rgb.mean(1, keepdim=True)
+    if matte == "people":
+        return people_alpha(film.rgb)
+    if matte == "rembg":
+        return _rembg(film.rgb)
+    if film.alpha is not None and (film.alpha < 0.5).any():
+        return film.alpha
+    dark = film.rgb.amin(1, keepdim=True) < WHITE
+    rim = torch.cat([dark[..., 0, :], dark[..., -1, :], dark[..., 0], dark[..., -1]], -1).float().mean()
+    if rim > 0.1:
+        raise ValueError(
+            f"{path} has neither alpha nor a white background ({100 * rim:.0f}% of its rim is not white); "
+            "a folder of masks or a matting library is wanted."
+        )
+    return dark.float()
+
+
+def _rembg(rgb: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
+    try:
+        from rembg import new_session, remove
+    except ImportError:
+        raise ValueError('matte is "rembg", which is not installed; `pip install "rembg[cpu]"` brings it.') from None
+    session = new_session()
+    pictures = (Image.fromarray(a) for a in (rgb * 255).round().byte().movedim(1, -1).numpy())
+    found = [np.asarray(remove(picture, session=session, only_mask=True)) for picture in pictures]
+    return torch.from_numpy(np.stack(found))[:, None].float() / 255
+
+
+def _centred(
+    rgb: Float[Tensor, "t 3 h w"], alpha: Float[Tensor, "t 1 h w"], size: int, fill: float
+) -> Float[Tensor, "t 3 size size"]:
+    """Around the box that holds the object at all times: the film does not shake, and nothing is cut off."""
+    on = (alpha > 0.5).any(0)[0]
+    rows, columns = (on.any(i).nonzero()[:, 0] for i in (1, 0))
+    (top, bottom), (left, right) = ((int(a[0]), int(a[-1]) + 1) for a in (rows, columns))
+    side = round(max(bottom - top, right - left) / fill)
+    x, y = left - (side - (right - left)) // 2, top - (side - (bottom - top)) // 2
+    h, w = on.shape
+    square = F.pad(rgb, (-x, x + side - w, -y, y + side - h), value=1.0)
+    return F.interpolate(square, (size, size), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
