@@ -13,6 +13,9 @@
     fourd upsampling --out figures                                       larger frames, against bicubic interpolation
     fourd scenes --out figures                                           scenes fitted to grids; does eq. 11 help?
     fourd cameras --recording folder --out figures                       three real cameras in, the fourth predicted
+    fourd surround --video a.webm                                        one film of an object: films from all around
+    fourd train-4dm --preset cpu                                         the multi-view base and its motion modules
+    fourd evaluate-4dm --out figures                                     their numbers
     fourd curate --assets folder                                         which animated assets are worth learning from
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
@@ -26,6 +29,7 @@ from typing import Annotated
 
 import tyro
 
+from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
@@ -33,12 +37,14 @@ from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.evaluate import Evaluate
+from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
 from fourd_minimal.lab.real_cameras import Cameras
 from fourd_minimal.lab.reconstruct import Reconstruct
 from fourd_minimal.lab.scenes import Scenes
-from fourd_minimal.lab.train import Train, TrainText, TrainUpsampler
+from fourd_minimal.lab.surround import Surround
+from fourd_minimal.lab.train import Train, TrainFourDM, TrainText, TrainUpsampler
 from fourd_minimal.lab.upsampling import Upsampling
 from fourd_minimal.lab.windows import Windows
 
@@ -49,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = _named_preset(arguments)
     preset = dict(preset=name, settings=PRESETS[name])
     upsampler, text = TrainUpsampler(name, settings=UPSAMPLERS[name]), TrainText(name, settings=TEXT_TO_VIDEO[name])
+    four_dm = TrainFourDM(name, settings=FOUR_DM[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
@@ -61,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Upsampling, tyro.conf.subcommand("upsampling")]
         | Annotated[Scenes, tyro.conf.subcommand("scenes")]
         | Annotated[Cameras, tyro.conf.subcommand("cameras")]
+        | Annotated[Surround, tyro.conf.subcommand("surround")]
+        | Annotated[TrainFourDM, tyro.conf.subcommand("train-4dm", default=four_dm)]
+        | Annotated[EvaluateFourDM, tyro.conf.subcommand("evaluate-4dm")]
         | Annotated[Curate, tyro.conf.subcommand("curate")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")

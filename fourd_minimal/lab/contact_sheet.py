@@ -99,6 +99,32 @@ def compare_sheet(
     return _written(np.asarray(canvas), path)
 
 
+def picture_rows(
+    rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike | None = None, target: int = 64
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lines of frames, each behind its label.
+
+    Args:
+        rows: labels, and frames `(n, 3, h, w)` in [0, 1], all of one size; lines may differ in length.
+        path: where to write the picture as a PNG as well.
+        target: screen pixels that a frame is brought near to, by a whole factor.
+
+    Example:
+        >>> picture_rows([("truth", torch.rand(3, 3, 16, 16)), ("ours", torch.rand(2, 3, 16, 16))]).shape
+        (136, 394, 3)
+    """
+    scale, margin, gap = whole_scale(None, rows[0][1].shape[-1], target), 190, 4
+    strips = [repeat(_as_bytes(label, frames[None])[0], "n h w c -> (h a) (n w b) c", a=scale, b=scale)
+              for label, frames in rows]  # fmt: skip
+    height, width = strips[0].shape[0], max(strip.shape[1] for strip in strips)
+    canvas = Image.new("RGB", (margin + width + gap * 3, len(rows) * (height + gap)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, (strip, (label, _)) in enumerate(zip(strips, rows, strict=True)):
+        canvas.paste(Image.fromarray(np.ascontiguousarray(strip)), (margin, i * (height + gap)))
+        draw.text((4, i * (height + gap) + height / 2), label, INK_RGB, font(12), anchor="lm")
+    return _written(np.asarray(canvas), path)
+
+
 def labelled_frames(grid: Tensor | Mapping[str, Tensor]) -> dict[str, UInt8[np.ndarray, "v t h w 3"]]:
     """The frames of one grid, or of several under their labels, as bytes.
 

@@ -7,19 +7,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from einops import repeat
 from jaxtyping import Float
-from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm import tqdm
 
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
 from fourd_minimal.data.gltf import BlenderError, list_clips, render_asset
-from fourd_minimal.lab.contact_sheet import INK_RGB, font, png
+from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.windows import table
-from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.systems.weights import write_text
 
 
 class Judged(NamedTuple):
@@ -72,8 +69,7 @@ class Curate:
         write_text(self.out / "curation.md", text + "\n")
         write_text(self.out / "curation.json", json.dumps(numbers, indent=1))
         write_text(self.out / "kept.txt", "".join(f"{j.asset}\t{j.clip}\n" for j in found if not j.reasons))
-        with whole_file(self.out / "curation.png") as draft:
-            draft.write_bytes(png(thumbnails(found)))
+        thumbnails(found, self.out / "curation.png")
 
     def _paths(self) -> list[Path]:
         if (self.assets is None) == (self.objaverse is None):
@@ -139,22 +135,12 @@ def report(found: list[Judged], thresholds: Thresholds) -> str:
     return f"{kept} of {len(found)} clips kept.\n\n{table(head, rows)}\n\n{limits}"
 
 
-def thumbnails(found: list[Judged]):
+def thumbnails(found: list[Judged], path: Path) -> None:
     """A row for every clip: its moments from the first camera, and its first moment from the others."""
-    rows = []
-    for j in found:
-        if j.frames is None:
-            continue
-        strip = torch.cat([j.frames[0], j.frames[1:, 0]])
-        scale = max(1, 64 // strip.shape[-1])
-        picture = repeat(strip, "n c h w -> (h a) (n w b) c", a=scale, b=scale)
-        rows.append((f"{j.asset}\n{j.clip}\n{', '.join(j.reasons) or 'kept'}", (picture * 255).round().byte().numpy()))
-    if not rows:
-        return np.full((24, 160, 3), 255, np.uint8)
-    height, width = rows[0][1].shape[:2]
-    canvas = Image.new("RGB", (170 + width, len(rows) * (height + 4)), "white")
-    draw = ImageDraw.Draw(canvas)
-    for i, (label, picture) in enumerate(rows):
-        canvas.paste(Image.fromarray(picture), (170, i * (height + 4)))
-        draw.text((4, i * (height + 4) + 6), label, INK_RGB, font(12))
-    return np.asarray(canvas)
+    rows = [
+        (f"{j.asset} {j.clip}\n{', '.join(j.reasons) or 'kept'}", torch.cat([j.frames[0], j.frames[1:, 0]]))
+        for j in found
+        if j.frames is not None
+    ]
+    if rows:
+        picture_rows(rows, path)

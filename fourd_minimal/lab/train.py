@@ -8,14 +8,18 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, TextToVideoPreset
 from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
 from fourd_minimal.lab.loop import Step
+from fourd_minimal.lab.multiview import train_four_dm
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.text import train_text_to_video
 from fourd_minimal.lab.training import STAGES, train
 from fourd_minimal.lab.upsampling import train_upsampler
+from fourd_minimal.systems import four_diffusion
+from fourd_minimal.systems.four_diffusion import FILES, FourDM
 from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
 from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import load_weights, whole_file
@@ -142,3 +146,44 @@ class TrainText:
         command += f" --start-from {self.start_from}" if self.start_from else ""
         notes = how_made(command, self.settings, TEXT_TO_VIDEO[self.preset], step.seconds)
         print(f"Weights: {step.averaged().save_pretrained(self.out, **notes)}")
+
+
+@dataclass(frozen=True)
+class TrainFourDM:
+    """Train the multi-view base, then the motion modules inside it. Stop it at any time: run again, and it goes on."""
+
+    preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
+    """Where the settings below come from."""
+    stage: Literal["all", "base", "motion"] = "all"
+    """"motion" starts from the `base.safetensors` of `out`."""
+    out: Path = Path("runs/four_diffusion")
+    """Where checkpoints and weights go."""
+    start_from: Path | None = None
+    """"toy", or a folder of an earlier run: its base is trained on, into another folder."""
+    settings: FourDMPreset = field(default_factory=lambda: FOUR_DM["cpu"])
+    """Every value of the preset, to be changed one by one."""
+
+    def run(self) -> None:
+        """Train, and leave one file for each stage in `out`.
+
+        Raises:
+            ValueError: weights to start from that are also those to be written, or that no stage asks for.
+        """
+        if self.start_from and (self.stage == "motion" or self.start_from.resolve() == self.out.resolve()):
+            raise ValueError("--start-from goes with --stage base or all, and with an --out of its own.")
+        for stage in ("base", "motion"):
+            if self.stage in (stage, "all"):
+                self._stage(stage)
+
+    def _stage(self, stage: four_diffusion.Part) -> None:
+        begin = self.out if stage == "motion" else self.start_from
+        base = FourDM.from_pretrained(begin, motion=False) if begin else None
+        run = train_four_dm(stage, self.settings, self.out, base, device=device())
+        step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
+        command = f"fourd train-4dm --preset {self.preset} --stage {stage}"
+        notes = how_made(command, self.settings, FOUR_DM[self.preset], step.seconds)
+        if stage == "base" and begin:
+            notes["made_by"] += f" --start-from {begin}"
+            folder = four_diffusion.SHIPPED.get(str(begin), begin)
+            *_, notes["after"] = load_weights(folder / FILES["base"], four_diffusion.FourDMConfig)
+        print(f"Weights: {step.averaged().save_pretrained(self.out, stage, **notes)}")

@@ -1,0 +1,165 @@
+"""The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real films."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from fourd_minimal.data.foreground import read_object
+from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
+from fourd_minimal.data.video import count_frames
+from fourd_minimal.lab.contact_sheet import picture_rows
+from fourd_minimal.lab.multiview import orbits
+from fourd_minimal.lab.multiview_evaluation import FOUR_DM, OWN, PASTE, SHARED, Score, compare, gain, score_table
+from fourd_minimal.lab.verdicts import verdict
+from fourd_minimal.lab.windows import table
+from fourd_minimal.systems.four_diffusion import FourDM, relative
+from fourd_minimal.systems.weights import write_text
+
+QUESTIONS = {
+    "4DM against its base, noise of its own": (FOUR_DM, OWN),
+    "4DM against its base, shared noise": (FOUR_DM, SHARED),
+    "4DM against pasting the film": (FOUR_DM, PASTE),
+    "its base, noise of its own, against pasting": (OWN, PASTE),
+}
+
+
+@dataclass(frozen=True)
+class EvaluateFourDM:
+    """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
+
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train-4dm` wrote."""
+    scenes: int = 16
+    """Held-out creatures."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of sampling; at most ten."""
+    steps: int = 16
+    """Of sampling."""
+    guidance: float = 2.0
+    assets: tuple[str, ...] = ()
+    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go. Blender renders them."""
+    films: tuple[Path, ...] = ()
+    """Films of objects, for the picture; they have no truth."""
+    out: Path | None = None
+    """Where `four_diffusion.md`, `.json` and pictures go; left out, the tables are only printed."""
+
+    def run(self) -> None:
+        """Print every table as it comes, and write them where asked.
+
+        Raises:
+            ValueError: fewer than two scenes, or no seed.
+        """
+        if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
+            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; at least 2 and 1 to 10 are wanted.")
+        report, numbers, pictures = [], {}, {}
+
+        def say(*parts: str) -> None:
+            report.extend(parts)
+            print(*parts, sep="\n\n", end="\n\n", flush=True)
+
+        model, base = (FourDM.from_pretrained(self.weights, motion) for motion in (True, False))
+        cfg = model.config
+        say(
+            f"4DM and its base, weights '{self.weights}', {cfg.image_size} pixels, {cfg.views} views, {self.steps} "
+            f"steps, guidance {self.guidance:g}, {len(self.seeds)} sampling seeds (± is half of the 95% interval over "
+            "them), CPU. Made by `fourd evaluate-4dm`. The object: every pixel that it covers in any frame of the view."
+        )
+        exams = {
+            f"The base on single pictures of {self.scenes} held-out creatures": self._creatures(cfg, 1),
+            f"Videos of {cfg.times} frames of {self.scenes} held-out creatures": self._creatures(cfg, cfg.times),
+            **{f"Real asset: {asset}": asset_orbit(cfg, asset) for asset in self.assets},
+        }
+        for name, (truth, film, cameras) in exams.items():
+            scores, first = [], {}
+            for found, made in compare(model, base, truth, film, cameras, self.steps, self.guidance, self.seeds):
+                scores.append(found)
+                first.setdefault(found.method, made)
+            say(f"### {name}", score_table(scores))
+            if truth.shape[1] > 1 and len(truth) > 1:
+                say(f"### {name}: gains, dB, with their 95% interval over scenes and seeds", verdict_table(scores))
+            numbers[name] = [asdict(s) for s in scores]
+            pictures[name] = (truth + 1) / 2, (film + 1) / 2, first
+        if self.out:
+            write_text(self.out / "four_diffusion.md", "\n\n".join(report) + "\n")
+            write_text(self.out / "four_diffusion.json", json.dumps(numbers))
+            self._draw(model, pictures)
+
+    def _creatures(self, cfg, times: int) -> tuple[Tensor, Tensor, Tensor]:
+        return orbits(cfg, self.scenes, times, HELD_OUT + times)
+
+    def _draw(self, model: FourDM, pictures: dict) -> None:
+        (truth, film, made), (videos, films, moving), *assets = pictures.values()
+        blank, n = torch.ones_like(film[0]), min(8, self.scenes)
+        lines = [
+            (
+                "picture | truth | base" if i == 0 else "",
+                torch.cat([film[i], blank, truth[i, 0], blank, made[OWN][i, 0]]),
+            )
+            for i in range(n)
+        ]
+        picture_rows(lines, self.out / "four_diffusion_base.png")
+        lines = []
+        for i in range(2):
+            lines += [("film", films[i]), ("truth, second view", videos[i, :, 1])]
+            lines += [(name, moving[name][i, :, 1]) for name in (OWN, SHARED, FOUR_DM)]
+        picture_rows(lines, self.out / "four_diffusion_video.png")
+        lines = []
+        for name, (truth, film, made) in zip(list(pictures)[2:], assets, strict=True):
+            for moment in (0, len(truth[0]) // 2):
+                shown = film[0, moment, None]
+                lines.append(
+                    (Path(name).name, torch.cat([shown, blank, truth[0, moment], blank, made[FOUR_DM][0, moment]]))
+                )
+        for path in self.films:
+            film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
+            views = model.sample(film, n_steps=self.steps, guidance=self.guidance)
+            for moment in (0, len(film) // 2):
+                empty = blank.expand_as(views[:, moment])  # there is no truth
+                lines.append((path.stem, torch.cat([film[moment, None], blank, empty, blank, views[:, moment]])))
+        if lines:
+            picture_rows(lines, self.out / "four_diffusion_real.png")
+
+
+def asset_orbit(cfg, asset: str, film_azimuth_deg: float = 60.0) -> tuple[Tensor, Tensor, Tensor]:
+    """A clip of an animated asset as `multiview.orbits` gives creatures: views, film, relative poses.
+
+    Args:
+        cfg: size, views and elevation.
+        asset: a path, and the clip's name after a `#`.
+        film_azimuth_deg: where the film is taken from; the first view is the film's own.
+    """
+    path, _, clip = asset.partition("#")
+    record = render_asset(
+        path,
+        cfg.views,
+        cfg.times,
+        cfg.image_size,
+        clip or None,
+        time_range=(0.0, 1 - 1 / cfg.times),
+        azimuth_start_deg=film_azimuth_deg,
+        azimuth_sweep_deg=360 * (1 - 1 / cfg.views),
+        elevation_deg=cfg.elevation_deg,
+        radius=RADIUS,
+        fov_deg=FOV_DEG,
+    )
+    clean = rearrange(record.rgb, "n v t c h w -> n t v c h w") * 2 - 1
+    poses = torch.cat([record.c2w[:, :1], record.c2w], 1)
+    return clean, clean[:, :, 0], relative(poses)
+
+
+def verdict_table(scores: Sequence[Score]) -> str:
+    """Questions down; PSNR over the object, and how much nearer the differences are to the truth's."""
+    rows = []
+    for question, (better, other) in QUESTIONS.items():
+        row = [question]
+        for what in ("error", "first", "second"):
+            middle, low, high = gain(scores, better, other, what)
+            row.append(f"{verdict(low, high)}: {middle:+.2f} ({low:+.2f} to {high:+.2f})")
+        rows.append(row)
+    return table(["", "PSNR, object", "first difference", "second difference"], rows)

@@ -1,0 +1,54 @@
+"""One film of an object in, its films from all around out: 4DM from a shell."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourd_minimal.data.foreground import Matte, read_object
+from fourd_minimal.data.video import count_frames
+from fourd_minimal.lab.generate import OURS, whole_folder, write
+from fourd_minimal.lab.presets import device
+from fourd_minimal.systems.four_diffusion import FourDM
+
+
+@dataclass(frozen=True)
+class Surround:
+    """Turn one film of an object into films of it from all around. The shipped weights know walking creatures."""
+
+    video: Path
+    """A film of one object: with alpha, on white, or with one of the next two."""
+    masks: Path | None = None
+    """A video or folder of pictures, white where the object is."""
+    matte: Matte | None = None
+    """A library that finds the object."""
+    frames: int | None = None
+    """How many, evenly spaced over the film; as many as the model was trained for when left out."""
+    azimuths_deg: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
+    """Where from, relative to the film's camera."""
+    steps: int = 32
+    """Of sampling."""
+    guidance: float = 2.0
+    seed: int = 0
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train-4dm` wrote."""
+    out: Path = Path("fourd_out/surround")
+
+    def run(self) -> None:
+        """Make the views, and say where they are.
+
+        Raises:
+            ValueError: counts that make no sense, and whatever reading the film raises.
+        """
+        for name, least in dict(frames=1, steps=1).items():
+            if (given := getattr(self, name)) is not None and given < least:
+                raise ValueError(f"--{name} is {given}; at least {least} is wanted.")
+        model = FourDM.from_pretrained(self.weights).to(device())
+        frames = self.frames or min(model.config.times, count_frames(self.video))
+        with whole_folder(self.out, OURS) as folder:
+            film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte)
+            began, windows = time.perf_counter(), frames > model.config.times
+            views = model.sample(film, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
+            seconds = time.perf_counter() - began
+            print(f"{len(views)} views x {frames} times of {film.shape[-1]} pixels in {seconds:.0f} s")
+            write({"generated": views, "film": film.expand_as(views)}, folder)
+        print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
