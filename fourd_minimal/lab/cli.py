@@ -17,6 +17,7 @@
     fourd train-4dm --preset cpu                                         the multi-view base and its motion modules
     fourd evaluate-4dm --out figures                                     their numbers
     fourd curate --assets folder                                         which animated assets are worth learning from
+    fourd ablate-curation --out figures                                  motion learned from all clips, or from those
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
 values can be changed (`--settings.sync-batch 8`).
@@ -36,6 +37,7 @@ from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
+from fourd_minimal.lab.curation_ablation import AblateCuration
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.generate import Generate
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[TrainFourDM, tyro.conf.subcommand("train-4dm", default=four_dm)]
         | Annotated[EvaluateFourDM, tyro.conf.subcommand("evaluate-4dm")]
         | Annotated[Curate, tyro.conf.subcommand("curate")]
+        | Annotated[AblateCuration, tyro.conf.subcommand("ablate-curation")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"

@@ -15,16 +15,16 @@ from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
 from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
-from fourd_minimal.lab.multiview_evaluation import FOUR_DM, OWN, PASTE, SHARED, Score, compare, gain, score_table
+from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, Score, compare, gain, score_table
 from fourd_minimal.lab.verdicts import verdict
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM, relative
 from fourd_minimal.systems.weights import write_text
 
 QUESTIONS = {
-    "4DM against its base, noise of its own": (FOUR_DM, OWN),
-    "4DM against its base, shared noise": (FOUR_DM, SHARED),
-    "4DM against pasting the film": (FOUR_DM, PASTE),
+    "4DM against its base, noise of its own": (OURS, OWN),
+    "4DM against its base, shared noise": (OURS, SHARED),
+    "4DM against pasting the film": (OURS, PASTE),
     "its base, noise of its own, against pasting": (OWN, PASTE),
 }
 
@@ -107,14 +107,14 @@ class EvaluateFourDM:
         lines = []
         for i in range(2):
             lines += [("film", films[i]), ("truth, second view", videos[i, :, 1])]
-            lines += [(name, moving[name][i, :, 1]) for name in (OWN, SHARED, FOUR_DM)]
+            lines += [(name, moving[name][i, :, 1]) for name in (OWN, SHARED, OURS)]
         picture_rows(lines, self.out / "four_diffusion_video.png")
         lines = []
         for name, (truth, film, made) in zip(list(pictures)[2:], assets, strict=True):
             for moment in (0, len(truth[0]) // 2):
                 shown = film[0, moment, None]
                 lines.append(
-                    (Path(name).name, torch.cat([shown, blank, truth[0, moment], blank, made[FOUR_DM][0, moment]]))
+                    (Path(name).name, torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]]))
                 )
         for path in self.films:
             film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))

@@ -22,7 +22,7 @@ from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 
 Videos = Float[Tensor, "b f v c h w"]
-PASTE, OWN, SHARED, FOUR_DM = "paste the film", "base, noise of its own", "base, shared noise", "4DM"
+PASTE, OWN, SHARED, OURS = "paste the film", "base, noise of its own", "base, shared noise", "4DM"
 FROZEN = "the truth, frozen at its first frame"
 
 
@@ -134,7 +134,7 @@ def compare(
     methods: dict[str, Callable[[int], Tensor]] = {
         OWN: lambda seed: base_per_frame(base, film, cameras, False, *options, seed),
         SHARED: lambda seed: base_per_frame(base, film, cameras, True, *options, seed),
-        FOUR_DM: lambda seed: list(model.denoising(film, cameras, *options, seed=seed))[-1],
+        OURS: lambda seed: list(model.denoising(film, cameras, *options, seed=seed))[-1],
     }
     real = (truth + 1) / 2
     yield score(PASTE, pasted := (paste(truth, film) + 1) / 2, real), pasted

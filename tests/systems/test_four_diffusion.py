@@ -1,0 +1,196 @@
+"""4DM: the base it leaves alone, guidance, windows, films in and out, and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.systems.four_diffusion import FourDM, add_motion_modules, blend_windows, relative
+
+CONFIG = FOUR_DM["smoke"].model
+
+
+def shaken(model):
+    torch.manual_seed(1)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shaken(FourDM(CONFIG))
+
+
+def inputs(f=3, b=1):
+    torch.manual_seed(0)
+    size = CONFIG.image_size
+    return torch.rand(b, f, 4, 3, size, size) * 2 - 1, torch.full((b,), 300), torch.rand(b, f, 3, size, size) * 2 - 1
+
+
+def test_4dm_begins_as_its_base_frame_by_frame():
+    base = shaken(FourDM(CONFIG, motion=False))
+    z, t, film = inputs()
+    cameras = base.cameras([0, 90, 180, 270])[None]
+    alone = torch.cat([base.denoise(z[:, [i]], t, cameras, film[:, [i]]) for i in range(3)], 1)
+    add_motion_modules(base.unet, **CONFIG.motion_options)
+    assert_close(base.denoise(z, t, cameras, film), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_only_motion_modules_learn():
+    model = FourDM(CONFIG)
+    learns = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learns and all(name.startswith("unet.temporal.") for name in learns)
+    assert len(model.motion) == len(model.unet.places)
+
+
+def test_frames_read_each_other(model):
+    z, t, film = inputs()
+    cameras = model.cameras([0, 90, 180, 270])[None]
+    moved = z.clone()
+    moved[:, 0, 2] += 1  # one view of the first frame
+    off = (model.denoise(moved, t, cameras, film) - model.denoise(z, t, cameras, film)).abs().amax((3, 4, 5))
+    assert (off > 1e-6).all()
+
+
+def test_what_is_not_shown_is_not_seen(model):
+    z, t, film = inputs(b=2)
+    cameras = model.cameras([0, 90, 180, 270]).expand(2, -1, -1, -1)
+    shown = torch.tensor([True, False])
+    found = model.denoise(z, t, cameras, film, shown)
+    other = model.denoise(z, t, cameras, -film, shown)
+    assert (found[0] - other[0]).abs().max() > 1e-3
+    assert torch.equal(found[1], other[1])
+
+
+def test_tokens_may_come_from_elsewhere(model):
+    z, t, film = inputs()
+    cameras = model.cameras([0, 90, 180, 270])[None]
+    own = model.tokens(film.flatten(0, 1))[None]
+    assert_close(model.denoise(z, t, cameras, film, tokens=own), model.denoise(z, t, cameras, film))
+    assert (model.denoise(z, t, cameras, film, tokens=-own) - model.denoise(z, t, cameras, film)).abs().max() > 1e-4
+
+
+def test_guidance_moves_away_from_what_was_shown_nothing(model):
+    """One step of DDIM from pure noise ends at the guided prediction itself."""
+    z, _, film = inputs()
+    cameras = model.cameras([0, 90, 180, 270])[None]
+    t = torch.tensor([1])  # the one step that DDIM takes of a thousand
+    with_film = model.denoise(z, t, cameras, film)
+    without = model.denoise(z, t, cameras, film, torch.tensor([False]))
+    for g in (1.0, 3.0):
+        *_, found = model.denoising(film, cameras, 1, g, noise=z)
+        assert_close(found, (without + g * (with_film - without)).clamp(-1, 1), atol=1e-4, rtol=1e-3)
+
+
+def test_noise_is_predicted_where_the_configuration_says_so(model):
+    z, t, film = inputs()
+    cameras = model.cameras([0, 90, 180, 270])[None]
+    other = FourDM(replace(CONFIG, predicts="eps"))
+    other.load_state_dict(model.state_dict())
+    eps = model.denoise(z, t, cameras, film)  # the same network: what it says is the noise now
+    clean = other.denoise(z, t, cameras, film)
+    assert_close(model.schedule.add_noise(clean, eps, t), z, atol=1e-4, rtol=1e-4)
+
+
+def test_relative_poses_are_where_the_first_camera_sees_the_others():
+    around = circular_trajectory(torch.tensor([40.0, 40.0, 130.0, 220.0]), 20.0, 3.0)
+    found = relative(around)
+    assert_close(found[0], torch.eye(4), atol=1e-5, rtol=0)
+    assert_close(around[0] @ found, around[1:], atol=1e-5, rtol=1e-5)
+    elsewhere = relative(circular_trajectory(torch.tensor([0.0, 0.0, 90.0, 180.0]), 20.0, 3.0))
+    assert_close(found, elsewhere, atol=1e-5, rtol=0)
+
+
+def test_its_cameras_are_those_it_was_trained_with(model):
+    found = model.cameras([90.0])
+    around = circular_trajectory(torch.tensor([200.0, 290.0]), CONFIG.elevation_deg, CONFIG.radius)
+    assert_close(found[0], relative(around)[0], atol=1e-5, rtol=0)
+
+
+def test_windows_that_agree_change_nothing():
+    x = torch.randn(1, 11, 2, 3, 4, 4)
+    for window in (1, 2, 4, 5, 8, 11):
+        assert_close(blend_windows(lambda frames: x[:, frames], 11, window), x)
+
+
+def test_windows_blend_by_their_distance_to_the_end():
+    """Two windows of 4 over 6 frames: they begin at 0 and 2, and count 2:1 and 1:2 in between."""
+    said = []
+
+    def predict(frames):
+        said.append(frames.start)
+        return torch.full((1, 4, 1, 1, 1, 1), float(len(said)))
+
+    found = blend_windows(predict, 6, 4).flatten()
+    assert said == [0, 2]
+    assert_close(found, torch.tensor([1, 1, (2 * 1 + 1 * 2) / 3, (1 * 1 + 2 * 2) / 3, 2, 2]))
+
+
+def test_a_longer_film_goes_window_by_window(model, monkeypatch):
+    film = torch.rand(13, 3, CONFIG.image_size, CONFIG.image_size)
+    frames, denoise = [], model.denoise
+    monkeypatch.setattr(model, "denoise", lambda z, *a: frames.append(z.shape[1]) or denoise(z, *a))
+    found = model.sample(film, n_steps=2, windows=True)
+    assert found.shape == (4, 13, 3, CONFIG.image_size, CONFIG.image_size)
+    assert set(frames) == {CONFIG.times} and len(frames) == 2 * 3
+    assert found.min() >= 0 and found.max() <= 1
+
+
+def test_the_same_seed_gives_the_same_views_and_another_others(model):
+    film = torch.rand(2, 3, CONFIG.image_size, CONFIG.image_size)
+    once, again, other = (model.sample(film, [0.0, 90.0], 2, seed=s) for s in (0, 0, 1))
+    assert once.shape == (2, 2, 3, CONFIG.image_size, CONFIG.image_size)
+    assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+def test_saved_and_loaded_it_is_the_same(model, tmp_path):
+    model.save_pretrained(tmp_path, "base", torch.float32)
+    model.save_pretrained(tmp_path, "motion", torch.float32)
+    found = FourDM.from_pretrained(tmp_path)
+    assert_close(found.state_dict(), model.state_dict(), rtol=0, atol=0)
+    base = FourDM.from_pretrained(tmp_path, motion=False)
+    assert not [name for name in base.state_dict() if "temporal" in name]
+    (tmp_path / "motion.safetensors").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"motion\.safetensors"):
+        FourDM.from_pretrained(tmp_path)
+
+
+def test_the_shipped_weights_load():
+    model = FourDM.from_pretrained("toy")
+    assert any(m.proj_out.weight.abs().max() > 0 for m in model.motion)
+
+
+def test_full_is_the_paper_and_fits_together():
+    preset = FOUR_DM["full"]
+    with torch.device("meta"):
+        model = FourDM(preset.model)
+    assert len(model.motion) == 21 and model.config.max_frames == 32 and model.config.predicts == "eps"
+    assert (preset.motion_steps, preset.motion_batch, preset.motion_lr) == (30_000, 32, 1e-4)
+    assert {m.attentions[0].n_heads for m in model.motion} == {8}
+
+
+@pytest.mark.parametrize(
+    ("video", "options", "message"),
+    [
+        (torch.rand(3, 3, 8, 8), {}, "frames of 8x8 pixels; 16x16 is wanted"),
+        (torch.rand(33, 3, 16, 16), {}, "video has 33 frames; at most 32 are wanted, or windows=True"),
+        (torch.rand(3, 3, 16, 16), dict(azimuths_deg=()), "azimuths_deg is empty"),
+        (2 * torch.ones(3, 3, 16, 16), {}, "video reaches from 2 to 2"),
+    ],
+)
+def test_bad_films_are_named(model, video, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.sample(video, **options)
+
+
+def test_counts_that_differ_are_named(model):
+    z, t, film = inputs()
+    cameras = model.cameras([0, 90, 180, 270])[None]
+    with pytest.raises(ValueError, match="reference has 2 frames and z has 3"):
+        model.denoise(z, t, cameras, film[:, :2])
+    with pytest.raises(ValueError, match="noise has 3 frames and reference has 2"):
+        next(model.denoising(film[:, :2], cameras, noise=z))
