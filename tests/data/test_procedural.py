@@ -1,4 +1,5 @@
 import colorsys
+import math
 
 import pytest
 import torch
@@ -226,3 +227,44 @@ def test_an_unknown_family():
 def test_counts_below_one(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
         sample_scenes(**dict(n=1, views=1, times=1, size=4, seed=0) | {name: 0})
+
+
+def test_cameras_may_stand_where_one_likes():
+    """The same scene: a camera's picture does not depend on the others, and azimuths are counted from one direction."""
+    angles = torch.tensor([[0.0, 90.0, 180.0], [10.0, 20.0, 300.0]])
+    record = sample_scenes(2, 3, 2, 12, 5, "creature", elevation_deg=10.0, azimuths_deg=angles)
+    one = sample_scenes(2, 1, 2, 12, 5, "creature", elevation_deg=10.0, azimuths_deg=angles[:, 2:])
+    assert_close(record.rgb[:, 2:], one.rgb, atol=1e-4, rtol=0)
+    place = record.c2w[..., :3, 3]
+    assert_close(place[..., 1], torch.full((2, 3), RADIUS * math.sin(math.radians(10))))
+    azimuth = torch.rad2deg(torch.atan2(place[..., 0], place[..., 2]))
+    assert_close((azimuth - azimuth[:, :1]) % 360, (angles - angles[:, :1]) % 360, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"azimuths_deg has shape \(2, 3\); \(2, 4\) is wanted"):
+        sample_scenes(2, 4, 2, 12, 5, azimuths_deg=angles)
+
+
+def test_spoilt_clips_are_spoilt_as_said():
+    def clip(how):
+        return sample_scenes(3, 2, 6, 24, 5, "creature", spoilt=how)
+
+    good, still, gone, turning, speck = map(clip, (None, *procedural.SPOILT))
+    assert_close(still.rgb, good.rgb[:, :, :1].expand_as(still.rgb))
+    assert good.alpha[:, :, -1].sum() > 100 and gone.alpha[:, :, -1].sum() < 5
+    assert_close(gone.rgb[:, :, 0], good.rgb[:, :, 0])
+    assert_close(turning.rgb[:, :, 0], good.rgb[:, :, 0])
+    assert speck.alpha.mean() < 0.05 * good.alpha.mean()
+    with pytest.raises(ValueError, match="spoilt is 'dull'; it must be one of static, leaves, turns, speck"):
+        clip("dull")
+
+
+def test_what_only_turns_is_what_a_camera_sees_that_turns():
+    """Turned by an angle, the object looks as it does from that angle the other way around, but for the light."""
+    turning = sample_scenes(1, 1, 2, 24, 5, "creature", spoilt="turns")
+    shapes = []
+    for sign in (-1, 1):
+        for degrees in torch.linspace(85, 275, 96):
+            around = torch.tensor([[sign * degrees.item()]])
+            shapes.append(
+                sample_scenes(1, 1, 1, 24, 5, "creature", azimuths_deg=around, spoilt="static").alpha[0, 0, 0]
+            )
+    assert min((turning.alpha[0, 0, 1] - shape).abs().mean().item() for shape in shapes) < 0.01
