@@ -21,6 +21,8 @@ from fourd_minimal.data.video import Video, count_frames, read_video
 Matte = Literal["people", "rembg"]
 WHITE = 0.94
 """A pixel is white where all its colours reach this."""
+FAINT = 0.05
+"""Alpha below it is compression, not the object."""
 LEAST = 5e-4
 """Share of a frame below which it counts as empty."""
 
@@ -67,7 +69,7 @@ def _alpha(film: Video, path, frames, masks, matte) -> Float[Tensor, "t 1 h w"]:
     if matte == "rembg":
         return _rembg(film.rgb)
     if film.alpha is not None and (film.alpha < 0.5).any():
-        return film.alpha
+        return torch.where(film.alpha < FAINT, 0.0, film.alpha)
     dark = film.rgb.amin(1, keepdim=True) < WHITE
     rim = torch.cat([dark[..., 0, :], dark[..., -1, :], dark[..., 0], dark[..., -1]], -1).float().mean()
     if rim > 0.1:
