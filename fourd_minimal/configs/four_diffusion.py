@@ -15,10 +15,10 @@ class FourDMPreset:
     base_batch: int = 8
     """Objects, each at one moment."""
     base_lr: float = 1e-3
-    motion_steps: int = 1500
+    motion_steps: int = 1000
     motion_batch: int = 2
     """Videos."""
-    motion_lr: float = 1e-3
+    motion_lr: float = 2e-3
     warmup: int = 100
     """Steps until the rate is at its peak; at most a fifth of all."""
     ema: float = 0.998

@@ -18,7 +18,7 @@ from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.curation import measure, verdict
 from fourd_minimal.data.procedural import HELD_OUT, SPOILT, sample_scenes
 from fourd_minimal.lab.multiview import orbits, train_four_dm
-from fourd_minimal.lab.multiview_evaluation import OURS, OWN, Score, compare, gain, score_table
+from fourd_minimal.lab.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, gain, score_table
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.train import watched
 from fourd_minimal.lab.verdicts import verdict as judge
@@ -71,13 +71,15 @@ class AblateCuration:
     """In the collection; four fifths are bad."""
     train_steps: int = 400
     """Of each training."""
+    batch: int = 1
+    """Clips of a training step."""
     train_seeds: tuple[int, ...] = (0,)
     """Trainings of each kind."""
     scenes: int = 16
     """Held-out creatures."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of sampling."""
-    steps: int = 16
+    steps: int = 10
     """Of sampling."""
     runs: Path = Path("runs/curation")
     """Where trainings are kept: the same line again goes on."""
@@ -92,17 +94,17 @@ class AblateCuration:
         """
         if self.preset not in FOUR_DM:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(FOUR_DM)}.")
-        for name, least in dict(clips=5, train_steps=1, scenes=2).items():
+        for name, least in dict(clips=5, train_steps=1, batch=1, scenes=2).items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
-        preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps)
+        preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps, motion_batch=self.batch)
         clips = collection(self.clips)
         reasons = judged(clips, preset)
         kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
         if not kept:
             raise ValueError(f"--clips is {self.clips}; curation kept none of them, and more are wanted.")
         base = FourDM.from_pretrained(self.weights, motion=False)
-        truth, film, cameras = orbits(preset.model, self.scenes, preset.model.times, HELD_OUT + preset.model.times)
+        held_out = orbits(preset.model, self.scenes, preset.model.times, HELD_OUT + preset.model.times)
         scores: list[Score] = []
         for name, chosen in {CURATED: kept, WHOLE: clips}.items():
             for seed in self.train_seeds:
@@ -111,12 +113,11 @@ class AblateCuration:
                 step = watched(
                     train_four_dm("motion", arm, folder, base, device=device()), arm.motion_steps, folder.name
                 )
-                model, first = step.averaged().cpu(), not scores
-                for found, _ in compare(model, base, truth, film, cameras, self.steps, seeds=self.seeds):
-                    if found.method == OURS:
-                        scores.append(replace(found, method=name, seed=100 * seed + found.seed))
-                    elif first:  # what needs no training, once
-                        scores.append(found)
+                model, only = step.averaged().cpu(), {OURS} if scores else {PASTE, FROZEN, OWN, OURS}
+                found = compare(model, base, *held_out, self.steps, seeds=self.seeds, only=only)
+                for one, _ in found:
+                    ours = dict(method=name, seed=100 * seed + one.seed)
+                    scores.append(replace(one, **ours) if one.method == OURS else one)
         text = self._report(clips, reasons, scores)
         print(text)
         if self.out:
@@ -140,8 +141,8 @@ class AblateCuration:
             questions.append(row)
         return "\n\n".join(
             [
-                f"Motion modules trained for {self.train_steps} steps on what curation keeps of {len(clips)} clips, "
-                f"and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, {self.steps} "
+                f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
+                f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, {self.steps} "
                 f"sampling steps; seeds: {len(self.seeds)} of sampling, {len(self.train_seeds)} of training; CPU. "
                 "Made by `fourd ablate-curation`.",
                 "### The collection",

@@ -39,7 +39,7 @@ class EvaluateFourDM:
     """Held-out creatures."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of sampling; at most ten."""
-    steps: int = 16
+    steps: int = 10
     """Of sampling."""
     guidance: float = 2.0
     assets: tuple[str, ...] = ()

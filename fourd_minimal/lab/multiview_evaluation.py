@@ -9,7 +9,7 @@ shared noise may freeze. So flicker is measured by distance from the TRUTH's cha
 Pixels in [0, 1]; over the object: what it covers in the truth in any frame of that view.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,7 @@ def base_per_frame(
     film: Float[Tensor, "b f c h w"],
     cameras: Float[Tensor, "b v 4 4"],
     shared: bool,
-    n_steps: int = 16,
+    n_steps: int = 10,
     guidance: float = 2.0,
     seed: int = 0,
 ) -> Videos:
@@ -114,9 +114,10 @@ def compare(
     truth: Videos,
     film: Float[Tensor, "b f c h w"],
     cameras: Float[Tensor, "b v 4 4"],
-    n_steps: int = 16,
+    n_steps: int = 10,
     guidance: float = 2.0,
     seeds: Sequence[int] = (0, 1, 2),
+    only: Collection[str] = (PASTE, FROZEN, OWN, SHARED, OURS),
 ) -> Iterator[tuple[Score, Videos]]:
     """Every method with every seed, one after the other: its score, and its videos in [0, 1].
 
@@ -129,6 +130,7 @@ def compare(
         n_steps: of DDIM.
         guidance: 1 is none.
         seeds: of the noise.
+        only: these methods.
     """
     options = n_steps, guidance
     methods: dict[str, Callable[[int], Tensor]] = {
@@ -137,13 +139,14 @@ def compare(
         OURS: lambda seed: list(model.denoising(film, cameras, *options, seed=seed))[-1],
     }
     real = (truth + 1) / 2
-    yield score(PASTE, pasted := (paste(truth, film) + 1) / 2, real), pasted
-    if truth.shape[1] > 1:
-        yield score(FROZEN, still := real[:, :1].expand_as(real), real), still
-    else:
-        methods = {OWN: methods[OWN]}
+    without_model = {PASTE: (paste(truth, film) + 1) / 2, FROZEN: real[:, :1].expand_as(real)}
+    if truth.shape[1] == 1:  # no motion to compare
+        only = {PASTE, OWN} & set(only)
+    for name, made in without_model.items():
+        if name in only:
+            yield score(name, made, real), made
     for name, make in methods.items():
-        for seed in seeds:
+        for seed in seeds if name in only else ():
             made = ((make(seed) + 1) / 2).clamp(0, 1)
             yield score(name, made, real, seed), made
 

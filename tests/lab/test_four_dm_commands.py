@@ -91,7 +91,7 @@ def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
 
 
 def test_curated_and_whole_are_trained_and_compared(weights, tmp_path, capsys):
-    run = AblateCuration("smoke", str(weights), 5, 2, (0, 1), 2, (0, 1), 2, tmp_path / "runs", tmp_path / "out")
+    run = AblateCuration("smoke", str(weights), 5, 2, 1, (0, 1), 2, (0, 1), 2, tmp_path / "runs", tmp_path / "out")
     run.run()
     said = capsys.readouterr().out
     assert f"| {CURATED} |" in said and f"| {WHOLE} |" in said and f"{CURATED} against {WHOLE}" in said
