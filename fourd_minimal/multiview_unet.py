@@ -8,10 +8,11 @@ The base of 4Diffusion (section 3.1; Wang and Shi 2023). A Stable Diffusion U-Ne
     local control       tokens of the reference, resampled to a few, have own keys and values in cross-attention
 
 Slots `n` are views and, with pixel control, the reference. For a video, frames ride on the batch axis; `temporal` has a
-module per residual block, `(b, t, c, h, w)` -> same, that 4Diffusion fills with motion modules.
+module for every residual block but the last of the middle, `(b, t, c, h, w)` -> same, that 4Diffusion fills.
 
-Departures: text is optional. At toy scale the reference as a slot alone gives silhouettes and wrong colours; `concat`
-and `pooled` tell every view about the reference by channel and by one vector, which learns in minutes.
+Departures: text is optional. A camera in the reference's own place has no direction, and none is told. At toy scale the
+reference as a slot alone gives silhouettes and wrong colours; `concat` and `pooled` tell every view about the reference
+by channel and by one vector, which learns in minutes.
 """
 
 import math
@@ -192,7 +193,10 @@ class MultiviewUNet(nn.Module):
     Args:
         config: sizes and controls.
 
-    >>> config = MultiviewUNetConfig(3, 2, (16, 32), 1, (1,), 16, 8, None, 12, 4, 24, 1, 1)
+    >>> config = MultiviewUNetConfig(
+    ...     image_channels=3, patch=2, widths=(16, 32), n_res_blocks=1, attention_levels=(1,), head_dim=16,
+    ...     norm_groups=8, text_dim=None, token_dim=12, n_tokens=4, context_dim=24, resampler_depth=1,
+    ...     resampler_heads=1)
     >>> model, views = MultiviewUNet(config), torch.randn(2, 4, 3, 16, 16)
     >>> cameras, tokens = torch.eye(4).expand(2, 4, 4, 4), torch.randn(2, 9, 12)
     >>> model(views, torch.tensor([10, 500]), cameras, views[:, 0], tokens).shape
@@ -264,7 +268,7 @@ class MultiviewUNet(nn.Module):
         """
         c, v = self.config, x.shape[1]
         camera = c2w.clone()
-        camera[..., :3, 3] = F.normalize(camera[..., :3, 3], dim=-1)
+        camera[..., :3, 3] = F.normalize(camera[..., :3, 3], dim=-1, eps=1e-3)
         camera = camera.flatten(2)
         if c.reference_slot:
             x = torch.cat([x, reference[:, None]], 1)

@@ -5,11 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.embeddings import IPAdapterPlusImageProjection, get_timestep_embedding
 from torch.testing import assert_close
 
 from fourd_minimal.motion_module import MotionModule
-from fourd_minimal.multiview_unet import Attention, JointTransformer, MultiviewUNet, MultiviewUNetConfig, embed_steps
+from fourd_minimal.multiview_unet import (
+    Attention,
+    JointTransformer,
+    MultiviewUNet,
+    MultiviewUNetConfig,
+    Resampler,
+    embed_steps,
+)
 
 TINY = MultiviewUNetConfig(3, 2, (16, 32), 1, (1,), 16, 8, None, 12, 4, 24, 1, 1)
 
@@ -102,6 +109,43 @@ def test_distance_is_no_part_of_the_camera(model):
     far = cameras.clone()
     far[..., :3, 3] *= 3
     assert_close(model(views, t, far, reference, tokens), model(views, t, cameras, reference, tokens))
+
+
+def test_a_camera_in_the_references_place_has_no_direction(model):
+    """Rounding leaves a translation of 1e-7 there; blown up to unit length it would point anywhere."""
+    views, t, cameras, reference, tokens = inputs()
+    here, nearly = cameras.clone(), cameras.clone()
+    here[:, 0, :3, 3], nearly[:, 0, :3, 3] = 0.0, torch.tensor([3e-7, -2e-7, 1e-7])
+    found = [model(views, t, c2w, reference, tokens) for c2w in (here, nearly)]
+    assert_close(*found, atol=1e-3, rtol=0)
+    assert (model(views, t, cameras, reference, tokens) - found[0]).abs().max() > 1e-3
+
+
+def test_the_resampler_is_ip_adapters():
+    """Outputs and gradients, with diffusers' weights."""
+    torch.manual_seed(0)
+    theirs = IPAdapterPlusImageProjection(12, 24, 24, depth=2, dim_head=64, heads=2, num_queries=4, ffn_ratio=4)
+    ours = Resampler(replace(TINY, resampler_depth=2, resampler_heads=2))
+    state = {"queries": theirs.latents[0]}
+    for part in ("proj_in", "proj_out", "norm_out"):
+        state |= {f"{part}.{k}": v for k, v in getattr(theirs, part).state_dict().items()}
+    for i, layer in enumerate(theirs.layers):
+        names = {"ln0": "norm_tokens", "ln1": "norm_queries", "attn.to_q": "to_q", "attn.to_out.0": "to_out"}
+        names |= {"ff.0": "feed_forward.0", "ff.1.net.0.proj": "feed_forward.1", "ff.1.net.2": "feed_forward.3"}
+        own = layer.state_dict()
+        for name, value in own.items():
+            stem, kind = name.rsplit(".", 1)
+            if stem in names:
+                state[f"layers.{i}.{names[stem]}.{kind}"] = value
+        state[f"layers.{i}.to_kv.weight"] = torch.cat([own["attn.to_k.weight"], own["attn.to_v.weight"]])
+    ours.load_state_dict(state)
+    tokens = torch.randn(2, 9, 12)
+    a, b = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
+    assert_close(ours(a), theirs(b), atol=1e-5, rtol=1e-4)
+    upstream = torch.randn(2, 4, 24)
+    ours(a).backward(upstream)
+    theirs(b).backward(upstream)
+    assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_objects_of_a_batch_do_not_mix(model):

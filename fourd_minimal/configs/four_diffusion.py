@@ -12,13 +12,16 @@ class FourDMPreset:
 
     model: FourDMConfig
     base_steps: int = 6000
+    """Each with new objects."""
     base_batch: int = 8
     """Objects, each at one moment."""
     base_lr: float = 1e-3
+    """At its peak, of AdamW."""
     motion_steps: int = 1000
     motion_batch: int = 2
     """Videos."""
     motion_lr: float = 2e-3
+    """At its peak, of AdamW."""
     warmup: int = 100
     """Steps until the rate is at its peak; at most a fifth of all."""
     ema: float = 0.998
@@ -57,7 +60,7 @@ FOUR_DM = {
     "cpu": _toy(32, (48, 80, 80), 16, 96),
     "gpu": _toy(64, (64, 128, 256), 32, 192, base_steps=30_000, base_batch=64, motion_steps=6000, motion_batch=8),
     "full": FourDMPreset(
-        FourDMConfig(predicts="eps", radius=1.1),
+        FourDMConfig(predicts="eps"),
         base_steps=0,  # ImageDream's weights; 4Diffusion trains no base
         motion_steps=30_000,  # section 4.1
         motion_batch=32,  # section 4.1

@@ -44,12 +44,18 @@ def read_object(
         masks: a video or folder of pictures with as many frames, white where the object is.
         matte: a library that finds the object: "people" (MediaPipe, in an environment of its own) or "rembg"
             (`pip install "rembg[cpu]"`; fetches its network when first used).
-        fill: longest side of the box that holds the object in all frames, in parts of the picture. Training has 0.75.
+        fill: longest side of the box that holds the object in all frames, in parts of the picture, more than 0 and at
+            most 1. Training has 0.76 on average, 0.6 to 0.9.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no way to tell the object from the rest, or a frame that is empty.
+        ValueError: no way to tell the object from the rest, or two; a frame that is empty; masks of other counts or
+            sizes; another fill.
     """
+    if not 0 < fill <= 1:
+        raise ValueError(f"fill is {fill}; more than 0 and at most 1 is wanted.")
+    if masks is not None and matte is not None:
+        raise ValueError("masks and matte were both given; one of them is wanted.")
     film = read_video(path, frames=frames)
     alpha = _alpha(film, path, frames, masks, matte)
     for i, covered in enumerate((alpha > 0.5).float().mean((1, 2, 3)).tolist()):
@@ -58,12 +64,22 @@ def read_object(
     return _centred(torch.lerp(torch.ones(()), film.rgb, alpha), alpha, size, fill)
 
 
-def _alpha(film: Video, path, frames, masks, matte) -> Float[Tensor, "t 1 h w"]:
+def _alpha(
+    film: Video,
+    path: str | Path,
+    frames: int | slice | Sequence[int] | None,
+    masks: str | Path | None,
+    matte: Matte | None,
+) -> Float[Tensor, "t 1 h w"]:
     if masks is not None:
         drawn, filmed = count_frames(masks), count_frames(path)
         if drawn != filmed:
             raise ValueError(f"masks: {masks} has {drawn} frames and {path} {filmed}; as many are wanted.")
-        return read_video(masks, tuple(film.rgb.shape[-2:]), frames).rgb.mean(1, keepdim=True)
+        alpha = read_video(masks, frames=frames).rgb.mean(1, keepdim=True)
+        if alpha.shape[-2:] != film.rgb.shape[-2:]:
+            drawn, filmed = ("x".join(map(str, a.shape[-2:])) for a in (alpha, film.rgb))
+            raise ValueError(f"masks: {masks} has pictures of {drawn} and {path} of {filmed}; the same are wanted.")
+        return alpha
     if matte == "people":
         return people_alpha(film.rgb)
     if matte == "rembg":

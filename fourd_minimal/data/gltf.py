@@ -151,12 +151,22 @@ def render_asset(
     return SceneRecord(rgb=rgb, alpha=alpha, c2w=c2w[None], fov_deg=fov_deg, **passes)
 
 
-def _run_blender(python: str | Path | None, asset: bytes, job: dict, path: str | Path) -> dict[str, Tensor]:
-    """The frames that `blender_render.py` makes of a .glb and a job, each (1, v, t, c, h, w)."""
+def blender_python(python: str | Path | None = None) -> Path:
+    """The Python that has bpy: this one, else $FOURD_BLENDER_PYTHON, else of the environment made above.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     python = python or os.environ.get("FOURD_BLENDER_PYTHON") or "~/.cache/fourd_minimal/blender/bin/python"
     python = Path(python).expanduser()
     if not python.is_file():
         raise FileNotFoundError(f"There is no Blender at '{python}'; this line makes it: {BLENDER_ENVIRONMENT}")
+    return python
+
+
+def _run_blender(python: str | Path | None, asset: bytes, job: dict, path: str | Path) -> dict[str, Tensor]:
+    """The frames that `blender_render.py` makes of a .glb and a job, each (1, v, t, c, h, w)."""
+    python = blender_python(python)
     with TemporaryDirectory() as folder:
         asset_path, job_path, frames_path = (Path(folder, name) for name in ("asset.glb", "job.json", "frames.npz"))
         asset_path.write_bytes(asset)

@@ -259,6 +259,8 @@ def sample_scenes(
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
         raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; {(n, views)} is wanted.")
+    if azimuths_deg is not None and sweep_deg is not None:
+        raise ValueError("azimuths_deg and sweep_deg were both given; one of them is wanted.")
     draw, time = _Draw(n, seed), torch.linspace(0, duration, times)
     start, sweep = draw.uniform(0, 360, 1), draw.uniform(40, 60, 1) * draw.sign(1)
     if sweep_deg is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
-from fourd_minimal.data.gltf import BlenderError, list_clips, render_asset
+from fourd_minimal.data.gltf import BlenderError, blender_python, list_clips, render_asset
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.weights import write_text
@@ -23,6 +23,7 @@ class Judged(NamedTuple):
     """One clip of one asset."""
 
     asset: str
+    """Its file, below the folder that was searched."""
     clip: str
     scores: Scores | None
     """None where it could not be rendered."""
@@ -56,20 +57,26 @@ class Curate:
 
         Raises:
             ValueError: neither or both of folder and ids, nothing found there, or counts that make no sense.
+        FileNotFoundError: Blender is missing.
         """
         for name, least in dict(clips=1, views=2, times=2, size=16).items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; at least {least} is wanted.")
-        found = [judged for path in tqdm(self._paths(), unit="asset") for judged in self._judge(path)]
-        text = report(found, self.thresholds)
-        print(text)
-        numbers = [
+        paths, found = self._paths(), []
+        blender_python()
+        for path in tqdm(paths, unit="asset"):
+            found += self._judge(path)
+            self._write(found)  # thousands of assets take hours
+        print(report(found, self.thresholds))
+        thumbnails(found, self.out / "curation.png")
+
+    def _write(self, found: list[Judged]) -> None:
+        lines = [
             dict(asset=j.asset, clip=j.clip, scores=j.scores and asdict(j.scores), reasons=j.reasons) for j in found
         ]
-        write_text(self.out / "curation.md", text + "\n")
-        write_text(self.out / "curation.json", json.dumps(numbers, indent=1))
+        write_text(self.out / "curation.md", report(found, self.thresholds) + "\n")
+        write_text(self.out / "curation.json", json.dumps(lines, indent=1))
         write_text(self.out / "kept.txt", "".join(f"{j.asset}\t{j.clip}\n" for j in found if not j.reasons))
-        thumbnails(found, self.out / "curation.png")
 
     def _paths(self) -> list[Path]:
         if (self.assets is None) == (self.objaverse is None):
@@ -84,18 +91,29 @@ class Curate:
         return paths
 
     def _judge(self, path: Path) -> Iterator[Judged]:
+        """Every clip of an asset; what cannot be read of thousands is a line of the table."""
+        name = str(path.relative_to(self.assets)) if self.assets else path.name
         try:
             clips = sorted((c for c in list_clips(path) if c.moves), key=lambda c: -c.duration_s)
-            if not clips:
-                yield Judged(path.stem, "", None, ("static",), None)
-            for clip in clips[: self.clips]:
-                around = 360 * (1 - 1 / self.views)
+        except (ValueError, OSError) as error:
+            yield unreadable(name, "", error)
+            return
+        if not clips:
+            yield Judged(name, "", None, ("static",), None)
+        around = 360 * (1 - 1 / self.views)
+        for clip in clips[: self.clips]:
+            try:
                 record = render_asset(path, self.views, self.times, self.size, clip.name, azimuth_sweep_deg=around)
-                scores = measure(record)
-                yield Judged(path.stem, clip.name, scores, verdict(scores, self.thresholds), record.rgb[0])
-        except (ValueError, BlenderError) as error:  # one broken file of thousands is a line of the table
-            warnings.warn(f"{path.name}: {error}", stacklevel=2)
-            yield Judged(path.stem, "", None, ("unreadable",), None)
+            except (ValueError, OSError, BlenderError) as error:
+                yield unreadable(name, clip.name, error)
+                continue
+            scores = measure(record)
+            yield Judged(name, clip.name, scores, verdict(scores, self.thresholds), record.rgb[0])
+
+
+def unreadable(asset: str, clip: str, error: Exception) -> Judged:
+    warnings.warn(f"{f'{asset} {clip}'.strip()}: {error}", stacklevel=2)
+    return Judged(asset, clip, None, ("unreadable",), None)
 
 
 def fetch_objaverse(ids: list[str]) -> list[Path]:

@@ -6,6 +6,7 @@ those that were kept. Both are asked about held-out walking creatures.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -59,6 +60,15 @@ def judged(clips: Clips, preset: FourDMPreset) -> list[tuple[str, ...]]:
     return found
 
 
+def over_samplings(scores: Sequence[Score]) -> Score:
+    """One score for several samplings of one model: errors are averaged, for these are no independent runs."""
+    mean = lambda name: tuple(sum(v) / len(v) for v in zip(*(getattr(s, name) for s in scores), strict=True))  # noqa: E731
+    error = sum(10 ** (-s.psnr / 10) for s in scores) / len(scores)
+    return replace(
+        scores[0], psnr=-10 * math.log10(error), error=mean("error"), first=mean("first"), second=mean("second")
+    )
+
+
 @dataclass(frozen=True)
 class AblateCuration:
     """Train motion modules on a collection with bad clips in it, and on what curation keeps of it."""
@@ -94,35 +104,44 @@ class AblateCuration:
         """
         if self.preset not in FOUR_DM:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(FOUR_DM)}.")
-        for name, least in dict(clips=5, train_steps=1, batch=1, scenes=2).items():
+        counts = dict(clips=5, train_steps=1, batch=1, scenes=2, steps=1)
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
+        if not self.seeds or not 1 <= len(self.train_seeds) <= 10:
+            raise ValueError(
+                f"--seeds is {self.seeds}, --train-seeds {self.train_seeds}; 1 or more, 1 to 10 are wanted."
+            )
         preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps, motion_batch=self.batch)
         clips = collection(self.clips)
         reasons = judged(clips, preset)
         kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
         if not kept:
             raise ValueError(f"--clips is {self.clips}; curation kept none of them, and more are wanted.")
-        base = FourDM.from_pretrained(self.weights, motion=False)
-        held_out = orbits(preset.model, self.scenes, preset.model.times, HELD_OUT + preset.model.times)
-        scores: list[Score] = []
-        for name, chosen in {CURATED: kept, WHOLE: clips}.items():
-            for seed in self.train_seeds:
-                arm = replace(preset, clips=chosen, seed=seed)
-                folder = self.runs / f"{'curated' if name == CURATED else 'whole'}_{seed}"
-                step = watched(
-                    train_four_dm("motion", arm, folder, base, device=device()), arm.motion_steps, folder.name
-                )
-                model, only = step.averaged().cpu(), {OURS} if scores else {PASTE, FROZEN, OWN, OURS}
-                found = compare(model, base, *held_out, self.steps, seeds=self.seeds, only=only)
-                for one, _ in found:
-                    ours = dict(method=name, seed=100 * seed + one.seed)
-                    scores.append(replace(one, **ours) if one.method == OURS else one)
+        scores = self._scores(preset, {CURATED: kept, WHOLE: clips})
         text = self._report(clips, reasons, scores)
         print(text)
         if self.out:
             write_text(self.out / "curation_ablation.md", text + "\n")
             write_text(self.out / "curation_ablation.json", json.dumps([asdict(s) for s in scores]))
+
+    def _scores(self, preset: FourDMPreset, arms: dict[str, Clips]) -> list[Score]:
+        """Train every arm with every seed; a score for each, and for what needs no training."""
+        base = FourDM.from_pretrained(self.weights, motion=False)
+        held_out = orbits(preset.model, self.scenes, preset.model.times, HELD_OUT + preset.model.times)
+        scores: list[Score] = []
+        for name, clips in arms.items():
+            for seed in self.train_seeds:
+                arm = replace(preset, clips=clips, seed=seed)
+                folder = self.runs / f"{'curated' if name == CURATED else 'whole'}_{seed}"
+                run = train_four_dm("motion", arm, folder, base, device=device())
+                model = watched(run, arm.motion_steps, folder.name).averaged().cpu()
+                only = {OURS} if scores else {PASTE, FROZEN, OWN, OURS}
+                found = [one for one, _ in compare(model, base, *held_out, self.steps, seeds=self.seeds, only=only)]
+                for method in dict.fromkeys(one.method for one in found):
+                    one = over_samplings([s for s in found if s.method == method])
+                    scores.append(replace(one, method=name, seed=seed) if method == OURS else one)
+        return scores
 
     def _report(self, clips: Clips, reasons: Sequence[tuple[str, ...]], scores: Sequence[Score]) -> str:
         rows = []
@@ -131,25 +150,26 @@ class AblateCuration:
             why = Counter(reason for reasons in of for reason in reasons)
             said = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
             rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), said])
-        untrained = [s for s in scores if s.method == OWN] * (len(self.train_seeds) - 1)  # as many runs as the others
-        questions = []
+        several, questions = len(self.train_seeds) > 1, []
         for better, other in ((CURATED, WHOLE), (CURATED, OWN), (WHOLE, OWN)):
             row = [f"{better} against {other}"]
             for what in ("error", "first", "second"):
-                middle, low, high = gain([*scores, *untrained], better, other, what)
-                row.append(f"{judge(low, high)}: {middle:+.2f} ({low:+.2f} to {high:+.2f})")
+                middle, low, high = gain(scores, better, other, what)
+                said = f"{judge(low, high)}: " if several else ""
+                row.append(f"{said}{middle:+.2f} ({low:+.2f} to {high:+.2f})")
             questions.append(row)
+        over = "scenes and trainings" if several else "scenes; one training of each, so no verdict"
         return "\n\n".join(
             [
                 f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
-                f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, {self.steps} "
-                f"sampling steps; seeds: {len(self.seeds)} of sampling, {len(self.train_seeds)} of training; CPU. "
-                "Made by `fourd ablate-curation`.",
+                f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
+                f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
+                f"training(s) of each; {device().type.upper()}. Made by `fourd ablate-curation`.",
                 "### The collection",
                 table(["clips", "in all", "kept", "refused because"], rows),
                 "### Scores",
                 score_table(scores),
-                "### Gains, dB, with their 95% interval over scenes and seeds",
+                f"### Gains, dB, with their 95% interval over {over}",
                 table(["", "PSNR, object", "first difference", "second difference"], questions),
             ]
         )

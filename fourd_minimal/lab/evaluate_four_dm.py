@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.data.foreground import read_object
@@ -18,7 +19,7 @@ from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, Score, compare, gain, score_table
 from fourd_minimal.lab.verdicts import verdict
 from fourd_minimal.lab.windows import table
-from fourd_minimal.systems.four_diffusion import FourDM, relative
+from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, relative
 from fourd_minimal.systems.weights import write_text
 
 QUESTIONS = {
@@ -55,8 +56,11 @@ class EvaluateFourDM:
         Raises:
             ValueError: fewer than two scenes, or no seed.
         """
-        if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
-            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; at least 2 and 1 to 10 are wanted.")
+        if self.scenes < 2 or self.steps < 1 or not 1 <= len(self.seeds) <= 10:
+            raise ValueError(
+                f"--scenes, --steps are {self.scenes}, {self.steps}, --seeds {self.seeds}; "
+                "at least 2 and 1, and 1 to 10 seeds are wanted."
+            )
         report, numbers, pictures = [], {}, {}
 
         def say(*parts: str) -> None:
@@ -90,10 +94,10 @@ class EvaluateFourDM:
             write_text(self.out / "four_diffusion.json", json.dumps(numbers))
             self._draw(model, pictures)
 
-    def _creatures(self, cfg, times: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _creatures(self, cfg: FourDMConfig, times: int) -> tuple[Tensor, Tensor, Tensor]:
         return orbits(cfg, self.scenes, times, HELD_OUT + times)
 
-    def _draw(self, model: FourDM, pictures: dict) -> None:
+    def _draw(self, model: FourDM, pictures: dict[str, tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
         (truth, film, made), (videos, films, moving), *assets = pictures.values()
         blank, n = torch.ones_like(film[0]), min(8, self.scenes)
         lines = [
@@ -126,31 +130,37 @@ class EvaluateFourDM:
             picture_rows(lines, self.out / "four_diffusion_real.png")
 
 
-def asset_orbit(cfg, asset: str, film_azimuth_deg: float = 60.0) -> tuple[Tensor, Tensor, Tensor]:
+def asset_orbit(
+    config: FourDMConfig, asset: str, film_azimuth_deg: float = 60.0
+) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
     """A clip of an animated asset as `multiview.orbits` gives creatures: views, film, relative poses.
 
     Args:
-        cfg: size, views and elevation.
+        config: size, views and elevation.
         asset: a path, and the clip's name after a `#`.
-        film_azimuth_deg: where the film is taken from; the first view is the film's own.
+        film_azimuth_deg: where the film is taken from; the views begin half a gap further, so that none is the film.
     """
     path, _, clip = asset.partition("#")
+    twice = 2 * config.views
     record = render_asset(
         path,
-        cfg.views,
-        cfg.times,
-        cfg.image_size,
+        twice,
+        config.times,
+        config.image_size,
         clip or None,
-        time_range=(0.0, 1 - 1 / cfg.times),
+        time_range=(0.0, 1 - 1 / config.times),
         azimuth_start_deg=film_azimuth_deg,
-        azimuth_sweep_deg=360 * (1 - 1 / cfg.views),
-        elevation_deg=cfg.elevation_deg,
+        azimuth_sweep_deg=360 * (1 - 1 / twice),
+        elevation_deg=config.elevation_deg,
         radius=RADIUS,
         fov_deg=FOV_DEG,
     )
-    clean = rearrange(record.rgb, "n v t c h w -> n t v c h w") * 2 - 1
-    poses = torch.cat([record.c2w[:, :1], record.c2w], 1)
-    return clean, clean[:, :, 0], relative(poses)
+    film, views = record.rgb[:, 0] * 2 - 1, record.rgb[:, 1::2] * 2 - 1
+    return (
+        rearrange(views, "n v t c h w -> n t v c h w"),
+        film,
+        relative(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
+    )
 
 
 def verdict_table(scores: Sequence[Score]) -> str:

@@ -4,7 +4,9 @@ Section 4.1 of 4Diffusion: four orthogonal videos, and a film from a random view
 fixed stride; the reference withheld from some objects, for guidance.
 
 Departures: procedural creatures for Objaverse; the orthogonal views begin at a random angle from the film, so that a
-model can be asked for any; 15% of all objects begin within the last 50 of 1000 noise levels, where all layout is made.
+model can be asked for any; the paper withholds image and camera together, here the cameras stay; the error of the clean
+frames, not of the noise, is the loss, unless the model predicts noise; 15% of all noise levels are drawn from the last
+50 of 1000, the others from all.
 """
 
 from collections.abc import Iterator
@@ -94,10 +96,15 @@ def make_batch(part: Part, preset: FourDMPreset, number: int) -> Batch:
 
 
 def batch_loss(model: FourDM, batch: Batch, device: str | torch.device = "cpu") -> Tensor:
-    """Squared error of the predicted clean frames, which weighs noise levels by alpha_bar / (1 - alpha_bar)."""
+    """Squared error of what the model predicts: noise, as in the paper, or clean frames.
+
+    The same error of clean frames is (1 - abar) / abar times that of the noise: noisy levels count more.
+    """
     clean, reference, cameras, t, eps, shown = (a.to(device) for a in batch)
     z = model.schedule.add_noise(clean, eps, t)
     predicted = model.denoise(z, t, cameras, reference, shown)
+    if model.config.predicts == "eps":
+        return (model.schedule.eps_from_x0(z, predicted, t) - eps).square().mean()
     return (predicted - clean).square().mean()
 
 
@@ -120,10 +127,13 @@ def train_four_dm(
         device: where to train.
 
     Raises:
-        ValueError: motion without a base, or a preset that works on latents, which nothing here makes.
+        ValueError: motion without a base, a base of another configuration, or a preset that works on latents, which
+            nothing here makes.
     """
     if part == "motion" and base is None:
         raise ValueError("base is None; motion modules are trained inside a trained base.")
+    if base is not None and base.config != preset.model:
+        raise ValueError("base has another configuration than the preset's model; the same is wanted.")
     if preset.model.unet.image_channels != 3:
         raise ValueError(f"preset works on {preset.model.unet.image_channels} latent channels; 3 colours are wanted.")
     with torch.random.fork_rng(devices=[]):

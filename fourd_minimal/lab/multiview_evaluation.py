@@ -7,6 +7,8 @@ shared noise may freeze. So flicker is measured by distance from the TRUTH's cha
     second     the same for (x_{t+2} - 2 x_{t+1} + x_t)
 
 Pixels in [0, 1]; over the object: what it covers in the truth in any frame of that view.
+
+Departures: the paper's table has CLIP scores, FVD and LPIPS, and measures no change over time.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.lab.verdicts import interval, paired_gain
+from fourd_minimal.lab.verdicts import interval, paired
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 
@@ -176,8 +178,4 @@ def gain(scores: Sequence[Score], better: str, other: str, what: str = "error") 
         better, other: methods.
         what: "error" (PSNR over the object), "first" or "second" (the same for the differences).
     """
-    runs = [
-        [{"scores": {"exam": {"object": [list(getattr(s, what))]}}} for s in scores if s.method == method]
-        for method in (better, other)
-    ]
-    return paired_gain(*runs, "exam", "object")
+    return paired([[getattr(s, what) for s in scores if s.method == method] for method in (better, other)])

@@ -11,7 +11,7 @@ import torch
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.lab.reconstruction import Line, even_views, measure, reconstruct
-from fourd_minimal.lab.verdicts import paired_gain, verdict
+from fourd_minimal.lab.verdicts import paired, verdict
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -156,8 +156,7 @@ def verdict_table(lines: Sequence[Line]) -> str:
     for question, (better, other) in QUESTIONS.items():
         row = [question]
         for kind in kinds:
-            errors = ([errors_of[(kind, *arm)]] for arm in (better, other))
-            gain, low, high = paired_gain(*([{"scores": {"exam": {"moving": e}}}] for e in errors), "exam", "moving")
+            gain, low, high = paired([[errors_of[(kind, *arm)]] for arm in (better, other)])
             row.append(f"{verdict(low, high)}: {gain:+.2f} ({low:+.2f} to {high:+.2f})")
         rows.append(row)
     return table(["", *kinds], rows)

@@ -76,7 +76,12 @@ def paired_gain(
     """
     if len(ours) != len(other) and 1 not in (len(ours), len(other)):
         raise ValueError(f"ours has {len(ours)} runs and other {len(other)}; as many, or one, are wanted.")
-    errors = [torch.tensor([run["scores"][setting][region][0] for run in runs]) for runs in (ours, other)]
+    return paired([[run["scores"][setting][region][0] for run in runs] for runs in (ours, other)], draws)
+
+
+def paired(runs: Sequence[Sequence[Sequence[float]]], draws: int = 4000) -> tuple[float, float, float]:
+    """The same from errors alone: for each of two arms, a list per run of one error per scene."""
+    errors = [torch.tensor(arm) for arm in runs]
     means = [error.mean(0) for error in errors]
     count = len(means[0])
     scenes = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(0))

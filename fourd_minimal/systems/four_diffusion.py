@@ -1,8 +1,8 @@
 """4DM: one video of an object becomes videos of it from all around.
 
 4Diffusion, section 3.1. The base is an image-conditioned multi-view model (`multiview_unet.py`): noisy views of one
-moment, shown that moment's picture, become clean views. It knows no time. 4DM puts a motion module
-(`motion_module.py`) after each of its residual blocks and trains these alone, so that the moments of a video agree.
+moment, shown that moment's picture, become clean views. It knows no time. 4DM puts motion modules
+(`motion_module.py`) between its blocks and trains these alone, so that the moments of a video agree.
 
     base   x (b, 1, v, c, h, w), reference (b, 1, c, h, w)
     4DM    x (b, f, v, c, h, w), reference (b, f, c, h, w): the input video, frame by frame
@@ -17,6 +17,7 @@ the reference are its patches, not CLIP's; cameras are relative to the reference
 degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess.)
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from fourd_minimal.ddpm import NoiseSchedule, ddim
 from fourd_minimal.motion_module import MotionModule
 from fourd_minimal.multiview_unet import MultiviewUNet, MultiviewUNetConfig
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_diffusion_toy"}
 Part = Literal["base", "motion"]
@@ -54,13 +55,26 @@ class FourDMConfig:
     elevation_deg: float = 0.0
     """Of all cameras."""
     radius: float = 3.9
+    """Distance of all cameras, in scene units; the network is told directions only."""
     token_patch: int = 8
     """Side of the reference's patches that become its tokens, in pixels."""
     predicts: Literal["x0", "eps"] = "x0"
     n_heads: int = 8
-    max_frames: int = 32
-    norm_groups: int = 32
     """Of the motion modules."""
+    max_frames: int = 32
+    """The longest clip they know positions for."""
+    norm_groups: int = 32
+    """Theirs."""
+
+    def __post_init__(self):
+        unet, side = self.unet, self.unet.patch * 2 ** (len(self.unet.widths) - 1)
+        latent = unet.image_channels != 3
+        if not latent and (self.image_size % side or self.image_size % self.token_patch):
+            raise ValueError(f"image_size is {self.image_size}; multiples of {side} and {self.token_patch} are wanted.")
+        if not latent and unet.token_dim != unet.image_channels * self.token_patch**2:
+            raise ValueError(f"token_dim is {unet.token_dim}; a patch has {unet.image_channels * self.token_patch**2}.")
+        if self.views < 1 or self.times < 1:
+            raise ValueError(f"views, times are {self.views}, {self.times}; at least 1 of each is wanted.")
 
     @property
     def motion_options(self) -> dict[str, int]:
@@ -68,7 +82,7 @@ class FourDMConfig:
 
 
 def add_motion_modules(unet: MultiviewUNet, **options) -> MultiviewUNet:
-    """Put an untrained motion module, the identity, after every residual block, and freeze everything else.
+    """Put an untrained motion module, the identity, at each of the U-Net's places, and freeze everything else.
 
     Args:
         unet: changed in place; returned as well.
@@ -108,6 +122,7 @@ class FourDM(nn.Module):
         reference: Float[Tensor, "b r c h w"],
         shown: Bool[Tensor, " b"] | None = None,
         tokens: Float[Tensor, "b r k d"] | None = None,
+        text: Float[Tensor, "b l e"] | None = None,
     ) -> Float[Tensor, "b f v c h w"]:
         """Clean frames, predicted.
 
@@ -118,19 +133,24 @@ class FourDM(nn.Module):
             reference: the input video, in [-1, 1]; as many frames as `z` has.
             shown: where it is False the model sees neither reference nor tokens.
             tokens: of the reference, where they are not its patches: CLIP's, in `full`.
+            text: tokens of a caption, where the model has text.
 
         Raises:
-            ValueError: as many frames as the reference has not.
+            ValueError: counts of frames that differ, or text missing or given where there is none.
         """
         b, f = z.shape[:2]
         if reference.shape[1] != f:
             raise ValueError(f"reference has {reference.shape[1]} frames and z has {f}; as many are wanted.")
+        if (text is None) != (self.config.unet.text_dim is None):
+            raise ValueError(
+                "text is missing; tokens are wanted." if text is None else "text is given; none is wanted."
+            )
         tokens = self.tokens(reference.flatten(0, 1)) if tokens is None else tokens.flatten(0, 1)
         if shown is not None:
             reference = reference * shown[:, None, None, None, None]
             tokens = tokens * shown.repeat_interleave(f)[:, None, None]
-        per_frame = lambda a: repeat(a, "b ... -> (b f) ...", f=f)  # noqa: E731
-        out = self.unet(z.flatten(0, 1), per_frame(t), per_frame(cameras), reference.flatten(0, 1), tokens, frames=f)
+        t_each, cameras, text = (a if a is None else a.repeat_interleave(f, 0) for a in (t, cameras, text))
+        out = self.unet(z.flatten(0, 1), t_each, cameras, reference.flatten(0, 1), tokens, text, frames=f)
         out = rearrange(out, "(b f) v c h w -> b f v c h w", f=f)
         return out if self.config.predicts == "x0" else self.schedule.x0_from_eps(z, out, t)
 
@@ -149,6 +169,8 @@ class FourDM(nn.Module):
         noise: Float[Tensor, "b r v c h w"] | None = None,
         seed: int = 0,
         window: int | None = None,
+        tokens: Float[Tensor, "b f k d"] | None = None,
+        text: tuple[Float[Tensor, "b l e"], Float[Tensor, "b l e"]] | None = None,
     ) -> Iterator[Float[Tensor, "b f v c h w"]]:
         """DDIM over all views and frames at once; pixels in [-1, 1]; yields every state, the last is the sample.
 
@@ -160,6 +182,8 @@ class FourDM(nn.Module):
             noise: where to start; independent for every view and frame when left out.
             seed: of that.
             window: frames predicted together; all of them when left out.
+            tokens: see `denoise`.
+            text: tokens of a caption and of what to keep away from, where the model has text.
 
         Raises:
             ValueError: noise for another number of frames.
@@ -170,23 +194,31 @@ class FourDM(nn.Module):
         if noise is None:
             shape = b, f, cameras.shape[1], c, h, w
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(reference)
-        shown = torch.tensor([True, False], device=reference.device).repeat_interleave(b)
-        twice = lambda a: torch.cat([a, a])  # noqa: E731
+
+        def predict(z: Tensor, t: Tensor, frames: slice, shown: bool) -> Tensor:
+            seen = torch.full((b,), shown, device=z.device)
+            said = None if tokens is None else tokens[:, frames]
+            caption = None if text is None else text[not shown]
+            return self.denoise(z[:, frames], t.expand(b), cameras, reference[:, frames], seen, said, caption)
 
         def guided(z: Tensor, t: Tensor, frames: slice) -> Tensor:
-            inputs = twice(z[:, frames]), t.expand(2 * b), twice(cameras), twice(reference[:, frames]), shown
-            with_reference, without = self.denoise(*inputs).chunk(2)
+            with_reference = predict(z, t, frames, True)
+            if guidance == 1:
+                return with_reference
+            without = predict(z, t, frames, False)
             return without + guidance * (with_reference - without)
 
         def eps_fn(z: Tensor, t: Tensor) -> Tensor:
-            clean = blend_windows(lambda frames: guided(z, t, frames), f, window or f)
-            return self.schedule.eps_from_x0(z, clean.clamp(-1, 1), t)
+            clean = blend_windows(lambda frames: guided(z, t, frames), f, min(window or f, f))
+            if self.config.unet.image_channels == 3:
+                clean = clean.clamp(-1, 1)
+            return self.schedule.eps_from_x0(z, clean, t)
 
         yield from ddim(eps_fn, noise, self.schedule, n_steps, to_clean=True)
 
     def sample(
         self,
-        video: Float[Tensor, "t 3 h w"],
+        video: Float[Tensor, "t c h w"],
         azimuths_deg: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
         n_steps: int = 32,
         guidance: float = 2.0,
@@ -196,7 +228,7 @@ class FourDM(nn.Module):
         """A video of an object on white in, its videos from all around out; in [0, 1].
 
         Args:
-            video: square frames of the size the model knows.
+            video: three colours, square frames of the size the model knows.
             azimuths_deg: where from, relative to the input's camera; the model learned on views evenly around.
             n_steps: of DDIM.
             guidance: 1 is none.
@@ -204,18 +236,19 @@ class FourDM(nn.Module):
             windows: predict `times` frames at a time: for longer videos than the model was trained for.
 
         Raises:
-            ValueError: frames of another size or range, more of them than the model has positions for, or no views.
+            ValueError: frames of another size or range, more of them than the model has positions for, no views, or
+                angles or guidance that are no numbers.
         """
+        check_pixels("video", video)
         size, most = self.config.image_size, self.config.max_frames
-        if tuple(video.shape[-2:]) != (size, size):
-            raise ValueError(
-                f"video has frames of {video.shape[-2]}x{video.shape[-1]} pixels; {size}x{size} is wanted."
-            )
+        if video.ndim != 4 or tuple(video.shape[1:]) != (3, size, size):
+            raise ValueError(f"video has shape {tuple(video.shape)}; (t, 3, {size}, {size}) is wanted.")
         if len(video) > most and not windows:
             raise ValueError(f"video has {len(video)} frames; at most {most} are wanted, or windows=True.")
-        if not len(azimuths_deg):
-            raise ValueError("azimuths_deg is empty; at least one view is wanted.")
-        check_pixels("video", video)
+        if not len(azimuths_deg) or not all(map(math.isfinite, azimuths_deg)):
+            raise ValueError(f"azimuths_deg is {tuple(azimuths_deg)}; one or more finite angles are wanted.")
+        if not math.isfinite(guidance):
+            raise ValueError(f"guidance is {guidance}; a finite number is wanted.")
         film = video[None].to(next(self.parameters())) * 2 - 1
         cameras = self.cameras(azimuths_deg)[None].to(film)
         window = min(self.config.times, len(video)) if windows else None
@@ -238,16 +271,20 @@ class FourDM(nn.Module):
         model = cls(config, motion=False)
         load_into(model, tensors, folder / FILES["base"])
         if motion:
+            began_with = fingerprint(model)
+            tensors, config, notes = load_weights(folder / FILES["motion"], FourDMConfig)
+            if config != model.config or notes.get("base") != began_with:
+                raise ValueError(f"{folder / FILES['motion']} was trained in another base than the one beside it.")
             add_motion_modules(model.unet, **config.motion_options)
-            tensors, _, _ = load_weights(folder / FILES["motion"], FourDMConfig)
             load_into(model.motion, tensors, folder / FILES["motion"])
         return model.requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
         """Write a file that `from_pretrained` reads, with `notes` inside."""
-        state = self.motion.state_dict() if part == "motion" else self.state_dict()
-        if part == "base":
-            state = {k: v for k, v in state.items() if not k.startswith("unet.temporal.")}
+        base = {k: v for k, v in self.state_dict().items() if not k.startswith("unet.temporal.")}
+        state = self.motion.state_dict() if part == "motion" else base
+        if part == "motion":
+            notes["base"] = fingerprint(base)
         tensors = {k: v.to(dtype) for k, v in state.items()}
         return save_weights(Path(folder) / FILES[part], tensors, self.config, **notes)
 

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -87,9 +87,10 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
         raise ValueError(f"{path} holds tensors that do not fit the configuration inside it.") from None
 
 
-def fingerprint(module: nn.Module) -> str:
+def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """Which weights these are, after rounding to the 16 bits they are saved in."""
-    state = (v.half().cpu().numpy().tobytes() for _, v in sorted(module.state_dict().items()))
+    named = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    state = (v.half().cpu().numpy().tobytes() for _, v in sorted(named.items()))
     return hashlib.sha256(b"".join(state)).hexdigest()[:16]
 
 

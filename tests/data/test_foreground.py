@@ -56,6 +56,13 @@ def test_a_folder_of_masks(tmp_path):
     check(read_object(tmp_path / "a", 32, masks=tmp_path / "m"))
     check(read_object(tmp_path / "a", 32, frames=[0, 1, 2, 3], masks=tmp_path / "m"))
     write_video(alpha[:3].expand(-1, 3, -1, -1), tmp_path / "n")
+    write_video(alpha.expand(-1, 3, -1, -1)[..., :30], tmp_path / "small")
+    with pytest.raises(ValueError, match=r"small has pictures of 40x30 and .*a of 40x60; the same are wanted"):
+        read_object(tmp_path / "a", 32, masks=tmp_path / "small")
+    with pytest.raises(ValueError, match="masks and matte were both given"):
+        read_object(tmp_path / "a", 32, masks=tmp_path / "m", matte="people")
+    with pytest.raises(ValueError, match="fill is 0; more than 0"):
+        read_object(tmp_path / "a", 32, fill=0)
     with pytest.raises(ValueError, match=r"n has 3 frames and .*a 4; as many are wanted"):
         read_object(tmp_path / "a", 32, masks=tmp_path / "n")
 
@@ -80,6 +87,12 @@ def test_an_object_at_the_edge_is_not_cut_off(tmp_path):
     write_video(colours(disc(at=(6, 10), radius=5)), tmp_path / "a")
     found = read_object(tmp_path / "a", 32, frames=1)
     assert (found[0, 1] < 0.5).float().mean() > 0.7 * 0.785 * 0.75**2
+
+
+def test_faint_alpha_is_nothing(tmp_path):
+    alpha = disc().clamp(min=0.04)
+    write_video(colours(torch.ones_like(alpha)), tmp_path / "a", alpha=alpha)
+    check(read_object(tmp_path / "a", 32))
 
 
 def test_no_foreground_no_background_and_an_empty_frame_are_named(tmp_path):

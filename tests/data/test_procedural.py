@@ -239,6 +239,8 @@ def test_cameras_may_stand_where_one_likes():
     assert_close(place[..., 1], torch.full((2, 3), RADIUS * math.sin(math.radians(10))))
     azimuth = torch.rad2deg(torch.atan2(place[..., 0], place[..., 2]))
     assert_close((azimuth - azimuth[:, :1]) % 360, (angles - angles[:, :1]) % 360, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="azimuths_deg and sweep_deg were both given"):
+        sample_scenes(2, 3, 2, 12, 5, azimuths_deg=angles, sweep_deg=90)
     with pytest.raises(ValueError, match=r"azimuths_deg has shape \(2, 3\); \(2, 4\) is wanted"):
         sample_scenes(2, 4, 2, 12, 5, azimuths_deg=angles)
 

@@ -19,7 +19,7 @@ def assets(tmp_path, monkeypatch):
     """Three assets; Blender's place is taken by procedural creatures, and by an error."""
     folder = tmp_path / "assets"
     (folder / "inside").mkdir(parents=True)
-    for name in ("walks.glb", "inside/turns.gltf", "broken.glb", "notes.txt"):
+    for name in ("walks.glb", "inside/turns.gltf", "broken.glb", "missing.glb", "notes.txt"):
         (folder / name).touch()
 
     def render(path, views, times, size, clip, azimuth_sweep_deg):
@@ -30,20 +30,30 @@ def assets(tmp_path, monkeypatch):
         return sample_scenes(1, views, times, size, 3, "creature", azimuths_deg=around, spoilt=spoilt)
 
     clips = [Clip("still", 0, 9, False), Clip("short", 0, 1, True), Clip("long", 0, 2, True)]
-    monkeypatch.setattr(curate, "list_clips", lambda path: clips)
+
+    def listed(path):
+        if path.stem == "missing":
+            raise FileNotFoundError("needs 'skin.bin'")
+        return clips
+
+    monkeypatch.setattr(curate, "list_clips", listed)
+    monkeypatch.setattr(curate, "blender_python", lambda: None)
     monkeypatch.setattr(curate, "render_asset", render)
     return folder
 
 
 def test_every_clip_has_its_line(assets, tmp_path, capsys):
-    with pytest.warns(UserWarning, match="broken.glb: no mesh"):
+    with pytest.warns(UserWarning) as warned:
         Curate(assets, clips=1, size=32, out=tmp_path / "out").run()
+    assert [str(w.message) for w in warned] == ["broken.glb long: no mesh", "missing.glb: needs 'skin.bin'"]
     said = capsys.readouterr().out
-    assert "1 of 3 clips kept." in said
-    assert "unreadable" in said and "| turns | long |" in said and "short" not in said and "still" not in said
-    assert (tmp_path / "out/kept.txt").read_text() == "walks\tlong\n"
+    assert "1 of 4 clips kept." in said
+    assert (
+        "unreadable" in said and "| inside/turns.gltf | long |" in said and "short" not in said and "still" not in said
+    )
+    assert (tmp_path / "out/kept.txt").read_text() == "walks.glb\tlong\n"
     numbers = json.loads((tmp_path / "out/curation.json").read_text())
-    assert [n["reasons"] for n in numbers] == [["unreadable"], ["rigid"], []]
+    assert [n["reasons"] for n in numbers] == [["unreadable"], ["rigid"], ["unreadable"], []]
     assert (tmp_path / "out/curation.png").stat().st_size > 1000
 
 

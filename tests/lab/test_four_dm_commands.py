@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.data.procedural import SPOILT
+from fourd_minimal.data.procedural import SPOILT, sample_scenes
 from fourd_minimal.data.video import write_video
 from fourd_minimal.lab.curation_ablation import CURATED, WHOLE, AblateCuration, collection, judged
-from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
+from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM, asset_orbit
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.surround import Surround
 from fourd_minimal.lab.train import TrainFourDM
@@ -79,8 +80,27 @@ def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, caps
         "four_diffusion_real.png",
     }  # fmt: skip
     assert len(json.loads((tmp_path / "four_diffusion.json").read_text())) == 2
-    with pytest.raises(ValueError, match="--scenes is 1"):
+    with pytest.raises(ValueError, match="--scenes, --steps are 1, 10"):
         EvaluateFourDM(scenes=1).run()
+
+
+def test_an_assets_views_are_none_of_them_the_film(monkeypatch):
+    """A stand-in for Blender, which says where its cameras stand."""
+
+    def render(path, views, times, size, clip, *, azimuth_start_deg, azimuth_sweep_deg, elevation_deg, **_):
+        assert (path, clip) == ("Fox.glb", "Walk")
+        around = torch.linspace(0, azimuth_sweep_deg, views)[None]
+        return sample_scenes(1, views, times, size, 5, "creature", elevation_deg=elevation_deg, azimuths_deg=around)
+
+    monkeypatch.setattr("fourd_minimal.lab.evaluate_four_dm.render_asset", render)
+    truth, film, cameras = asset_orbit(SMOKE.model, "Fox.glb#Walk")
+    wanted = FourDM(SMOKE.model).cameras([45.0, 135.0, 225.0, 315.0])
+    assert_close(cameras[0], wanted, atol=1e-4, rtol=0)
+    assert truth.shape == (1, 8, 4, 3, 16, 16) and film.shape == (1, 8, 3, 16, 16)
+    assert not any(torch.equal(truth[:, :, v], film) for v in range(4))
+    both = sample_scenes(1, 2, 8, 16, 5, "creature", elevation_deg=20.0, azimuths_deg=torch.tensor([[0.0, 135.0]])).rgb
+    assert_close(film, both[:, 0] * 2 - 1, atol=0.01, rtol=0)
+    assert_close(truth[:, :, 1], both[:, 1] * 2 - 1, atol=0.01, rtol=0)
 
 
 def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
@@ -97,8 +117,22 @@ def test_curated_and_whole_are_trained_and_compared(weights, tmp_path, capsys):
     assert f"| {CURATED} |" in said and f"| {WHOLE} |" in said and f"{CURATED} against {WHOLE}" in said
     assert "| good | 1 | 1 |" in said
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"curation_ablation.md", "curation_ablation.json"}
-    assert len(list((tmp_path / "runs").iterdir())) == 4
+    trained = {
+        f.parent.name: load_weights(f, type(SMOKE))[1].clips for f in (tmp_path / "runs").glob("*/*.safetensors")
+    }
+    assert {name: len(clips) for name, clips in trained.items()} == dict(curated_0=1, curated_1=1, whole_0=5, whole_1=5)
+    before = (tmp_path / "out/curation_ablation.md").read_text()
+    assert "over scenes and trainings" in before and (
+        "holds: " in before or "cannot tell" in before or "not hold: " in before
+    )
+    run.run()  # nothing is trained again
+    assert (tmp_path / "out/curation_ablation.md").read_text() == before
+    once = AblateCuration("smoke", str(weights), 5, 2, 1, (0,), 2, (0,), 2, tmp_path / "runs")
+    once.run()
+    assert "one training of each, so no verdict" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--clips is 4; at least 5"):
         AblateCuration("smoke", clips=4).run()
+    with pytest.raises(ValueError, match=r"--seeds is \(\)"):
+        AblateCuration("smoke", seeds=()).run()
     with pytest.raises(ValueError, match="--preset is 'large'"):
         AblateCuration("large", out=Path("nowhere")).run()

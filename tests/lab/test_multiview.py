@@ -10,7 +10,7 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.data.procedural import RADIUS
 from fourd_minimal.lab.multiview import batch_loss, make_batch, orbits, train_four_dm
-from fourd_minimal.systems.four_diffusion import FourDM, relative
+from fourd_minimal.systems.four_diffusion import FourDM
 
 SMOKE = FOUR_DM["smoke"]
 
@@ -79,6 +79,12 @@ def test_the_film_is_what_a_view_at_the_films_place_shows(monkeypatch):
     assert not torch.equal(clean[:, :, 1], film)
 
 
+def test_another_base_is_refused():
+    base = FourDM(replace(SMOKE.model, elevation_deg=5.0), motion=False)
+    with pytest.raises(ValueError, match="base has another configuration"):
+        next(train_four_dm("motion", SMOKE, base=base))
+
+
 def test_a_scene_can_be_filmed_from_elsewhere():
     places = [orbits(SMOKE.model, 1, 1, 5, generator=torch.Generator().manual_seed(i))[1] for i in range(3)]
     assert not torch.equal(places[0], places[1])
@@ -107,20 +113,30 @@ def test_levels_and_withheld_references_are_drawn_as_said():
     assert abs(batch.eps.mean()) < 0.01 and abs(batch.eps.std() - 1) < 0.01
 
 
-def test_a_loss_of_zero_is_the_truth(monkeypatch):
-    model, batch = FourDM(SMOKE.model), make_batch("motion", SMOKE, 0)
-    monkeypatch.setattr(model, "denoise", lambda z, *a: batch.clean)
-    assert batch_loss(model, batch) == 0
-    monkeypatch.setattr(model, "denoise", lambda z, *a: batch.clean + 0.5)
-    assert batch_loss(model, batch) == pytest.approx(0.25)
+@pytest.mark.parametrize("predicts", ["x0", "eps"])
+def test_the_loss_is_the_error_of_what_is_predicted_from_noisy_views(predicts, monkeypatch):
+    """A model that is off by 0.5 in every clean pixel; it is given the noisy views and everything else of the batch."""
+    model = FourDM(replace(SMOKE.model, predicts=predicts))
+    batch = make_batch("base", replace(SMOKE, base_batch=6), 0)
+    off = 0.0
+
+    def denoise(z, t, cameras, reference, shown):
+        assert_close(z, model.schedule.add_noise(batch.clean, batch.eps, batch.t))
+        for given, own in zip(
+            (t, cameras, reference, shown), (batch.t, batch.cameras, batch.reference, batch.shown), strict=True
+        ):
+            assert torch.equal(given, own)
+        return batch.clean + off
+
+    monkeypatch.setattr(model, "denoise", denoise)
+    assert batch_loss(model, batch) == pytest.approx(0, abs=1e-6)
+    off = 0.5
+    abar = model.schedule.abar[batch.t]
+    expected = 0.25 if predicts == "x0" else (0.25 * abar / (1 - abar)).mean().item()
+    assert batch_loss(model, batch) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_base_learns():
     preset = replace(SMOKE, base_steps=60, base_batch=4, base_lr=3e-3, ema=0.9)
     done, batch = last(train_four_dm("base", preset)).averaged(), make_batch("base", replace(preset, seed=9), 0)
     assert batch_loss(done, batch) < 0.7 * batch_loss(FourDM(preset.model, motion=False), batch)
-
-
-def test_relative_poses_are_those_of_the_batch():
-    around = circular_trajectory(torch.tensor([0.0, 30.0]), 20.0, RADIUS)
-    assert relative(around).shape == (1, 4, 4)

@@ -8,6 +8,8 @@ from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.lab.multiview import orbits
+from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, compare
 from fourd_minimal.systems.four_diffusion import FourDM, add_motion_modules, blend_windows, relative
 
 CONFIG = FOUR_DM["smoke"].model
@@ -136,7 +138,7 @@ def test_a_longer_film_goes_window_by_window(model, monkeypatch):
     monkeypatch.setattr(model, "denoise", lambda z, *a: frames.append(z.shape[1]) or denoise(z, *a))
     found = model.sample(film, n_steps=2, windows=True)
     assert found.shape == (4, 13, 3, CONFIG.image_size, CONFIG.image_size)
-    assert set(frames) == {CONFIG.times} and len(frames) == 2 * 3
+    assert set(frames) == {CONFIG.times} and len(frames) == 2 * 3 * 2  # steps, windows, with the film and without
     assert found.min() >= 0 and found.max() <= 1
 
 
@@ -159,9 +161,36 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
         FourDM.from_pretrained(tmp_path)
 
 
-def test_the_shipped_weights_load():
-    model = FourDM.from_pretrained("toy")
-    assert any(m.proj_out.weight.abs().max() > 0 for m in model.motion)
+def test_the_shipped_weights_make_better_views_than_pasting_and_steadier_ones_than_the_base():
+    """What the README says, in small: held-out creatures, few steps."""
+    model, base = (FourDM.from_pretrained("toy", motion) for motion in (True, False))
+    truth, film, cameras = orbits(model.config, 3, 8, 1_000_123)
+    scores = {s.method: s for s, _ in compare(model, base, truth, film, cameras, 6, seeds=(0,))}
+    assert scores[OWN].psnr_object > scores[PASTE].psnr_object + 1.5
+    assert scores[OURS].psnr_object > scores[OWN].psnr_object
+    assert scores[OURS].change(2) < 0.8 * scores[OWN].change(2)
+
+
+def test_objects_of_a_batch_have_noise_levels_of_their_own(model):
+    z, _, film = inputs(b=2)
+    cameras = model.cameras([0, 90, 180, 270]).expand(2, -1, -1, -1)
+    both = model.denoise(z, torch.tensor([50, 900]), cameras, film)
+    for i, t in enumerate((50, 900)):
+        alone = model.denoise(z[[i]], torch.tensor([t]), cameras[[i]], film[[i]])
+        assert_close(both[[i]], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_motion_belongs_to_its_base(model, tmp_path):
+    model.save_pretrained(tmp_path, "motion", torch.float32)
+    shaken(FourDM(replace(CONFIG, elevation_deg=3.0))).save_pretrained(tmp_path, "base", torch.float32)
+    with pytest.raises(ValueError, match="trained in another base"):
+        FourDM.from_pretrained(tmp_path)
+    torch.manual_seed(5)
+    FourDM(CONFIG).save_pretrained(tmp_path, "base", torch.float32)
+    with pytest.raises(ValueError, match="trained in another base"):
+        FourDM.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, "base", torch.float32)
+    FourDM.from_pretrained(tmp_path)
 
 
 def test_full_is_the_paper_and_fits_together():
@@ -173,18 +202,57 @@ def test_full_is_the_paper_and_fits_together():
     assert {m.attentions[0].n_heads for m in model.motion} == {8}
 
 
+def test_a_model_of_latents_with_text_denoises_and_samples():
+    """`full` in small: four latent channels, noise predicted, a caption, tokens from elsewhere, no clamp."""
+    unet = replace(CONFIG.unet, image_channels=4, patch=1, text_dim=20, token_dim=12, concat=False, pooled=False)
+    model = shaken(FourDM(replace(CONFIG, unet=unet, predicts="eps")))
+    torch.manual_seed(0)
+    film, tokens, caption = torch.randn(1, 3, 4, 8, 8), torch.randn(1, 3, 9, 12), torch.randn(2, 1, 5, 20)
+    cameras = model.cameras([0, 90])[None]
+    noise = torch.randn(1, 3, 2, 4, 8, 8)
+    text = caption[0], caption[1]
+    *_, found = model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens, text=text, window=2)
+    assert found.shape == noise.shape and found.isfinite().all() and found.abs().max() > 1
+    *_, other = model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens, text=text[::-1], window=2)
+    assert (found - other).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="text is missing"):
+        next(model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens))
+    with torch.device("meta"):
+        full = FourDM(FOUR_DM["full"].model)
+        z, eye = torch.zeros(1, 2, 4, 4, 32, 32), torch.zeros(1, 4, 4, 4)
+        more = torch.zeros(1, 2, 257, 1280), torch.zeros(1, 77, 1024)
+        assert full.unet(z[0], torch.zeros(2).long(), eye.expand(2, -1, -1, -1), z[0, :, 0], more[0][0],
+                         more[1].expand(2, -1, -1), frames=2).shape == z[0].shape  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("video", "options", "message"),
     [
-        (torch.rand(3, 3, 8, 8), {}, "frames of 8x8 pixels; 16x16 is wanted"),
+        (torch.rand(3, 3, 8, 8), {}, r"shape \(3, 3, 8, 8\); \(t, 3, 16, 16\) is wanted"),
+        (torch.rand(3, 4, 16, 16), {}, r"shape \(3, 4, 16, 16\)"),
+        (torch.rand(3, 3, 16, 16), dict(azimuths_deg=(0.0, float("nan"))), "finite angles"),
+        (torch.rand(3, 3, 16, 16), dict(guidance=float("nan")), "guidance is nan"),
         (torch.rand(33, 3, 16, 16), {}, "video has 33 frames; at most 32 are wanted, or windows=True"),
-        (torch.rand(3, 3, 16, 16), dict(azimuths_deg=()), "azimuths_deg is empty"),
+        (torch.rand(3, 3, 16, 16), dict(azimuths_deg=()), r"azimuths_deg is \(\); one or more"),
         (2 * torch.ones(3, 3, 16, 16), {}, "video reaches from 2 to 2"),
     ],
 )
 def test_bad_films_are_named(model, video, options, message):
     with pytest.raises(ValueError, match=message):
         model.sample(video, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(image_size=18), "image_size is 18; multiples of 4 and 8"),
+        (dict(token_patch=4), "token_dim is 192; a patch has 48"),
+        (dict(views=0), "views, times are 0, 8"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **options)
 
 
 def test_counts_that_differ_are_named(model):
