@@ -129,7 +129,7 @@ def ddim(
     >>> point = torch.tensor([2.0])                                      # data that is one point: eps is known
     >>> schedule = NoiseSchedule()
     >>> exact = lambda z, t: schedule.eps_from_x0(z, point, t)
-    >>> *_, sample = ddim(exact, torch.randn(1), schedule, 10)
+    >>> *_, sample = ddim(exact, torch.randn(1), schedule, 10, to_clean=True)
     >>> sample.round(decimals=1)
     tensor([2.])
     """
