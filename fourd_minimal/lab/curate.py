@@ -57,7 +57,7 @@ class Curate:
 
         Raises:
             ValueError: neither or both of folder and ids, nothing found there, or counts that make no sense.
-        FileNotFoundError: Blender is missing.
+            FileNotFoundError: Blender is missing.
         """
         for name, least in dict(clips=1, views=2, times=2, size=16).items():
             if getattr(self, name) < least:

@@ -19,10 +19,9 @@ from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.curation import measure, verdict
 from fourd_minimal.data.procedural import HELD_OUT, SPOILT, sample_scenes
 from fourd_minimal.lab.multiview import orbits, train_four_dm
-from fourd_minimal.lab.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, gain, score_table
+from fourd_minimal.lab.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, gain_table, score_table
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.train import watched
-from fourd_minimal.lab.verdicts import verdict as judge
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import write_text
@@ -150,14 +149,9 @@ class AblateCuration:
             why = Counter(reason for reasons in of for reason in reasons)
             said = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
             rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), said])
-        several, questions = len(self.train_seeds) > 1, []
-        for better, other in ((CURATED, WHOLE), (CURATED, OWN), (WHOLE, OWN)):
-            row = [f"{better} against {other}"]
-            for what in ("error", "first", "second"):
-                middle, low, high = gain(scores, better, other, what)
-                said = f"{judge(low, high)}: " if several else ""
-                row.append(f"{said}{middle:+.2f} ({low:+.2f} to {high:+.2f})")
-            questions.append(row)
+        several = len(self.train_seeds) > 1
+        pairs = ((CURATED, WHOLE), (CURATED, OWN), (WHOLE, OWN))
+        questions = {f"{better} against {other}": (better, other) for better, other in pairs}
         over = "scenes and trainings" if several else "scenes; one training of each, so no verdict"
         return "\n\n".join(
             [
@@ -170,6 +164,6 @@ class AblateCuration:
                 "### Scores",
                 score_table(scores),
                 f"### Gains, dB, with their 95% interval over {over}",
-                table(["", "PSNR, object", "first difference", "second difference"], questions),
+                gain_table(scores, questions, judge=several),
             ]
         )

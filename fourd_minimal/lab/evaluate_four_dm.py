@@ -1,7 +1,6 @@
 """The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real films."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,9 +15,7 @@ from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
 from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
-from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, Score, compare, gain, score_table
-from fourd_minimal.lab.verdicts import verdict
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, relative
 from fourd_minimal.systems.weights import write_text
 
@@ -86,7 +83,10 @@ class EvaluateFourDM:
                 first.setdefault(found.method, made)
             say(f"### {name}", score_table(scores))
             if truth.shape[1] > 1 and len(truth) > 1:
-                say(f"### {name}: gains, dB, with their 95% interval over scenes and seeds", verdict_table(scores))
+                say(
+                    f"### {name}: gains, dB, with their 95% interval over scenes and seeds",
+                    gain_table(scores, QUESTIONS),
+                )
             numbers[name] = [asdict(s) for s in scores]
             pictures[name] = (truth + 1) / 2, (film + 1) / 2, first
         if self.out:
@@ -161,15 +161,3 @@ def asset_orbit(
         film,
         relative(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
     )
-
-
-def verdict_table(scores: Sequence[Score]) -> str:
-    """Questions down; PSNR over the object, and how much nearer the differences are to the truth's."""
-    rows = []
-    for question, (better, other) in QUESTIONS.items():
-        row = [question]
-        for what in ("error", "first", "second"):
-            middle, low, high = gain(scores, better, other, what)
-            row.append(f"{verdict(low, high)}: {middle:+.2f} ({low:+.2f} to {high:+.2f})")
-        rows.append(row)
-    return table(["", "PSNR, object", "first difference", "second difference"], rows)

@@ -11,7 +11,7 @@ Pixels in [0, 1]; over the object: what it covers in the truth in any frame of t
 Departures: the paper's table has CLIP scores, FVD and LPIPS, and measures no change over time.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.lab.verdicts import interval, paired
+from fourd_minimal.lab.verdicts import interval, paired, verdict
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 
@@ -179,3 +179,22 @@ def gain(scores: Sequence[Score], better: str, other: str, what: str = "error") 
         what: "error" (PSNR over the object), "first" or "second" (the same for the differences).
     """
     return paired([[getattr(s, what) for s in scores if s.method == method] for method in (better, other)])
+
+
+def gain_table(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]], judge: bool = True) -> str:
+    """Questions down; PSNR over the object, and how much nearer the differences are to the truth's.
+
+    Args:
+        scores: of all methods that are asked about.
+        questions: each with the method that should be better, and the other.
+        judge: say the verdict beside each gain.
+    """
+    rows = []
+    for question, (better, other) in questions.items():
+        row = [question]
+        for what in ("error", "first", "second"):
+            middle, low, high = gain(scores, better, other, what)
+            said = f"{verdict(low, high)}: " if judge else ""
+            row.append(f"{said}{middle:+.2f} ({low:+.2f} to {high:+.2f})")
+        rows.append(row)
+    return table(["", "PSNR, object", "first difference", "second difference"], rows)

@@ -251,7 +251,7 @@ class FourDM(nn.Module):
             raise ValueError(f"guidance is {guidance}; a finite number is wanted.")
         film = video[None].to(next(self.parameters())) * 2 - 1
         cameras = self.cameras(azimuths_deg)[None].to(film)
-        window = min(self.config.times, len(video)) if windows else None
+        window = self.config.times if windows else None
         *_, sample = self.denoising(film, cameras, n_steps, guidance, seed=seed, window=window)
         return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w").to(video)
 
