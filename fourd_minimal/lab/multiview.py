@@ -122,7 +122,7 @@ def train_four_dm(
         part: "base", or "motion": the motion modules alone.
         preset: everything the run depends on.
         folder: of the checkpoint; none is written when left out.
-        base: whose weights it begins with; motion needs them.
+        base: whose weights it begins with; motion needs them, and goes on from motion modules that are there.
         checkpoint_every: steps between checkpoints.
         device: where to train.
 

@@ -41,6 +41,12 @@ def how_made(command: str, settings: Any, preset: Any, seconds: float) -> dict[s
     return dict(made_by=command, settings=changed, device=str(device()), minutes=round(seconds / 60, 1))
 
 
+def copied(name: str, folder: Path, out: Path) -> None:
+    """The file of one folder, whole, in another."""
+    with whole_file(out / name) as draft:
+        draft.write_bytes((folder / name).read_bytes())
+
+
 @dataclass(frozen=True)
 class Train:
     """Train the base, its synchronisation layers, and both together. Stop it at any time: run again, and it goes on."""
@@ -74,8 +80,7 @@ class Train:
             raise ValueError("--start-from goes with --stage joint and with an --out of its own.")
         for name in ("base.safetensors", "soft_sync.safetensors"):
             if (folder / name).exists():
-                with whole_file(self.out / name) as draft:
-                    draft.write_bytes((folder / name).read_bytes())
+                copied(name, folder, self.out)
 
     def _start(self, stage: Part) -> FourRealVideo | None:
         if stage == "base":
@@ -159,7 +164,8 @@ class TrainFourDM:
     out: Path = Path("runs/four_diffusion")
     """Where checkpoints and weights go."""
     start_from: Path | None = None
-    """"toy", or a folder of an earlier run: its base is trained on, into another folder."""
+    """"toy", or a folder of an earlier run, which is trained on, into another folder: its base, or, with --stage
+    motion, its motion modules."""
     settings: FourDMPreset = field(default_factory=lambda: FOUR_DM["cpu"])
     """Every value of the preset, to be changed one by one."""
 
@@ -167,23 +173,25 @@ class TrainFourDM:
         """Train, and leave one file for each stage in `out`.
 
         Raises:
-            ValueError: weights to start from that are also those to be written, or that no stage asks for.
+            ValueError: weights to start from that are also those to be written.
         """
-        if self.start_from and (self.stage == "motion" or self.start_from.resolve() == self.out.resolve()):
-            raise ValueError("--start-from goes with --stage base or all, and with an --out of its own.")
-        for stage in ("base", "motion"):
-            if self.stage in (stage, "all"):
-                self._stage(stage)
+        if self.start_from and self.start_from.resolve() == self.out.resolve():
+            raise ValueError("--start-from goes with an --out of its own.")
+        stages = ("base", "motion") if self.stage == "all" else (self.stage,)
+        for stage, earlier in zip(stages, (self.start_from, None), strict=False):
+            self._stage(stage, earlier)
 
-    def _stage(self, stage: four_diffusion.Part) -> None:
-        begin = self.out if stage == "motion" else self.start_from
-        base = FourDM.from_pretrained(begin, motion=False) if begin else None
-        run = train_four_dm(stage, self.settings, self.out, base, device=device())
+    def _stage(self, stage: four_diffusion.Part, earlier: Path | None) -> None:
+        folder = four_diffusion.SHIPPED.get(str(earlier), earlier)
+        if folder and stage == "motion":
+            copied(FILES["base"], folder, self.out)
+        begin = folder or (self.out if stage == "motion" else None)
+        start = FourDM.from_pretrained(begin, motion=bool(earlier) and stage == "motion") if begin else None
+        run = train_four_dm(stage, self.settings, self.out, start, device=device())
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train-4dm --preset {self.preset} --stage {stage}"
         notes = how_made(command, self.settings, FOUR_DM[self.preset], step.seconds)
-        if stage == "base" and begin:
-            notes["made_by"] += f" --start-from {begin}"
-            folder = four_diffusion.SHIPPED.get(str(begin), begin)
-            *_, notes["after"] = load_weights(folder / FILES["base"], four_diffusion.FourDMConfig)
+        if folder:
+            notes["made_by"] += f" --start-from {earlier}"
+            *_, notes["after"] = load_weights(folder / FILES[stage], four_diffusion.FourDMConfig)
         print(f"Weights: {step.averaged().save_pretrained(self.out, stage, **notes)}")
