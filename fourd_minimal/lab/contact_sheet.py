@@ -100,7 +100,10 @@ def compare_sheet(
 
 
 def picture_rows(
-    rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike | None = None, target: int = 64
+    rows: Sequence[tuple[str, Tensor]],
+    path: str | os.PathLike | None = None,
+    target: int = 64,
+    headings: Mapping[int, str] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Lines of frames, each behind its label.
 
@@ -108,20 +111,24 @@ def picture_rows(
         rows: labels, and frames `(n, 3, h, w)` in [0, 1], all of one size; lines may differ in length.
         path: where to write the picture as a PNG as well.
         target: screen pixels that a frame is brought near to, by a whole factor.
+        headings: number of a frame in its line -> what stands above it, flush left.
 
     Example:
-        >>> picture_rows([("truth", torch.rand(3, 3, 16, 16)), ("ours", torch.rand(2, 3, 16, 16))]).shape
-        (136, 394, 3)
+        >>> picture_rows([("", torch.rand(3, 3, 16, 16)), ("", torch.rand(2, 3, 16, 16))]).shape
+        (136, 208, 3)
     """
-    scale, margin, gap = whole_scale(None, rows[0][1].shape[-1], target), 190, 4
+    scale, small, gap = whole_scale(None, rows[0][1].shape[-1], target), font(12), 4
     strips = [repeat(_as_bytes(label, frames[None])[0], "n h w c -> (h a) (n w b) c", a=scale, b=scale)
               for label, frames in rows]  # fmt: skip
     height, width = strips[0].shape[0], max(strip.shape[1] for strip in strips)
-    canvas = Image.new("RGB", (margin + width + gap * 3, len(rows) * (height + gap)), "white")
+    left, top = int(max(small.getlength(label) for label, _ in rows)) + 4 * gap, MARGIN[1] if headings else 0
+    canvas = Image.new("RGB", (left + width, top + len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(canvas)
+    for number, text in (headings or {}).items():
+        draw.text((left + number * scale * rows[0][1].shape[-1], top / 2), text, INK_RGB, small, anchor="lm")
     for i, (strip, (label, _)) in enumerate(zip(strips, rows, strict=True)):
-        canvas.paste(Image.fromarray(np.ascontiguousarray(strip)), (margin, i * (height + gap)))
-        draw.text((4, i * (height + gap) + height / 2), label, INK_RGB, font(12), anchor="lm")
+        canvas.paste(Image.fromarray(np.ascontiguousarray(strip)), (left, top + i * (height + gap)))
+        draw.text((gap, top + i * (height + gap) + height / 2), label, INK_RGB, small, anchor="lm")
     return _written(np.asarray(canvas), path)
 
 

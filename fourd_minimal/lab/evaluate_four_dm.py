@@ -100,14 +100,9 @@ class EvaluateFourDM:
     def _draw(self, model: FourDM, pictures: dict[str, tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
         (truth, film, made), (videos, films, moving), *assets = pictures.values()
         blank, n = torch.ones_like(film[0]), min(8, self.scenes)
-        lines = [
-            (
-                "picture | truth | base" if i == 0 else "",
-                torch.cat([film[i], blank, truth[i, 0], blank, made[OWN][i, 0]]),
-            )
-            for i in range(n)
-        ]
-        picture_rows(lines, self.out / "four_diffusion_base.png")
+        columns = {0: "film", 2: "truth", len(truth[0, 0]) + 3: "generated"}
+        lines = [("", torch.cat([film[i], blank, truth[i, 0], blank, made[OWN][i, 0]])) for i in range(n)]
+        picture_rows(lines, self.out / "four_diffusion_base.png", headings=columns)
         lines = []
         for i in range(2):
             lines += [("film", films[i]), ("truth, second view", videos[i, :, 1])]
@@ -117,9 +112,8 @@ class EvaluateFourDM:
         for name, (truth, film, made) in zip(list(pictures)[2:], assets, strict=True):
             for moment in (0, len(truth[0]) // 2):
                 shown = film[0, moment, None]
-                lines.append(
-                    (Path(name).name, torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]]))
-                )
+                row = torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]])
+                lines.append((Path(name.partition("#")[0]).stem, row))
         for path in self.films:
             film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
             views = model.sample(film, n_steps=self.steps, guidance=self.guidance)
@@ -127,7 +121,7 @@ class EvaluateFourDM:
                 empty = blank.expand_as(views[:, moment])  # there is no truth
                 lines.append((path.stem, torch.cat([film[moment, None], blank, empty, blank, views[:, moment]])))
         if lines:
-            picture_rows(lines, self.out / "four_diffusion_real.png")
+            picture_rows(lines, self.out / "four_diffusion_real.png", headings=columns)
 
 
 def asset_orbit(
