@@ -1,0 +1,58 @@
+"""SSIM against torchmetrics, outputs and gradients; the perceptual distance gets what it wants; pulls at the frame."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from fourd_minimal.anchor_loss import AnchorLoss, ssim
+
+
+def pictures(size=(24, 19), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.rand(3, 3, *size, generator=generator)
+    return a, (a + 0.3 * torch.randn(a.shape, generator=generator)).clamp(0, 1)
+
+
+def test_outputs_and_gradients_are_torchmetrics():
+    a, b = pictures()
+    ours, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
+    found = ssim(ours, b)
+    wanted = structural_similarity_index_measure(theirs, b, data_range=1.0, reduction="none")
+    assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert found.min() > 0.2 and found.max() < 0.95
+    found.sum().backward()
+    wanted.sum().backward()
+    assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_perceptual_distance_gets_pictures_from_minus_one_to_one():
+    """The slip of the paper's code: pictures in [0, 1]."""
+    given = []
+
+    def distance(a, b):
+        given.extend((a, b))
+        return torch.tensor([0.1, 0.3])
+
+    zero, one = torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16)
+    found = AnchorLoss(distance)(zero, one)
+    assert (given[0] == -1).all() and (given[1] == 1).all()
+    assert_close(found, 200 * torch.tensor(0.2) + 100 * (1 - ssim(zero, one).mean()))
+
+
+def test_renders_are_pulled_to_the_frame():
+    start, frame = pictures()
+    x = start.clone().requires_grad_()
+    loss = AnchorLoss(lambda a, b: (a - b).square().mean((1, 2, 3)))
+    optimiser = torch.optim.Adam([x], lr=0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss(x, frame).backward()
+        optimiser.step()
+    assert (x - frame).abs().mean() < 0.2 * (start - frame).abs().mean()
+    assert AnchorLoss(lambda a, b: a.sum() * 0)(frame, frame).abs() < 1e-4
+
+
+def test_pictures_smaller_than_a_window_are_named():
+    with pytest.raises(ValueError, match="pictures are 10 x 16 pixels; at least 11 x 11"):
+        ssim(torch.rand(1, 3, 10, 16), torch.rand(1, 3, 10, 16))
