@@ -18,24 +18,25 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-Field = Callable[[Float[Tensor, "n 3"], Float[Tensor, " n"]], tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]]
-"""Points in the box and times in [0, 1] -> density per unit of length, and colour in [0, 1]."""
+Field = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Points in the box (n, 3), times in [0, 1] (n), directions of length 1 (n, 3) -> density per unit of length (n), and
+colours (n, c): three of them, or whatever else is to be composited."""
 
 
 class Seen(NamedTuple):
     """What rays see."""
 
-    rgb: Float[Tensor, "*r 3"]
+    rgb: Float[Tensor, "*r c"]
     """Without a background: colour times opacity."""
     opacity: Float[Tensor, "*r"]
     weights: Float[Tensor, "*r s"]
 
-    def over(self, background: float | Float[Tensor, "*#r 3"]) -> Float[Tensor, "*r 3"]:
+    def over(self, background: float | Float[Tensor, "*#r c"]) -> Float[Tensor, "*r c"]:
         """With a background: one number for a grey, one colour for all rays, or one for each."""
         return self.rgb + (1 - self.opacity)[..., None] * background
 
 
-def composite(sigma: Float[Tensor, "*r s"], rgb: Float[Tensor, "*r s 3"], deltas: Float[Tensor, "*r s"]) -> Seen:
+def composite(sigma: Float[Tensor, "*r s"], rgb: Float[Tensor, "*r s c"], deltas: Float[Tensor, "*r s"]) -> Seen:
     """Colour and opacity along rays.
 
     Args:
@@ -78,13 +79,24 @@ class Occupancy(nn.Module):
         self.register_buffer("density", torch.full((side,) * 3, torch.inf))  # nothing is known: everything counts
 
     @torch.no_grad()
-    def update(self, field: Field, times: Float[Tensor, " t"], generator: torch.Generator | None = None) -> None:
-        """Ask the field at a random point of every cell, at all these times."""
+    def update(
+        self,
+        density: Callable[[Float[Tensor, "n 3"], Float[Tensor, " n"]], Float[Tensor, " n"]],
+        times: Float[Tensor, " t"],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        """Look again: at a random point of every cell, at all these times.
+
+        Args:
+            density: of points in the box at times in [0, 1].
+            times: when.
+            generator: of the points.
+        """
         axis = torch.arange(self.side, device=self.density.device)
         corner = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
         inside = torch.rand(corner.shape, generator=generator).to(corner.device)
         points = (corner + inside) * (2 / self.side) - 1
-        found = field(points.repeat(len(times), 1), times.repeat_interleave(len(points)))[0]
+        found = density(points.repeat(len(times), 1), times.repeat_interleave(len(points)))
         found = found.view(len(times), *self.density.shape).amax(0)
         known = torch.where(self.density.isinf(), 0.0, self.density * self.decay)
         self.density.copy_(torch.maximum(known, found))
@@ -127,7 +139,8 @@ def render_rays(
     asked = (delta > 0)[:, None].expand(-1, n_samples)
     if occupancy is not None:
         asked = asked & occupancy.holds(points)
-    sigma, rgb = field(points[asked], times[:, None].expand(-1, n_samples)[asked])
+    everywhere = times[:, None].expand(-1, n_samples), directions[:, None].expand(-1, n_samples, -1)
+    sigma, rgb = field(points[asked], *(a[asked] for a in everywhere))
     all_sigma = torch.zeros(asked.shape, device=near.device).masked_scatter(asked, sigma)
-    all_rgb = torch.zeros(*asked.shape, 3, device=near.device).masked_scatter(asked[..., None], rgb)
+    all_rgb = torch.zeros(*asked.shape, rgb.shape[1], device=near.device).masked_scatter(asked[..., None], rgb)
     return composite(all_sigma, all_rgb, delta[:, None].expand_as(all_sigma))

@@ -59,10 +59,14 @@ def test_rays_enter_and_leave_the_box():
     assert far.isfinite().all() and (near >= 0).all()
 
 
-def ball(points, times):
+def ball(points, times, directions):
     """Red, of radius 0.5 + 0.3 t."""
     inside = points.norm(dim=1) < 0.5 + 0.3 * times
     return 1e3 * inside, torch.tensor([1.0, 0.0, 0.0]).expand(len(points), 3)
+
+
+def density(points, times):
+    return ball(points, times, None)[0]
 
 
 def test_a_ball_covers_the_disc_that_it_must_at_every_time():
@@ -79,7 +83,7 @@ def test_a_ball_covers_the_disc_that_it_must_at_every_time():
 def test_stratified_samples_are_fair():
     """A thin shell between two middles is missed by all middles, and met by random places as often as it is thick."""
 
-    def shell(points, times):
+    def shell(points, times, directions):
         return 100.0 * (points[:, 2].abs() < 0.01), torch.ones(len(points), 3)
 
     origin, direction = torch.tensor([[0.0, 0.0, 3.0]]).expand(4000, 3), torch.tensor([[0, 0, -1.0]]).expand(4000, 3)
@@ -91,12 +95,12 @@ def test_stratified_samples_are_fair():
 
 def test_a_field_is_asked_only_where_something_is_at_some_time():
     occupancy = Occupancy(16)
-    occupancy.update(ball, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
+    occupancy.update(density, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
     asked = []
 
-    def watched(points, times):
+    def watched(points, times, directions):
         asked.append(points)
-        return ball(points, times)
+        return ball(points, times, directions)
 
     origin, direction = rays(circular_trajectory(30.0, 10.0, 4.0), 40.0, (32, 32))
     given = origin.expand(1024, 3), direction.reshape(-1, 3)
@@ -109,10 +113,10 @@ def test_a_field_is_asked_only_where_something_is_at_some_time():
 def test_the_grid_forgets_what_is_gone_and_keeps_what_comes_back():
     occupancy = Occupancy(8)
     assert occupancy.holds(torch.zeros(1, 3)).all()  # as long as nothing is known
-    occupancy.update(ball, torch.tensor([0.0]))
+    occupancy.update(density, torch.tensor([0.0]))
     assert occupancy.holds(torch.zeros(1, 3)).all() and not occupancy.holds(torch.full((1, 3), 0.9)).any()
     for _ in range(60):
-        occupancy.update(lambda p, t: (torch.zeros(len(p)), torch.zeros(len(p), 3)), torch.tensor([0.0]))
+        occupancy.update(lambda points, times: torch.zeros(len(points)), torch.tensor([0.0]))
     assert not occupancy.holds(torch.zeros(1, 3)).any()
 
 
@@ -126,3 +130,11 @@ def test_rays_that_miss_and_empty_grids_show_the_background():
         seen = render_rays(ball, origin[where], direction[where], torch.zeros(len(direction[where])), 16, grid)
         assert_close(seen.over(torch.tensor([0.1, 0.2, 0.3])), torch.tensor([[0.1, 0.2, 0.3]]).expand(len(seen.rgb), 3))
         assert seen.rgb.isfinite().all()
+
+
+def test_a_field_is_told_the_direction_of_its_ray():
+    """Composited like a colour, whatever it is: here the direction itself, of length 1."""
+    origin = torch.tensor([[0.0, 0.0, 3.0], [2.0, 0.0, 0.0]])
+    direction = torch.tensor([[0.0, 0.0, -2.0], [-0.5, 0.0, 0.0]])
+    seen = render_rays(lambda p, t, d: (torch.full((len(p),), 1e4), d), origin, direction, torch.zeros(2), 4)
+    assert_close(seen.rgb, torch.tensor([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]]))

@@ -11,19 +11,22 @@ would have a gradient. The colour does not depend on where it is seen from. A pi
 (`volume_rendering.py`) over one colour, white unless asked otherwise.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.cameras import rays
+from fourd_minimal.cameras import pixel_grid, rays
 from fourd_minimal.gaussians import check_poses
 from fourd_minimal.hash_grid import HashGrid
-from fourd_minimal.volume_rendering import Occupancy, Seen, render_rays
+from fourd_minimal.systems.pixels import check_pixels
+from fourd_minimal.volume_rendering import Occupancy, render_rays
 
 AT_ONCE = 2**20
 """Samples along rays that are held in memory together where nobody asks for gradients."""
@@ -52,6 +55,8 @@ class DynamicNeRFConfig:
     blob_radius: float = 0.5
     n_samples: int = 256
     """Along the stretch of a ray that lies in the box."""
+    rays_per_side: int = 1
+    """Of a pixel, which is the mean of their square."""
     occupancy_side: int = 32
     threshold: float = 0.5
     """Density per unit of length from which a cell counts; assumed."""
@@ -90,30 +95,79 @@ class DynamicNeRF(nn.Module):
             )
         self.occupancy = Occupancy(config.occupancy_side, config.threshold)
 
+    def density(self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Per unit of length, at points in the box and times in [0, 1]."""
+        return self._density(points, self._features(points, times))
+
     def forward(
-        self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"]
+        self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"], directions: Float[Tensor, "n 3"] | None = None
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Density per unit of length, and colour in [0, 1], at points in the box and times in [0, 1]."""
+        """Density, and colour in [0, 1], which is the same from all directions."""
+        features = self._features(points, times)
+        return self._density(points, features), self.to_colour(features).sigmoid()
+
+    def _features(self, points: Tensor, times: Tensor) -> Tensor:
         inside = (points + 1) / 2
-        features = self.space(inside) + self.space_time(torch.cat([inside, times[:, None]], 1))
+        return self.space(inside) + self.space_time(torch.cat([inside, times[:, None]], 1))
+
+    def _density(self, points: Tensor, features: Tensor) -> Tensor:
         blob = self.config.blob * (1 - points.norm(dim=1) / self.config.blob_radius)
-        return F.softplus(self.to_density(features)[:, 0] + blob), self.to_colour(features).sigmoid()
+        return F.softplus(self.to_density(features)[:, 0] + blob)
+
+    def turned_away(
+        self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"], directions: Float[Tensor, "n 3"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 4"]]:
+        """As `forward`, with a fourth colour: how far the surface faces away from who looks, squared.
+
+        Composited, it is the orientation loss of Ref-NeRF (Verbin et al. 2022, eq. 11). Where density falls off
+        fastest is the surface's normal, so its gradient is differentiated once more.
+        """
+        with torch.enable_grad():
+            points = points if points.requires_grad else points.detach().requires_grad_()
+            sigma, rgb = self(points, times)
+            (slope,) = torch.autograd.grad(sigma.sum(), points, create_graph=True)
+        facing = (-F.normalize(slope, dim=1) * directions).sum(1, keepdim=True)
+        return sigma, torch.cat([rgb, facing.clamp(min=0).square()], 1)
+
+    def pixel_rays(
+        self, c2w: Float[Tensor, "b 4 4"], fov_deg: float, size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b h w s 3"]]:
+        """Origins, and the directions of every pixel's rays."""
+        return rays(c2w, fov_deg, size, pixel_grid(size, self.config.rays_per_side).to(c2w))
 
     def look(
         self,
-        rays_o: Float[Tensor, "r 3"],
-        rays_d: Float[Tensor, "r 3"],
-        times: Float[Tensor, " r"],
+        rays_o: Float[Tensor, "p 3"],
+        rays_d: Float[Tensor, "p s 3"],
+        times: Float[Tensor, " p"],
         generator: torch.Generator | None = None,
-    ) -> Seen:
-        """What rays see; with a generator, at random places of each stretch, as for training."""
-        options = dict(n_samples=self.config.n_samples, occupancy=self.occupancy, stratified=generator is not None)
-        return render_rays(self, rays_o, rays_d, times, generator=generator, **options)
+        orientation: bool = False,
+    ) -> tuple[Float[Tensor, "p c"], Float[Tensor, " p"]]:
+        """Colour, over nothing, and opacity of pixels, each the mean of its rays.
+
+        Args:
+            rays_o, rays_d: of each pixel: one origin, several directions.
+            times: in [0, 1].
+            generator: for samples at random places of each stretch, as in training; in their middle without.
+            orientation: composite `turned_away` as a fourth colour.
+        """
+        n = rays_d.shape[1]
+        seen = render_rays(
+            self.turned_away if orientation else self,
+            rays_o.repeat_interleave(n, 0),
+            rays_d.flatten(0, 1),
+            times.repeat_interleave(n),
+            n_samples=self.config.n_samples,
+            occupancy=self.occupancy,
+            stratified=generator is not None,
+            generator=generator,
+        )
+        return reduce(seen.rgb, "(p s) c -> p c", "mean", s=n), reduce(seen.opacity, "(p s) -> p", "mean", s=n)
 
     def update_occupancy(self, generator: torch.Generator | None = None) -> None:
         """Look again where there is something; between steps of training."""
         moments = torch.linspace(0, 1, self.config.moments, device=self.occupancy.density.device)
-        self.occupancy.update(self, moments, generator)
+        self.occupancy.update(self.density, moments, generator)
 
     def render(
         self,
@@ -141,13 +195,122 @@ class DynamicNeRF(nn.Module):
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         if ((time < 0) | (time > 1)).any():
             raise ValueError(f"time reaches from {time.min():g} to {time.max():g}; times in [0, 1] are wanted.")
-        origin, direction = rays(cameras, fov_deg, size)
-        rays_o = origin[:, None, None].expand_as(direction).reshape(-1, 3)
-        pieces = (rays_o, direction.reshape(-1, 3), time.repeat_interleave(size[0] * size[1]))
-        at_once = len(rays_o) if torch.is_grad_enabled() else max(1, AT_ONCE // self.config.n_samples)
+        origin, directions = self.pixel_rays(cameras, fov_deg, size)
+        pixels = size[0] * size[1]
+        pieces = (origin.repeat_interleave(pixels, 0), directions.flatten(0, 2), time.repeat_interleave(pixels))
+        per_pixel = self.config.n_samples * self.config.rays_per_side**2
+        at_once = len(pieces[0]) if torch.is_grad_enabled() else max(1, AT_ONCE // per_pixel)
         seen = [self.look(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
-        rgb, alpha = torch.cat([s.over(background) for s in seen]), torch.cat([s.opacity for s in seen])
+        colour, opacity = (torch.cat(part) for part in zip(*seen, strict=True))
+        rgb = colour + (1 - opacity)[:, None] * background
         shape = dict(b=len(cameras), h=size[0], w=size[1])
-        rgb = rearrange(rgb, "(b h w) c -> b c h w", **shape)
-        alpha = rearrange(alpha, "(b h w) -> b 1 h w", **shape)
-        return Picture(rgb.reshape(*batch, 3, *size), alpha.reshape(*batch, 1, *size))
+        rgb = rearrange(rgb, "(b h w) c -> b c h w", **shape).reshape(*batch, 3, *size)
+        return Picture(rgb, rearrange(opacity, "(b h w) -> b 1 h w", **shape).reshape(*batch, 1, *size))
+
+
+def adamw(scene: DynamicNeRF, grids: float = 1e-2, mlps: float = 1e-3) -> torch.optim.AdamW:
+    """The paper's optimiser, with its rates."""
+    tables = [scene.space.table, scene.space_time.table]
+    groups = [
+        dict(params=tables, lr=grids),
+        dict(params=[*scene.to_density.parameters(), *scene.to_colour.parameters()], lr=mlps),
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0, fused=True)
+
+
+class Pixels(NamedTuple):
+    """Pixels of frames, each with its rays."""
+
+    rays_o: Float[Tensor, "p 3"]
+    rays_d: Float[Tensor, "p s 3"]
+    times: Float[Tensor, " p"]
+    rgb: Float[Tensor, "p 3"]
+    alpha: Float[Tensor, " p"]
+
+    def drawn(self, n: int, generator: torch.Generator) -> "Pixels":
+        """Some of them, each as likely as any other, on the same device."""
+        chosen = torch.randint(len(self.rgb), (n,), generator=generator).to(self.rgb.device)
+        return Pixels(*(values[chosen] for values in self))
+
+
+def pixels_of(
+    scene: DynamicNeRF,
+    rgb: Float[Tensor, "v t 3 h w"],
+    alpha: Float[Tensor, "v t 1 h w"],
+    c2w: Float[Tensor, "cameras 4 4"],
+    fov_deg: float,
+) -> Pixels:
+    """Every pixel of every frame; frames are spread evenly over the times [0, 1].
+
+    Raises:
+        ValueError: another number of cameras than of views, colours or opacities outside [0, 1], poses that are none.
+    """
+    views, frames, _, *size = rgb.shape
+    if len(c2w) != views:
+        raise ValueError(f"c2w is for {len(c2w)} views and rgb has {views}; one camera per view is wanted.")
+    check_pixels("rgb", rgb)
+    check_pixels("alpha", alpha)
+    check_poses(c2w, fov_deg)
+    origin, directions = scene.pixel_rays(c2w, fov_deg, tuple(size))
+    times = torch.linspace(0, 1, frames, device=rgb.device)
+    shape = dict(v=views, t=frames, h=size[0], w=size[1])
+    return Pixels(
+        repeat(origin, "v c -> (v t h w) c", **shape),
+        repeat(directions, "v h w s c -> (v t h w) s c", **shape),
+        repeat(times, "t -> (v t h w)", **shape),
+        rearrange(rgb, "v t c h w -> (v t h w) c"),
+        rearrange(alpha, "v t 1 h w -> (v t h w)"),
+    )
+
+
+def reconstruction_loss(
+    scene: DynamicNeRF, pixels: Pixels, generator: torch.Generator, mask: float = 0.1
+) -> Float[Tensor, ""]:
+    """Squared errors of colour, over a random background, and of opacity.
+
+    On a white background alone, what is white may be nothing, and nothing may be white: seen from elsewhere, ghosts.
+    """
+    colour, opacity = scene.look(*pixels[:3], generator)
+    behind = torch.rand(len(opacity), 1, generator=generator).to(colour)
+    wanted = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
+    off = colour + (1 - opacity)[:, None] * behind - wanted
+    return off.square().mean() + mask * (opacity - pixels.alpha).square().mean()
+
+
+def fit_steps(
+    scene: DynamicNeRF,
+    rgb: Float[Tensor, "v t 3 h w"],
+    alpha: Float[Tensor, "v t 1 h w"],
+    c2w: Float[Tensor, "cameras 4 4"],
+    fov_deg: float,
+    n_steps: int = 800,
+    n_pixels: int = 512,
+    rate: float = 2e-2,
+    mask: float = 0.1,
+    seed: int = 0,
+) -> Iterator[float]:
+    """Fit a scene, in place, to frames from known cameras; yields the loss of every step.
+
+    Args:
+        scene: where to start.
+        rgb, alpha: frames over white, and their opacity, in [0, 1].
+        c2w, fov_deg: one camera per view.
+        n_steps: of AdamW.
+        n_pixels: of each step, from any frame.
+        rate: of the grids at the start, it falls to a twentieth; that of the MLPs is a quarter.
+        mask: weight of the opacity's error.
+        seed: of everything random.
+    """
+    everything, optimiser = pixels_of(scene, rgb, alpha, c2w, fov_deg), adamw(scene)
+    for step in range(n_steps):
+        generator = torch.Generator().manual_seed(seed * 10_000_000 + step)
+        for group, share in zip(optimiser.param_groups, (1.0, 0.25), strict=True):
+            group["lr"] = rate * share * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / n_steps)))
+        if step % (16 if step < 256 else 64) == 0:  # the start changes fastest
+            scene.update_occupancy(generator)
+        loss = reconstruction_loss(scene, everything.drawn(n_pixels, generator), generator, mask)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        yield loss.item()
+    scene.update_occupancy(torch.Generator().manual_seed(seed))
