@@ -240,17 +240,8 @@ def pixels_of(
     c2w: Float[Tensor, "cameras 4 4"],
     fov_deg: float,
 ) -> Pixels:
-    """Every pixel of every frame; frames are spread evenly over the times [0, 1].
-
-    Raises:
-        ValueError: another number of cameras than of views, colours or opacities outside [0, 1], poses that are none.
-    """
+    """Every pixel of every frame; frames are spread evenly over the times [0, 1]."""
     views, frames, _, *size = rgb.shape
-    if len(c2w) != views:
-        raise ValueError(f"c2w is for {len(c2w)} views and rgb has {views}; one camera per view is wanted.")
-    check_pixels("rgb", rgb)
-    check_pixels("alpha", alpha)
-    check_poses(c2w, fov_deg)
     origin, directions = scene.pixel_rays(c2w, fov_deg, tuple(size))
     times = torch.linspace(0, 1, frames, device=rgb.device)
     shape = dict(v=views, t=frames, h=size[0], w=size[1])
@@ -300,7 +291,15 @@ def fit_steps(
         rate: of the grids at the start, it falls to a twentieth; that of the MLPs is a quarter.
         mask: weight of the opacity's error.
         seed: of everything random.
+
+    Raises:
+        ValueError: another number of cameras than of views, colours or opacities outside [0, 1], poses that are none.
     """
+    if len(c2w) != len(rgb):
+        raise ValueError(f"c2w is for {len(c2w)} views and rgb has {len(rgb)}; one camera per view is wanted.")
+    check_pixels("rgb", rgb)
+    check_pixels("alpha", alpha)
+    check_poses(c2w, fov_deg)
     everything, optimiser = pixels_of(scene, rgb, alpha, c2w, fov_deg), adamw(scene)
     for step in range(n_steps):
         generator = torch.Generator().manual_seed(seed * 10_000_000 + step)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, sample_scenes
-from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps, pixels_of
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps
 
 SMALL = DynamicNeRFConfig(
     n_levels=4,
@@ -137,6 +137,6 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="c2w"):
         scene.render(torch.zeros(4, 4), FOV_DEG, 0.0, 4)
     with pytest.raises(ValueError, match="c2w is for 3 views and rgb has 2"):
-        pixels_of(scene, rgb, rgb[:, :, :1], cameras(3), FOV_DEG)
+        next(fit_steps(scene, rgb, rgb[:, :, :1], cameras(3), FOV_DEG))
     with pytest.raises(ValueError, match="rgb reaches from"):
-        pixels_of(scene, rgb * 2 + 1, rgb[:, :, :1], cameras(), FOV_DEG)
+        next(fit_steps(scene, rgb * 2 + 1, rgb[:, :, :1], cameras(), FOV_DEG))

@@ -1,0 +1,298 @@
+"""A film of an object becomes a scene that moves: 4Diffusion from end to end.
+
+Sections 3.2 and 3.3. 4DM surrounds the film with videos; a dynamic NeRF is optimised until 4DM finds nothing to say
+about its renders, and until they look like those videos:
+
+    each step   one random turn u of four cameras around, all frames       x = render(u + 0, 90, 180, 270 degrees)
+                L_sds = 1/2 |x - sg[x0(x)]|^2 / images                     4D-aware: one look at all of them (`sds.py`)
+                L_anchor, of one frame of one sampled video                (`anchor_loss.py`)
+                and what keeps density tidy
+
+The film itself is compared with nothing: nobody knows its camera. Score distillation frame by frame is the same run
+with the base in place of 4DM.
+
+Departures, all off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes
+seconds instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one
+look serves a few steps, since the look is what costs. A mask loss on the sampled videos keeps white ghosts away.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fourd_minimal.anchor_loss import AnchorLoss
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.sds import draw_step, score_distillation
+from fourd_minimal.systems.dynamic_nerf import (
+    DynamicNeRF,
+    DynamicNeRFConfig,
+    Pixels,
+    adamw,
+    fit_steps,
+    pixels_of,
+)
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """From one value to another, linearly, over so many steps; then it stays."""
+
+    begin: float
+    end: float
+    steps: int = 0
+
+    def at(self, step: int) -> float:
+        """Its value at a step."""
+        return self.end if step >= self.steps else self.begin + (self.end - self.begin) * step / self.steps
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Everything an optimisation depends on; the defaults are the paper's."""
+
+    nerf: DynamicNeRFConfig = field(default_factory=DynamicNeRFConfig)
+    fov_deg: float = 45.0
+    sizes: tuple[tuple[int, int], ...] = ((0, 64), (5000, 192), (10_000, 256))
+    """From which step on renders have how many pixels per side."""
+    n_steps: int = 35_000
+    fit_steps: int = 0
+    """Before them, of a direct fit to the sampled videos."""
+    sampled_views: int = 4
+    """Of which videos are sampled; a multiple of what the model makes at a time."""
+    sampling_steps: int = 100
+    sampling_guidance: float = 5.0
+    sds: float = 1.0
+    guidance: float = 5.0
+    rescale: float = 0.2
+    anneal_steps: int = 5000
+    looks_every: int = 1
+    """Steps that one look of the model serves."""
+    pixels: int | None = None
+    """Of the renders, at which a step takes the gradient; all of them when left out."""
+    anchor: float = 1.0
+    direct: float = 0.0
+    """Weight of the squared errors against the sampled videos, at `pixels` of them."""
+    mask: float = 0.0
+    """Weight of the squared error of opacity, at the same pixels."""
+    orientation: Ramp = Ramp(10.0, 1000.0, 5000)
+    opacity: float = 100.0
+    entropy: Ramp = Ramp(0.0, 100.0, 10_000)
+    rate_grids: float = 1e-2
+    rate_mlps: float = 1e-3
+    occupancy_every: int = 16
+
+
+class Step(NamedTuple):
+    """What the caller sees after each step."""
+
+    number: int
+    losses: dict[str, float]
+    """Each with its weight."""
+    scene: DynamicNeRF
+
+
+Guess = Callable[[Tensor, Int[Tensor, ""]], tuple[Tensor, Tensor]]
+
+
+def eyes(model: FourDM, film: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
+    """What a model says of noisy renders `(t, v, 3, h, w)`: the noise it sees in them, with the film and without."""
+    reference, cameras = film[None] * 2 - 1, model.cameras(azimuths_deg.tolist())[None].to(film)
+    both = torch.tensor([True, False], device=film.device)
+
+    def guess(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        twice = [a.expand(2, *a.shape[1:]) for a in (z[None], cameras, reference)]
+        clean = model.denoise(twice[0], t.expand(2), twice[1], twice[2], both)
+        shown, nothing = model.schedule.eps_from_x0(twice[0], clean, t.expand(2))
+        return shown, nothing
+
+    return guess
+
+
+def off_white(rgb: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 1 h w"]:
+    """How far from white: the opacity of what stands on white, where an object's darkest colour is below 0.75."""
+    return ((1 - rgb).amax(-3, keepdim=True) / 0.25).clamp(0, 1)
+
+
+def cameras_around(model: FourDM, n: int) -> Float[Tensor, "n 4 4"]:
+    """Evenly, from the film's own camera on, which stands at azimuth 0."""
+    return circular_trajectory(torch.arange(n) * (360 / n), model.config.elevation_deg, model.config.radius)
+
+
+def surroundings(
+    film: Float[Tensor, "t 3 h w"], model: FourDM, config: SceneConfig, seed: int = 0
+) -> Float[Tensor, "v t 3 h w"]:
+    """Sampled videos, as `cameras_around` would see the object; as many at a time as the model makes."""
+    azimuth, groups = (
+        torch.arange(config.sampled_views) * (360 / config.sampled_views),
+        config.sampled_views // model.config.views,
+    )
+    options = dict(n_steps=config.sampling_steps, guidance=config.sampling_guidance)
+    made = [model.sample(film, azimuth[i::groups].tolist(), seed=seed + i, **options) for i in range(groups)]
+    return rearrange(made, "g v t c h w -> (v g) t c h w")
+
+
+def optimise_steps(
+    film: Float[Tensor, "t 3 h w"],
+    model: FourDM,
+    config: SceneConfig,
+    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    videos: Float[Tensor, "v t 3 h w"] | None = None,
+    seed: int = 0,
+    path: str | Path | None = None,
+    checkpoint_every: int = 100,
+) -> Iterator[Step]:
+    """Optimise a scene, yielding after every step.
+
+    Args:
+        film: of an object over white, in [0, 1], as large as the model's frames.
+        model: that looks: 4DM; or its base, for score distillation frame by frame.
+        config: everything it depends on.
+        perceptual: the anchor's distance of pictures in [-1, 1].
+        videos: sampled before, of `config.sampled_views` cameras from azimuth 0 on; sampled by `model` when left out.
+        seed: of everything random.
+        path: of the checkpoint; if it is there, the optimisation goes on from it, exactly.
+        checkpoint_every: steps between checkpoints; one is also written at the end.
+
+    Raises:
+        ValueError: an anchor without a distance; a checkpoint of other settings or of another film; a model that works
+            on latents; anything that `FourDM.sample` refuses.
+    """
+    if config.anchor and perceptual is None:
+        raise ValueError("perceptual is None; the anchor loss wants a distance of pictures.")
+    if model.config.unet.image_channels != 3:
+        raise ValueError(f"model works on {model.config.unet.image_channels} latent channels; 3 colours are wanted.")
+    if config.sampled_views % model.config.views:
+        raise ValueError(f"sampled_views is {config.sampled_views}; a multiple of {model.config.views} is wanted.")
+    scene = DynamicNeRF(config.nerf, seed).to(film.device)
+    optimiser = adamw(scene, config.rate_grids, config.rate_mlps)
+    if videos is None:
+        videos = surroundings(film, model, config, seed)
+    c2w = cameras_around(model, config.sampled_views).to(film)
+    path = None if path is None else Path(path)
+    notes = dict(seed=seed, film=_print(film), videos=_print(videos), eyes=fingerprint(model))
+    start = _resume(path, scene, optimiser, config, notes) if path is not None and path.exists() else 0
+    if not start and config.fit_steps:
+        for _ in fit_steps(scene, videos, off_white(videos), c2w, config.fov_deg, config.fit_steps, seed=seed):
+            pass
+    known = pixels_of(scene, videos, off_white(videos), c2w, config.fov_deg)
+    anchor = AnchorLoss(perceptual) if config.anchor else None
+    if start == config.n_steps:
+        yield Step(start, {}, scene)
+    for number in range(start, config.n_steps):
+        generator = torch.Generator().manual_seed(seed * 10_000_000 + number)
+        if number % config.occupancy_every == 0:
+            scene.update_occupancy(generator)
+        losses = {}
+        if config.sds:
+            if number % config.looks_every == 0:
+                looked = _look(scene, film, model, config, number, generator)
+            losses |= _pull(scene, looked, len(film) * model.config.views, config, number, generator)
+        if anchor:
+            view, time = (int(torch.randint(n, (), generator=generator)) for n in videos.shape[:2])
+            moment = time / max(1, videos.shape[1] - 1)
+            seen = scene.render(c2w[view], config.fov_deg, moment, videos.shape[-1])
+            losses["anchor"] = config.anchor * anchor(seen.rgb[None], videos[view, time][None])
+        if config.direct or config.mask:
+            some = known.drawn(config.pixels or 4096, generator)
+            colour, opacity = scene.look(*some[:3], generator)
+            off = colour + (1 - opacity)[:, None] - some.rgb
+            losses["direct"] = config.direct * off.square().mean()
+            losses["mask"] = config.mask * (opacity - some.alpha).square().mean()
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        optimiser.step()
+        done = number + 1
+        whole = done % config.looks_every == 0  # a run that goes on looks anew, so it must not stop between looks
+        if path is not None and ((whole and done % checkpoint_every < config.looks_every) or done == config.n_steps):
+            _save(path, scene, optimiser, config, step=done, **notes)
+        yield Step(done, {name: loss.item() for name, loss in losses.items()}, scene)
+    scene.update_occupancy(torch.Generator().manual_seed(seed))
+
+
+def optimise_scene(film: Float[Tensor, "t 3 h w"], model: FourDM, config: SceneConfig, **options) -> DynamicNeRF:
+    """The scene at the end of `optimise_steps`, which has the arguments."""
+    *_, last = optimise_steps(film, model, config, **options)
+    return last.scene.requires_grad_(False)
+
+
+@torch.no_grad()
+def _look(
+    scene: DynamicNeRF, film: Tensor, model: FourDM, config: SceneConfig, number: int, generator: torch.Generator
+) -> Pixels:
+    """Four views of all frames from a random angle on, with the colours that the model would like to see there."""
+    size = [size for begin, size in config.sizes if begin <= number][-1]
+    frames, views, whole = len(film), model.config.views, (model.config.image_size,) * 2
+    azimuth = (torch.rand((), generator=generator) + torch.arange(views)) * (360 / views)
+    c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(film)
+    times = torch.linspace(0, 1, frames, device=film.device)
+    seen = scene.render(c2w.expand(frames, -1, 4, 4), config.fov_deg, times[:, None].expand(-1, views), size)
+    x = F.interpolate(seen.rgb.flatten(0, 1), whole, mode="bilinear", antialias=True).unflatten(0, (frames, views))
+    t = draw_step(number / config.anneal_steps, len(model.schedule.abar), generator=generator).to(film.device)
+    options = dict(guidance=config.guidance, rescale=config.rescale, generator=generator)
+    guess = eyes(model, film, azimuth)
+    x0 = score_distillation(x * 2 - 1, guess, model.schedule.abar, t, **options).target
+    target = F.interpolate((x0.flatten(0, 1) + 1) / 2, (size,) * 2, mode="bilinear", antialias=True)
+    target = rearrange(target, "(t v) c h w -> v t c h w", t=frames)
+    looked = pixels_of(scene, target, rearrange(seen.alpha, "t v 1 h w -> v t 1 h w"), c2w, config.fov_deg)
+    if config.pixels is None:
+        return looked
+    held = (looked.alpha > 0.01) | (looked.rgb < 0.9).any(1)  # where neither has anything there is nothing to pull
+    return Pixels(*(values[held] for values in looked))
+
+
+def _pull(
+    scene: DynamicNeRF, looked: Pixels, images: int, config: SceneConfig, number: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Renders towards what the model would like to see, and what keeps density tidy, at some pixels or at all."""
+    some = looked if config.pixels is None else looked.drawn(config.pixels, generator)
+    orientation = config.orientation.at(number)
+    colour, opacity = scene.look(*some[:3], generator, orientation > 0)
+    off = 2 * (colour[:, :3] + (1 - opacity)[:, None] - some.rgb)
+    certain = opacity.clamp(1e-3, 1 - 1e-3)
+    losses = dict(
+        sds=config.sds * 0.5 * off.square().sum(1).mean() * len(looked.rgb) / images,
+        opacity=config.opacity * (opacity.square() + 0.01).sqrt().mean(),
+        entropy=config.entropy.at(number) * torch.special.entr(torch.stack([certain, 1 - certain])).sum(0).mean(),
+    )
+    if orientation > 0:
+        losses["orientation"] = orientation * colour[:, 3].mean()
+    return losses
+
+
+def _print(frames: Tensor) -> str:
+    return fingerprint({"": frames})
+
+
+def _save(path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, **notes) -> None:
+    state = {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
+    for index, slot in optimiser.state_dict()["state"].items():
+        state |= {f"optimiser.{index}.{name}": tensor for name, tensor in slot.items()}
+    save_weights(path, {name: tensor.clone() for name, tensor in state.items()}, config, **notes)
+
+
+def _resume(
+    path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, wanted: dict[str, Any]
+) -> int:
+    """Load a checkpoint into both, and say after which step it was written."""
+    tensors, saved, notes = load_weights(path, SceneConfig)
+    differs = [name for name, value in wanted.items() if notes.get(name) != value]
+    differs += [f.name for f in fields(config) if getattr(saved, f.name) != getattr(config, f.name)]
+    if differs:
+        raise ValueError(f"{path} is of another run: {', '.join(differs)} differ; delete it, or choose another path.")
+    scene.load_state_dict({k.removeprefix("scene."): v for k, v in tensors.items() if k.startswith("scene.")})
+    state = optimiser.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".")
+            state["state"].setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict(state)
+    return notes["step"]

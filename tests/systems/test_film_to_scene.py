@@ -1,0 +1,149 @@
+"""From a film to a scene: every loss reaches the field, one look for all, exact resumption, clear refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.systems import film_to_scene
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
+from fourd_minimal.systems.film_to_scene import Ramp, SceneConfig, eyes, off_white, optimise_scene, optimise_steps
+from fourd_minimal.systems.four_diffusion import FourDM
+
+SMALL = SceneConfig(
+    DynamicNeRFConfig(
+        n_levels=2, log2_table_size=8, base_resolution=4, per_level_scale=2.0, width=8, n_samples=8, occupancy_side=6
+    ),
+    fov_deg=36.0,
+    sizes=((0, 8), (4, 16)),
+    n_steps=6,
+    sampling_steps=2,
+    anneal_steps=4,
+    looks_every=2,
+    pixels=64,
+    direct=1.0,
+    mask=0.1,
+    orientation=Ramp(0.0, 1.0, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return FourDM(FOUR_DM["smoke"].model).requires_grad_(False)
+
+
+@pytest.fixture
+def film():
+    frames = torch.ones(3, 3, 16, 16)
+    frames[:, :, 4:12, 5:11] = torch.rand(3, 3, 8, 6, generator=torch.Generator().manual_seed(0)) * 0.5
+    return frames
+
+
+def distance(a, b):
+    return (a - b).square().mean((1, 2, 3))
+
+
+def test_every_loss_is_there_and_finite_and_the_scene_changes(model, film):
+    steps = list(optimise_steps(film, model, SMALL, distance))
+    assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6]
+    names = {"sds", "opacity", "entropy", "anchor", "direct", "mask"}
+    assert set(steps[0].losses) == names and set(steps[-1].losses) == names | {"orientation"}
+    assert all(torch.tensor(list(s.losses.values())).isfinite().all() for s in steps)
+    assert steps[-1].scene.space_time.table.abs().max() > 1e-3
+    only = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
+    for name in ("sds", "anchor", "direct", "mask"):
+        alone = replace(
+            SMALL, n_steps=2, opacity=0.0, entropy=Ramp(0.0, 0.0), orientation=Ramp(0.0, 0.0), **only | {name: 1.0}
+        )
+        scene = optimise_scene(film, model, alone, perceptual=distance)
+        assert scene.space.table.abs().max() > 2e-3, name
+
+
+def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(model, film, monkeypatch):
+    seen = []
+
+    def watched(model, film, azimuths_deg):
+        def guess(z, t):
+            seen.append((z.shape, t, azimuths_deg))
+            return z, z
+
+        return guess
+
+    monkeypatch.setattr(film_to_scene, "eyes", watched)
+    list(optimise_steps(film, model, replace(SMALL, fit_steps=2), distance))
+    assert [tuple(shape) for shape, *_ in seen] == [(3, 4, 3, 16, 16)] * 3
+    assert all(t.ndim == 0 for _, t, _ in seen) and len({t.item() for _, t, _ in seen}) > 1
+    for *_, azimuth in seen:
+        assert_close(azimuth - azimuth[0], torch.tensor([0.0, 90.0, 180.0, 270.0]))
+    assert len({a[0].item() for *_, a in seen}) == 3
+
+
+def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
+    z, t = torch.randn(3, 4, 3, 16, 16), torch.tensor(600)
+    shown, nothing = eyes(model, film, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
+    cameras = model.cameras([10.0, 100.0, 190.0, 280.0])[None]
+    for found, told in ((shown, True), (nothing, False)):
+        clean = model.denoise(z[None], t[None], cameras, film[None] * 2 - 1, torch.tensor([told]))[0]
+        assert_close(model.schedule.add_noise(clean, found, t), z, atol=1e-4, rtol=1e-4)
+    assert (shown - nothing).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("looks_every", [1, 2])
+def test_an_interrupted_run_goes_on_exactly(looks_every, model, film, tmp_path):
+    config = replace(SMALL, looks_every=looks_every, fit_steps=3)
+    whole = optimise_scene(film, model, config, perceptual=distance)
+    for step in optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2):
+        if step.number == 3:
+            break
+    *_, last = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2)
+    for (name, a), b in zip(whole.state_dict().items(), last.scene.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    (again,) = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors")  # it was finished
+    assert again.number == 6 and torch.equal(again.scene.space.table, whole.space.table)
+    with pytest.raises(ValueError, match="is of another run: seed"):
+        next(optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", seed=1))
+    with pytest.raises(ValueError, match="film, videos differ"):
+        next(optimise_steps(film * 0.9, model, config, distance, path=tmp_path / "scene.safetensors"))
+
+
+def test_a_film_of_one_frame_becomes_a_scene(model, film):
+    scene = optimise_scene(film[:1], model, replace(SMALL, n_steps=2), perceptual=distance)
+    assert scene.space.table.isfinite().all()
+
+
+def test_white_is_nothing_and_half_grey_is_something():
+    levels = torch.tensor([1.0, 0.875, 0.75, 0.0]).expand(3, 1, 4)
+    assert_close(off_white(levels), torch.tensor([[[0.0, 0.5, 1.0, 1.0]]]))
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    assert off_white(red) == 1
+
+
+def test_a_ramp():
+    assert [Ramp(10, 1000, 5000).at(n) for n in (0, 2500, 5000, 9000)] == [10, 505, 1000, 1000]
+    assert Ramp(1.0, 3.0).at(0) == 3.0
+
+
+def test_the_defaults_are_the_papers():
+    config = SceneConfig()
+    assert (config.nerf.n_levels, config.nerf.log2_table_size, config.nerf.n_samples) == (16, 19, 256)
+    assert (config.n_steps, config.guidance, config.rescale, config.sds, config.anchor) == (35_000, 5.0, 0.2, 1.0, 1.0)
+    assert config.sizes == ((0, 64), (5000, 192), (10_000, 256)) and (config.direct, config.mask, config.fit_steps) == (
+        0,
+        0,
+        0,
+    )
+
+
+def test_bad_input_is_named(model, film):
+    with pytest.raises(ValueError, match="perceptual is None; the anchor loss wants"):
+        next(optimise_steps(film, model, SMALL))
+    with pytest.raises(ValueError, match="sampled_views is 6; a multiple of 4"):
+        next(optimise_steps(film, model, replace(SMALL, sampled_views=6), distance))
+    with pytest.raises(ValueError, match="video has shape"):
+        next(optimise_steps(film[:, :, :8], model, SMALL, distance))
+    latents = FourDM(replace(FOUR_DM["smoke"].model, unet=replace(FOUR_DM["smoke"].model.unet, image_channels=4)))
+    with pytest.raises(ValueError, match="4 latent channels; 3 colours"):
+        next(optimise_steps(film, latents, SMALL, distance))
