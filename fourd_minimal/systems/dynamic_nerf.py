@@ -130,10 +130,10 @@ class DynamicNeRF(nn.Module):
         return sigma, torch.cat([rgb, facing.clamp(min=0).square()], 1)
 
     def pixel_rays(
-        self, c2w: Float[Tensor, "b 4 4"], fov_deg: float, size: tuple[int, int]
+        self, c2w: Float[Tensor, "b 4 4"], fov_deg: float, size: tuple[int, int], per_side: int | None = None
     ) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b h w s 3"]]:
         """Origins, and the directions of every pixel's rays."""
-        return rays(c2w, fov_deg, size, pixel_grid(size, self.config.rays_per_side).to(c2w))
+        return rays(c2w, fov_deg, size, pixel_grid(size, per_side or self.config.rays_per_side).to(c2w))
 
     def look(
         self,
@@ -176,6 +176,7 @@ class DynamicNeRF(nn.Module):
         time: float | Float[Tensor, "*#b"],
         size: int | tuple[int, int],
         background: float | Float[Tensor, " 3"] = 1.0,
+        rays_per_side: int | None = None,
     ) -> Picture:
         """What cameras see.
 
@@ -185,6 +186,7 @@ class DynamicNeRF(nn.Module):
             time: in [0, 1], one for each camera or one for all.
             size: (h, w), or one number for square pictures.
             background: a colour in [0, 1]; white by default.
+            rays_per_side: of a pixel; as configured when left out.
 
         Raises:
             ValueError: poses that are none, or times outside [0, 1].
@@ -195,10 +197,10 @@ class DynamicNeRF(nn.Module):
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         if ((time < 0) | (time > 1)).any():
             raise ValueError(f"time reaches from {time.min():g} to {time.max():g}; times in [0, 1] are wanted.")
-        origin, directions = self.pixel_rays(cameras, fov_deg, size)
+        origin, directions = self.pixel_rays(cameras, fov_deg, size, rays_per_side)
         pixels = size[0] * size[1]
         pieces = (origin.repeat_interleave(pixels, 0), directions.flatten(0, 2), time.repeat_interleave(pixels))
-        per_pixel = self.config.n_samples * self.config.rays_per_side**2
+        per_pixel = self.config.n_samples * directions.shape[3]
         at_once = len(pieces[0]) if torch.is_grad_enabled() else max(1, AT_ONCE // per_pixel)
         seen = [self.look(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
         colour, opacity = (torch.cat(part) for part in zip(*seen, strict=True))

@@ -234,7 +234,8 @@ def _look(
     azimuth = (torch.rand((), generator=generator) + torch.arange(views)) * (360 / views)
     c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(film)
     times = torch.linspace(0, 1, frames, device=film.device)
-    seen = scene.render(c2w.expand(frames, -1, 4, 4), config.fov_deg, times[:, None].expand(-1, views), size)
+    given = c2w.expand(frames, -1, 4, 4), config.fov_deg, times[:, None].expand(-1, views), size
+    seen = scene.render(*given, rays_per_side=1)
     x = F.interpolate(seen.rgb.flatten(0, 1), whole, mode="bilinear", antialias=True).unflatten(0, (frames, views))
     t = draw_step(number / config.anneal_steps, len(model.schedule.abar), generator=generator).to(film.device)
     options = dict(guidance=config.guidance, rescale=config.rescale, generator=generator)

@@ -75,6 +75,7 @@ def test_a_pixel_is_the_mean_of_its_rays():
     coarse = scene.render(cameras(), FOV_DEG, 0.4, 6, background=0.2)
     assert_close(coarse.rgb, F.avg_pool2d(fine.rgb, 2))
     assert_close(coarse.alpha, F.avg_pool2d(fine.alpha, 2))
+    assert_close(scene.render(cameras(), FOV_DEG, 0.4, 12, background=0.2, rays_per_side=1).rgb, fine.rgb)
 
 
 def test_what_faces_away_is_seen_only_through_what_is_in_front():
