@@ -62,6 +62,7 @@ def test_orbits_are_seen_from_evenly_around():
     clean, film, cameras = orbits(SMOKE.model, 3, 2, 5)
     size = SMOKE.model.image_size
     assert clean.shape == (3, 2, 4, 3, size, size) and film.shape == (3, 2, 3, size, size)
+    assert clean.min() >= -1 and clean.max() == film.max() == 1 and clean.min() < -0.3  # white is 1
     film_at = circular_trajectory(torch.tensor(0.0), SMOKE.model.elevation_deg, RADIUS)
     place = (film_at @ cameras)[..., :3, 3]
     assert_close(place[..., 1], film_at[1, 3].expand(3, 4), atol=1e-4, rtol=0)

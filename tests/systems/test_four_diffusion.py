@@ -168,7 +168,7 @@ def test_the_shipped_weights_make_better_views_than_pasting_and_steadier_ones_th
     scores = {s.method: s for s, _ in compare(model, base, truth, film, cameras, 6, seeds=(0,))}
     assert scores[OWN].psnr_object > scores[PASTE].psnr_object + 1.5
     assert scores[OURS].psnr_object > scores[OWN].psnr_object
-    assert scores[OURS].change(2) < 0.93 * scores[OWN].change(2)
+    assert scores[OURS].change(2) < 0.88 * scores[OWN].change(2)
 
 
 def test_objects_of_a_batch_have_noise_levels_of_their_own(model):
