@@ -14,6 +14,7 @@
     fourd scenes --out figures                                           scenes fitted to grids; does eq. 11 help?
     fourd cameras --recording folder --out figures                       three real cameras in, the fourth predicted
     fourd surround --video a.webm                                        one film of an object: films from all around
+    fourd distil --video a.webm                                          one film of an object: a scene that moves
     fourd train-4dm --preset cpu                                         the multi-view base and its motion modules
     fourd evaluate-4dm --out figures                                     their numbers
     fourd curate --assets folder                                         which animated assets are worth learning from
@@ -30,6 +31,7 @@ from typing import Annotated
 
 import tyro
 
+from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
@@ -38,6 +40,7 @@ from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.curation_ablation import AblateCuration
+from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.generate import Generate
@@ -58,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     preset = dict(preset=name, settings=PRESETS[name])
     upsampler, text = TrainUpsampler(name, settings=UPSAMPLERS[name]), TrainText(name, settings=TEXT_TO_VIDEO[name])
     four_dm = TrainFourDM(name, settings=FOUR_DM[name])
+    distil = Distil(preset=name, settings=SCENES[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
@@ -71,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Scenes, tyro.conf.subcommand("scenes")]
         | Annotated[Cameras, tyro.conf.subcommand("cameras")]
         | Annotated[Surround, tyro.conf.subcommand("surround")]
+        | Annotated[Distil, tyro.conf.subcommand("distil", default=distil)]
         | Annotated[TrainFourDM, tyro.conf.subcommand("train-4dm", default=four_dm)]
         | Annotated[EvaluateFourDM, tyro.conf.subcommand("evaluate-4dm")]
         | Annotated[Curate, tyro.conf.subcommand("curate")]

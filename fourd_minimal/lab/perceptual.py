@@ -23,10 +23,11 @@ class Perceptual(NamedTuple):
     label: str
 
 
-def lpips_vgg(seed: int = 0) -> Perceptual:
+def lpips_vgg(device: str | torch.device = "cpu", seed: int = 0) -> Perceptual:
     """LPIPS, or its form on random features.
 
     Args:
+        device: of the pictures.
         seed: of the random features.
 
     Raises:
@@ -48,4 +49,4 @@ def lpips_vgg(seed: int = 0) -> Perceptual:
         weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
         for name, tensor in net.net.state_dict().items():  # slice1.0.weight is features.0.weight
             tensor.copy_(weights["features." + name.partition(".")[2]])
-    return Perceptual(net.requires_grad_(False), REAL if found else RANDOM)
+    return Perceptual(net.requires_grad_(False).to(device), REAL if found else RANDOM)

@@ -103,7 +103,7 @@ class Step(NamedTuple):
 Guess = Callable[[Tensor, Int[Tensor, ""]], tuple[Tensor, Tensor]]
 
 
-def eyes(model: FourDM, film: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
+def opinion(model: FourDM, film: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
     """What a model says of noisy renders `(t, v, 3, h, w)`: the noise it sees in them, with the film and without."""
     reference, cameras = film[None] * 2 - 1, model.cameras(azimuths_deg.tolist())[None].to(film)
     both = torch.tensor([True, False], device=film.device)
@@ -149,18 +149,20 @@ def optimise_steps(
     seed: int = 0,
     path: str | Path | None = None,
     checkpoint_every: int = 100,
+    eyes: FourDM | None = None,
 ) -> Iterator[Step]:
     """Optimise a scene, yielding after every step.
 
     Args:
         film: of an object over white, in [0, 1], as large as the model's frames.
-        model: that looks: 4DM; or its base, for score distillation frame by frame.
+        model: 4DM, which samples the videos, and looks at renders.
         config: everything it depends on.
         perceptual: the anchor's distance of pictures in [-1, 1].
         videos: sampled before, of `config.sampled_views` cameras from azimuth 0 on; sampled by `model` when left out.
         seed: of everything random.
         path: of the checkpoint; if it is there, the optimisation goes on from it, exactly.
         checkpoint_every: steps between checkpoints; one is also written at the end.
+        eyes: what looks at renders in place of 4DM: its base, for score distillation frame by frame.
 
     Raises:
         ValueError: an anchor without a distance; a checkpoint of other settings or of another film; a model that works
@@ -178,7 +180,7 @@ def optimise_steps(
         videos = surroundings(film, model, config, seed)
     c2w = cameras_around(model, config.sampled_views).to(film)
     path = None if path is None else Path(path)
-    notes = dict(seed=seed, film=_print(film), videos=_print(videos), eyes=fingerprint(model))
+    notes = dict(seed=seed, film=_print(film), videos=_print(videos), eyes=fingerprint(eyes or model))
     start = _resume(path, scene, optimiser, config, notes) if path is not None and path.exists() else 0
     if not start and config.fit_steps:
         for _ in fit_steps(scene, videos, off_white(videos), c2w, config.fov_deg, config.fit_steps, seed=seed):
@@ -194,7 +196,7 @@ def optimise_steps(
         losses = {}
         if config.sds:
             if number % config.looks_every == 0:
-                looked = _look(scene, film, model, config, number, generator)
+                looked = _look(scene, film, eyes or model, config, number, generator)
             losses |= _pull(scene, looked, len(film) * model.config.views, config, number, generator)
         if anchor:
             view, time = (int(torch.randint(n, (), generator=generator)) for n in videos.shape[:2])
@@ -239,7 +241,7 @@ def _look(
     x = F.interpolate(seen.rgb.flatten(0, 1), whole, mode="bilinear", antialias=True).unflatten(0, (frames, views))
     t = draw_step(number / config.anneal_steps, len(model.schedule.abar), generator=generator).to(film.device)
     options = dict(guidance=config.guidance, rescale=config.rescale, generator=generator)
-    guess = eyes(model, film, azimuth)
+    guess = opinion(model, film, azimuth)
     x0 = score_distillation(x * 2 - 1, guess, model.schedule.abar, t, **options).target
     target = F.interpolate((x0.flatten(0, 1) + 1) / 2, (size,) * 2, mode="bilinear", antialias=True)
     target = rearrange(target, "(t v) c h w -> v t c h w", t=frames)

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.systems import film_to_scene
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
-from fourd_minimal.systems.film_to_scene import Ramp, SceneConfig, eyes, off_white, optimise_scene, optimise_steps
+from fourd_minimal.systems.film_to_scene import Ramp, SceneConfig, off_white, opinion, optimise_scene, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
 
 SMALL = SceneConfig(
@@ -72,7 +72,7 @@ def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(m
 
         return guess
 
-    monkeypatch.setattr(film_to_scene, "eyes", watched)
+    monkeypatch.setattr(film_to_scene, "opinion", watched)
     list(optimise_steps(film, model, replace(SMALL, fit_steps=2), distance))
     assert [tuple(shape) for shape, *_ in seen] == [(3, 4, 3, 16, 16)] * 3
     assert all(t.ndim == 0 for _, t, _ in seen) and len({t.item() for _, t, _ in seen}) > 1
@@ -83,7 +83,7 @@ def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(m
 
 def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
     z, t = torch.randn(3, 4, 3, 16, 16), torch.tensor(600)
-    shown, nothing = eyes(model, film, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
+    shown, nothing = opinion(model, film, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
     cameras = model.cameras([10.0, 100.0, 190.0, 280.0])[None]
     for found, told in ((shown, True), (nothing, False)):
         clean = model.denoise(z[None], t[None], cameras, film[None] * 2 - 1, torch.tensor([told]))[0]

@@ -1,0 +1,106 @@
+"""All of 4Diffusion from a shell: a film of an object in, a scene that moves out, seen from wherever you like."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.configs.film_to_scene import SCENES
+from fourd_minimal.data.foreground import Matte, read_object
+from fourd_minimal.data.video import count_frames, write_video
+from fourd_minimal.lab.generate import whole_folder, write
+from fourd_minimal.lab.perceptual import lpips_vgg
+from fourd_minimal.lab.presets import device
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
+from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
+from fourd_minimal.systems.four_diffusion import FourDM
+
+OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?"
+"""What a folder of results holds."""
+
+
+@dataclass(frozen=True)
+class Distil:
+    """Turn one film of an object into a scene that moves. The shipped weights know walking creatures."""
+
+    video: Path | None = None
+    """A film of one object: with alpha, on white, or with one of the next two."""
+    preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
+    """Where the settings below come from."""
+    masks: Path | None = None
+    """A video or folder of pictures, white where the object is."""
+    matte: Matte | None = None
+    """A library that finds the object."""
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train-4dm` wrote."""
+    frame_by_frame: bool = False
+    """Score distillation by the base, which sees one moment at a time, in place of 4DM."""
+    seed: int = 0
+    size: int = 128
+    """Of the pictures that are written, in pixels: the scene is smooth, so they may be larger than the film."""
+    out: Path = Path("fourd_out/distil")
+    checkpoint: Path | None = None
+    """Where the optimisation is kept, to go on if it is stopped."""
+    settings: SceneConfig = field(default_factory=lambda: SCENES["cpu"])
+    """Every value of the preset, to be changed one by one."""
+
+    def run(self) -> None:
+        """Optimise, and say where the pictures are.
+
+        Raises:
+            ValueError: counts that make no sense, and whatever reading the film raises.
+        """
+        if self.video is None:
+            raise ValueError("--video is missing; a film of one object is wanted.")
+        if self.size < 1:
+            raise ValueError(f"--size is {self.size}; at least 1 is wanted.")
+        model = FourDM.from_pretrained(self.weights).to(device())
+        eyes = FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
+        frames = min(model.config.times, count_frames(self.video))
+        with whole_folder(self.out, OURS) as folder:
+            film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte).to(device())
+            began = time.perf_counter()
+            scene = self._optimised(film, model, eyes)
+            print(f"A scene from {frames} frames of {film.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
+            look_around(scene, model, self.settings.fov_deg, frames, self.size, folder)
+        names = {"Look around": "grid.html", "Fly around": "orbit.mp4", "Frozen": "freeze.mp4"}
+        print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
+
+    def _optimised(self, film: Tensor, model: FourDM, eyes: FourDM) -> DynamicNeRF:
+        perceptual: Callable | None = None
+        if self.settings.anchor:
+            perceptual, label = lpips_vgg(device())
+            print(f"Anchor: {label}")
+        steps = optimise_steps(film, model, self.settings, perceptual, None, self.seed, self.checkpoint, eyes=eyes)
+        with tqdm(total=self.settings.n_steps, desc="scene", unit="step") as progress:
+            for step in steps:
+                progress.update(step.number - progress.n)
+                progress.set_postfix({k: f"{v:.3g}" for k, v in step.losses.items() if v}, refresh=False)
+        return step.scene.requires_grad_(False)
+
+
+@torch.no_grad()
+def look_around(
+    scene: DynamicNeRF, model: FourDM, fov_deg: float, frames: int, size: int, folder: Path, turns: int = 48
+) -> None:
+    """Write a page to drag in, a film from a camera on its way around, and one that stands still in time."""
+
+    def seen(azimuth: Tensor, times: Tensor) -> Float[Tensor, "*b 3 h w"]:
+        c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius)
+        pictures = scene.render(c2w.to(device()), fov_deg, times.to(device()), size)
+        return pictures.rgb.clamp(0, 1).cpu()
+
+    around = torch.arange(turns) * (360 / turns)
+    there = torch.linspace(0, 1, frames)
+    there_and_back = torch.cat([there, there.flip(0)[1:-1]]) if frames > 2 else there
+    write_video(seen(around, there_and_back.repeat(turns)[:turns]), folder / "orbit.mp4", fps=12)
+    write_video(seen(around, torch.zeros(turns)), folder / "freeze.mp4", fps=12)
+    views = (torch.arange(8) * 45.0)[:, None].expand(-1, frames)
+    write({"scene": seen(views, there.expand(8, -1))}, folder)

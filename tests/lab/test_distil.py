@@ -1,0 +1,71 @@
+"""fourd distil: from a film to pictures of a scene, with the smallest model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fourd_minimal.configs.film_to_scene import SCENES
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.data.video import count_frames, read_video, write_video
+from fourd_minimal.lab import distil
+from fourd_minimal.lab.cli import main
+from fourd_minimal.lab.distil import Distil
+from fourd_minimal.lab.multiview import orbits
+from fourd_minimal.lab.train import TrainFourDM
+
+SMOKE = FOUR_DM["smoke"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    TrainFourDM("smoke", out=folder, settings=SMOKE).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("film") / "creature"
+    write_video((orbits(SMOKE.model, 1, 3, 3)[1][0] + 1) / 2, path)
+    return path
+
+
+@pytest.mark.parametrize("options", [[], ["--frame-by-frame"]])
+def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(f"distil --video {film} --preset smoke --weights {weights} --size 12 --out {out}".split() + options)
+    said = capsys.readouterr().out
+    assert "A scene from 3 frames of 16 pixels" in said and "orbit.mp4" in said
+    assert count_frames(out / "orbit.mp4") == count_frames(out / "freeze.mp4") == 48
+    assert read_video(out / "freeze.mp4").rgb.shape[-2:] == (12, 12)
+    assert (out / "grid.html").exists() and len(list((out / "frames").iterdir())) == 8
+
+
+def test_a_stopped_optimisation_goes_on(film, weights, tmp_path, monkeypatch):
+    settings = replace(SCENES["smoke"], n_steps=6)
+    given = dict(weights=str(weights), settings=settings, size=8, checkpoint=tmp_path / "scene.safetensors")
+    scenes = []
+    monkeypatch.setattr(distil, "look_around", lambda scene, *_: scenes.append(scene))
+    for out in ("a", "b"):  # the second finds the first's end
+        Distil(film, out=tmp_path / out, **given).run()
+    assert torch.equal(scenes[0].space.table, scenes[1].space.table)
+
+
+def test_the_anchor_says_what_it_measures_with(film, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distil, "lpips_vgg", lambda device: (lambda a, b: (a - b).square(), "a stand-in"))
+    Distil(
+        film, weights=str(weights), settings=replace(SCENES["smoke"], anchor=1.0), size=8, out=tmp_path / "out"
+    ).run()
+    assert "Anchor: a stand-in" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_sentence(weights, tmp_path):
+    write_video(torch.ones(3, 3, 16, 16), tmp_path / "white")
+    with pytest.raises(ValueError, match="frame 0 shows no object"):
+        Distil(tmp_path / "white", weights=str(weights), out=tmp_path / "out").run()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="--size is 0"):
+        Distil(tmp_path / "white", size=0).run()
+    with pytest.raises(ValueError, match="--video is missing"):
+        Distil().run()
