@@ -22,7 +22,7 @@ from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
 
-OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?"
+OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?|meshes(/time_\d+\.(glb|obj|ply))?"
 """What a folder of results holds."""
 
 
@@ -45,6 +45,8 @@ class Distil:
     seed: int = 0
     size: int = 128
     """Of the pictures that are written, in pixels: the scene is smooth, so they may be larger than the film."""
+    meshes: Literal["glb", "obj", "ply"] | None = None
+    """Write the surface at each time, too; wants the extra `meshes`."""
     out: Path = Path("fourd_out/distil")
     checkpoint: Path | None = None
     """Where the optimisation is kept, to go on if it is stopped."""
@@ -61,6 +63,8 @@ class Distil:
             raise ValueError("--video is missing; a film of one object is wanted.")
         if self.size < 1:
             raise ValueError(f"--size is {self.size}; at least 1 is wanted.")
+        if self.meshes:  # before minutes are spent
+            from fourd_minimal.lab.meshes import write_meshes
         model = FourDM.from_pretrained(self.weights).to(device())
         eyes = FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
         frames = min(model.config.times, count_frames(self.video))
@@ -70,6 +74,8 @@ class Distil:
             scene = self._optimised(film, model, eyes)
             print(f"A scene from {frames} frames of {film.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
             look_around(scene, model, self.settings.fov_deg, frames, self.size, folder)
+            if self.meshes:
+                write_meshes(scene, folder / "meshes", frames, f".{self.meshes}")
         names = {"Look around": "grid.html", "Fly around": "orbit.mp4", "Frozen": "freeze.mp4"}
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 

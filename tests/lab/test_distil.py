@@ -31,7 +31,7 @@ def film(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("options", [[], ["--frame-by-frame"]])
+@pytest.mark.parametrize("options", [["--meshes", "glb"], ["--frame-by-frame"]])
 def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, capsys):
     out = tmp_path / "out"
     main(f"distil --video {film} --preset smoke --weights {weights} --size 12 --out {out}".split() + options)
@@ -39,6 +39,7 @@ def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, ca
     assert "A scene from 3 frames of 16 pixels" in said and "orbit.mp4" in said
     assert count_frames(out / "orbit.mp4") == count_frames(out / "freeze.mp4") == 48
     assert read_video(out / "freeze.mp4").rgb.shape[-2:] == (12, 12)
+    assert len(list(out.glob("meshes/time_*.glb"))) == (3 if "--meshes" in options else 0)
     assert (out / "grid.html").exists() and len(list((out / "frames").iterdir())) == 8
 
 
