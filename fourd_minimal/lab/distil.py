@@ -61,8 +61,9 @@ class Distil:
         """
         if self.video is None:
             raise ValueError("--video is missing; a film of one object is wanted.")
-        if self.size < 1:
-            raise ValueError(f"--size is {self.size}; at least 1 is wanted.")
+        for name, given in {"size": self.size, "settings.n-steps": self.settings.n_steps}.items():
+            if given < 1:
+                raise ValueError(f"--{name} is {given}; at least 1 is wanted.")
         if self.meshes:  # before minutes are spent
             from fourd_minimal.lab.meshes import write_meshes
         model = FourDM.from_pretrained(self.weights).to(device())
@@ -109,4 +110,4 @@ def look_around(
     write_video(seen(around, there_and_back.repeat(turns)[:turns]), folder / "orbit.mp4", fps=12)
     write_video(seen(around, torch.zeros(turns)), folder / "freeze.mp4", fps=12)
     views = (torch.arange(8) * 45.0)[:, None].expand(-1, frames)
-    write({"scene": seen(views, there.expand(8, -1))}, folder)
+    write({"scene": seen(views, there.expand(8, -1))}, folder, known=False)

@@ -165,14 +165,14 @@ OURS = r"grid\.html|grid\.png|frames(/view_\d+(/\d+\.png)?)?"
 """What a folder of results holds."""
 
 
-def write(grids: dict[str, Tensor], folder: Path) -> None:
-    """A page to look around in, a still, and the frames of the first grid."""
+def write(grids: dict[str, Tensor], folder: Path, known: bool = True) -> None:
+    """A page to look around in, a still, and the frames of the first grid; `known` says that its rim was given."""
     grid = next(iter(grids.values()))
     for view, frames in enumerate(grid):
         write_video(frames, folder / "frames" / f"view_{view}")
-    contact_sheet(grid, folder / "grid.png")
+    contact_sheet(grid, folder / "grid.png", known=known)
     title = "Drag: sideways is time, up and down is viewpoint"
-    save_html(grids if len(grids) > 1 else grid, folder / "grid.html", title=title)
+    save_html(grids if len(grids) > 1 else grid, folder / "grid.html", known=known, title=title)
 
 
 @contextmanager

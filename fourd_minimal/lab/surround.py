@@ -50,5 +50,5 @@ class Surround:
             views = model.sample(film, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
             seconds = time.perf_counter() - began
             print(f"{len(views)} views x {frames} times of {film.shape[-1]} pixels in {seconds:.0f} s")
-            write({"generated": views, "film": film.expand_as(views)}, folder)
+            write({"generated": views, "film": film.expand_as(views)}, folder, known=False)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
