@@ -15,6 +15,8 @@
     fourd cameras --recording folder --out figures                       three real cameras in, the fourth predicted
     fourd surround --video a.webm                                        one film of an object: films from all around
     fourd distil --video a.webm                                          one film of an object: a scene that moves
+    fourd evaluate-distil --out figures                                  its pictures, beside the truth
+    fourd ablate-distil --out figures                                    what the anchor and 4D-aware SDS bring
     fourd train-4dm --preset cpu                                         the multi-view base and its motion modules
     fourd evaluate-4dm --out figures                                     their numbers
     fourd curate --assets folder                                         which animated assets are worth learning from
@@ -41,7 +43,9 @@ from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.curation_ablation import AblateCuration
 from fourd_minimal.lab.distil import Distil
+from fourd_minimal.lab.distil_ablation import AblateDistil
 from fourd_minimal.lab.evaluate import Evaluate
+from fourd_minimal.lab.evaluate_distil import EvaluateDistil
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.presets import preset_name
@@ -79,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[TrainFourDM, tyro.conf.subcommand("train-4dm", default=four_dm)]
         | Annotated[EvaluateFourDM, tyro.conf.subcommand("evaluate-4dm")]
         | Annotated[Curate, tyro.conf.subcommand("curate")]
+        | Annotated[EvaluateDistil, tyro.conf.subcommand("evaluate-distil")]
+        | Annotated[AblateDistil, tyro.conf.subcommand("ablate-distil")]
         | Annotated[AblateCuration, tyro.conf.subcommand("ablate-curation")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")

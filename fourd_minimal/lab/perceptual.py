@@ -6,6 +6,7 @@ What a random trunk measures is not LPIPS, and its label says so wherever a numb
     python -c "import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')"
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,9 @@ def lpips_vgg(device: str | torch.device = "cpu", seed: int = 0) -> Perceptual:
         ) from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips asks torchvision for untrained features in a way that it warns of
+            net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     url = VGG16_Weights.IMAGENET1K_V1.url
     found = (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists()
     if found:

@@ -211,12 +211,10 @@ class DynamicNeRF(nn.Module):
 
 
 def adamw(scene: DynamicNeRF, grids: float = 1e-2, mlps: float = 1e-3) -> torch.optim.AdamW:
-    """The paper's optimiser, with its rates."""
-    tables = [scene.space.table, scene.space_time.table]
-    groups = [
-        dict(params=tables, lr=grids),
-        dict(params=[*scene.to_density.parameters(), *scene.to_colour.parameters()], lr=mlps),
-    ]
+    """The paper's optimiser, with its rates: one for what linear layers hold, one for all else."""
+    linear = [p for layer in scene.modules() if isinstance(layer, nn.Linear) for p in layer.parameters()]
+    tables = [p for p in scene.parameters() if all(p is not other for other in linear)]
+    groups = [dict(params=tables, lr=grids), dict(params=linear, lr=mlps)]
     return torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0, fused=True)
 
 
@@ -262,9 +260,10 @@ def reconstruction_loss(
     """Squared errors of colour, over a random background, and of opacity.
 
     On a white background alone, what is white may be nothing, and nothing may be white: seen from elsewhere, ghosts.
+    A mask of 0 asks for that: opacity counts as unknown.
     """
     colour, opacity = scene.look(*pixels[:3], generator)
-    behind = torch.rand(len(opacity), 1, generator=generator).to(colour)
+    behind = torch.rand(len(opacity), 1, generator=generator).to(colour) if mask else 1.0
     wanted = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
     off = colour + (1 - opacity)[:, None] * behind - wanted
     return off.square().mean() + mask * (opacity - pixels.alpha).square().mean()
@@ -291,7 +290,7 @@ def fit_steps(
         n_steps: of AdamW.
         n_pixels: of each step, from any frame.
         rate: of the grids at the start, it falls to a twentieth; that of the MLPs is a quarter.
-        mask: weight of the opacity's error.
+        mask: weight of the opacity's error; 0: opacity is unknown, and what is behind stays white.
         seed: of everything random.
 
     Raises:

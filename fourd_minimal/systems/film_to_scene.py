@@ -82,7 +82,7 @@ class SceneConfig:
     direct: float = 0.0
     """Weight of the squared errors against the sampled videos, at `pixels` of them."""
     mask: float = 0.0
-    """Weight of the squared error of opacity, at the same pixels."""
+    """Weight of the squared error of opacity, at the same pixels; 0: opacity is unknown."""
     orientation: Ramp = Ramp(10.0, 1000.0, 5000)
     opacity: float = 100.0
     entropy: Ramp = Ramp(0.0, 100.0, 10_000)
@@ -183,7 +183,8 @@ def optimise_steps(
     notes = dict(seed=seed, film=_print(film), videos=_print(videos), eyes=fingerprint(eyes or model))
     start = _resume(path, scene, optimiser, config, notes) if path is not None and path.exists() else 0
     if not start and config.fit_steps:
-        for _ in fit_steps(scene, videos, off_white(videos), c2w, config.fov_deg, config.fit_steps, seed=seed):
+        given = videos, off_white(videos), c2w, config.fov_deg
+        for _ in fit_steps(scene, *given, config.fit_steps, mask=config.mask, seed=seed):
             pass
     known = pixels_of(scene, videos, off_white(videos), c2w, config.fov_deg)
     anchor = AnchorLoss(perceptual) if config.anchor else None
