@@ -70,7 +70,7 @@ class MotionModule(nn.Module):
             and 4Diffusion take them frame by frame.
 
     Raises:
-        ValueError: channels that do not divide, or a clip that is too long.
+        ValueError: channels that do not divide, another number of them or of axes, or a clip that is too long.
 
     >>> module = MotionModule(64)
     >>> x = torch.randn(1, 8, 64, 4, 4)
@@ -88,7 +88,7 @@ class MotionModule(nn.Module):
         norm_over_clip: bool = False,
     ):
         super().__init__()
-        if channels % n_heads or channels % norm_groups or channels % 2:
+        if min(channels, n_heads, norm_groups) < 1 or channels % n_heads or channels % norm_groups or channels % 2:
             raise ValueError(
                 f"channels is {channels}; a multiple of 2, {n_heads} heads and {norm_groups} groups is wanted."
             )
@@ -104,6 +104,8 @@ class MotionModule(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
         """Feature maps of the frames of b clips; each place of the picture by itself."""
+        if x.ndim != 5 or x.shape[2] != self.proj_in.in_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}; (b, t, {self.proj_in.in_features}, h, w) is wanted.")
         b, t, _, height, _ = x.shape
         if t > len(self.position):
             raise ValueError(f"x has {t} frames; this module knows positions for {len(self.position)}.")

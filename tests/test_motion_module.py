@@ -137,5 +137,9 @@ def test_a_state_that_does_not_fit_is_named():
 def test_what_it_cannot_take_is_named():
     with pytest.raises(ValueError, match="channels is 30"):
         MotionModule(30)
+    with pytest.raises(ValueError, match="channels is 32; a multiple of 2, 0 heads"):
+        MotionModule(32, n_heads=0)
+    with pytest.raises(ValueError, match=r"x has shape \(1, 4, 16, 2, 2\); \(b, t, 32, h, w\) is wanted"):
+        MotionModule(32)(torch.zeros(1, 4, 16, 2, 2))
     with pytest.raises(ValueError, match="x has 5 frames; this module knows positions for 4"):
         MotionModule(32, max_frames=4)(torch.zeros(1, 5, 32, 2, 2))

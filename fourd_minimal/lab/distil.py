@@ -85,6 +85,7 @@ class Distil:
         if self.settings.anchor:
             perceptual, label = lpips_vgg(device())
             print(f"Anchor: {label}")
+        print(f"Sampling {self.settings.sampled_views} views, then a fit to them, then score distillation", flush=True)
         steps = optimise_steps(film, model, self.settings, perceptual, None, self.seed, self.checkpoint, eyes=eyes)
         with tqdm(total=self.settings.n_steps, desc="scene", unit="step") as progress:
             for step in steps:

@@ -47,6 +47,7 @@ class Surround:
         with whole_folder(self.out, OURS) as folder:
             film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte)
             began, windows = time.perf_counter(), frames > model.config.times
+            print(f"Sampling {len(self.azimuths_deg)} views in {self.steps} steps ...", flush=True)
             views = model.sample(film, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
             seconds = time.perf_counter() - began
             print(f"{len(views)} views x {frames} times of {film.shape[-1]} pixels in {seconds:.0f} s")
