@@ -9,7 +9,14 @@ from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, sample_scenes
-from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps
+from fourd_minimal.systems.dynamic_nerf import (
+    DynamicNeRF,
+    DynamicNeRFConfig,
+    adamw,
+    fit_steps,
+    pixels_of,
+    reconstruction_loss,
+)
 
 SMALL = DynamicNeRFConfig(
     n_levels=4,
@@ -117,6 +124,24 @@ def test_the_same_seed_gives_the_same_scene():
     runs = [list(fit_steps(scene, *given, 5, 32)) for scene in scenes]
     assert runs[0] == runs[1]
     assert all(torch.equal(a, b) for a, b in zip(scenes[0].parameters(), scenes[1].parameters(), strict=True))
+
+
+def test_without_a_mask_opacity_is_unknown_and_white_may_be_something():
+    scene, picture = grown(), torch.rand(2, 2, 3, 8, 8)
+    losses = []
+    for alpha in (torch.zeros(2, 2, 1, 8, 8), torch.ones(2, 2, 1, 8, 8)):
+        pixels = pixels_of(scene, picture, alpha, cameras(), FOV_DEG)
+        losses.append([reconstruction_loss(scene, pixels, torch.Generator().manual_seed(0), m) for m in (0.0, 0.1)])
+    (without, known), (same, other) = losses
+    assert without == same and known != other
+
+
+def test_the_papers_rates_are_for_grids_and_for_what_is_linear():
+    scene = DynamicNeRF(SMALL)
+    grids, linear = adamw(scene).param_groups
+    assert (grids["lr"], linear["lr"], grids["betas"], grids["eps"]) == (1e-2, 1e-3, (0.9, 0.99), 1e-15)
+    assert [id(p) for p in grids["params"]] == [id(scene.space.table), id(scene.space_time.table)]
+    assert len(linear["params"]) == 4
 
 
 def test_one_frame_and_cameras_that_see_nothing_are_no_trouble():
