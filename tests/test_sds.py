@@ -125,12 +125,16 @@ def test_subtracting_the_noise_steadies_large_steps_and_unsteadies_small_ones():
 
 def test_rescaling_is_the_papers():
     x, t, seed = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.tensor(700), torch.Generator()
-    guess = knows(0.3, 0.5, nothing=-0.4)
+
+    def guess(z, t):  # with the condition a narrower spread than without: guidance changes the spread of x0
+        return knows(0.3, 0.5)(z, t)[0], knows(-0.4, 2.0)(z, t)[0]
+
     looks = {
         options: score_distillation(x, guess, ABAR, t, *options, generator=seed.manual_seed(3)).target
         for options in ((5.0, 0.0), (1.0, 0.0), (5.0, 0.2))
     }
     x0, unguided = looks[5.0, 0.0], looks[1.0, 0.0]
+    assert (unguided.std() / x0.std() - 1).abs() > 0.1
     assert_close(looks[5.0, 0.2], 0.2 * x0 * unguided.std() / x0.std() + 0.8 * x0)
 
 
