@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.systems import film_to_scene
-from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig, Pixels
 from fourd_minimal.systems.film_to_scene import Ramp, SceneConfig, off_white, opinion, optimise_scene, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
 
@@ -79,6 +79,35 @@ def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(m
     for *_, azimuth in seen:
         assert_close(azimuth - azimuth[0], torch.tensor([0.0, 90.0, 180.0, 270.0]))
     assert len({a[0].item() for *_, a in seen}) == 3
+
+
+@pytest.mark.parametrize("wanted, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
+def test_where_nothing_is_the_render_is_white(wanted, loss, model, film, monkeypatch):
+    """Rays that miss the box, and a model that wants to see white there, or black: 1/2 |x - x0|^2 in [-1, 1]."""
+    n = 5
+    away, where = torch.full((n, 3), 5.0), torch.zeros(n, 1, 3) + torch.tensor([0.0, 0.0, 1.0])
+    looked = Pixels(away, where, torch.zeros(n), torch.full((n, 3), wanted), torch.zeros(n))
+    monkeypatch.setattr(film_to_scene, "_look", lambda *_: looked)
+    alone = replace(SMALL, n_steps=1, anchor=0.0, opacity=0.0, pixels=None, direct=1.0, mask=0.0, looks_every=1)
+    (step,) = optimise_steps(film, model, alone)
+    assert step.losses["sds"] == pytest.approx(loss * n / (len(film) * model.config.views))
+
+
+@pytest.mark.parametrize("grey", [-1.0, 0.0, 1.0])
+def test_what_the_model_would_like_to_see_is_a_colour_of_the_render(grey, model, film, monkeypatch):
+    """A model that knows one picture, a grey in [-1, 1]: the target is that grey in [0, 1], at every pixel."""
+    abar, looks, pull = model.schedule.abar, [], film_to_scene._pull
+
+    def guess(z, t):
+        e = (z - abar[t].sqrt() * grey) / (1 - abar[t]).sqrt()
+        return e, e
+
+    monkeypatch.setattr(film_to_scene, "opinion", lambda *_: guess)
+    monkeypatch.setattr(
+        film_to_scene, "_pull", lambda scene, looked, *a: looks.append(looked) or pull(scene, looked, *a)
+    )
+    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
+    assert_close(looks[0].rgb, torch.full_like(looks[0].rgb, (grey + 1) / 2), atol=1e-3, rtol=0)
 
 
 def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
