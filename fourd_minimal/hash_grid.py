@@ -62,24 +62,24 @@ class _FastEncode(torch.autograd.Function):
     """The same, with a backward that scatters; asked for second derivatives, it hands over to the plain one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, scales: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, table: Tensor, scales: Tensor, keep: bool) -> Tensor:
         found, kept = [], []
         for level, scale in zip(table, scales, strict=True):
             entry, weight = corners(x, scale, table.shape[2])
             flat = entry.flatten()
             found += [(weight * row.index_select(0, flat).view_as(weight)).sum(0) for row in level]
-            kept += [entry, weight]
+            kept += [entry, weight] if keep else []
         ctx.save_for_backward(x, table, scales, *kept)
         return torch.stack(found, 1)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, table, scales, *kept = ctx.saved_tensors
-        wants_x, wants_table, _ = ctx.needs_input_grad
+        wants_x, wants_table, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # somebody will differentiate this again
             wanted = [a for a, wants in ((x, wants_x), (table, wants_table)) if wants]
             found = iter(torch.autograd.grad(encode(x, table, scales), wanted, grad, create_graph=True))
-            return next(found) if wants_x else None, next(found) if wants_table else None, None
+            return next(found) if wants_x else None, next(found) if wants_table else None, None, None
         to_x, to_table = torch.zeros_like(x), torch.zeros_like(table) if wants_table else None
         upstream = rearrange(grad, "n (l f) -> l f n", f=table.shape[1]).contiguous()
         for number, (g, entry, weight) in enumerate(zip(upstream, kept[::2], kept[1::2], strict=True)):
@@ -94,14 +94,14 @@ class _FastEncode(torch.autograd.Function):
                     here = x.detach().requires_grad_()
                     _, again = corners(here, scales[number], table.shape[2])
                 to_x += torch.autograd.grad(again, here, pull)[0]
-        return to_x if wants_x else None, to_table, None
+        return to_x if wants_x else None, to_table, None, None
 
 
 class HashGrid(nn.Module):
     """See above. Defaults are 4Diffusion's, for both of its grids.
 
     Args:
-        in_dim: 2, 3 or 4.
+        in_dim: 1 to 4.
         n_levels: grids.
         n_features: per level.
         log2_table_size: of each level's table.
@@ -137,4 +137,4 @@ class HashGrid(nn.Module):
         """Features of points in [0, 1]."""
         if x.shape[-1] != self.in_dim:
             raise ValueError(f"x has {x.shape[-1]} coordinates; {self.in_dim} are wanted.")
-        return _FastEncode.apply(x, self.table, self.scales)
+        return _FastEncode.apply(x, self.table, self.scales, torch.is_grad_enabled())

@@ -141,6 +141,6 @@ def render_rays(
         asked = asked & occupancy.holds(points)
     everywhere = times[:, None].expand(-1, n_samples), directions[:, None].expand(-1, n_samples, -1)
     sigma, rgb = field(points[asked], *(a[asked] for a in everywhere))
-    all_sigma = torch.zeros(asked.shape, device=near.device).masked_scatter(asked, sigma)
-    all_rgb = torch.zeros(*asked.shape, rgb.shape[1], device=near.device).masked_scatter(asked[..., None], rgb)
+    all_sigma = sigma.new_zeros(asked.shape).masked_scatter(asked, sigma)
+    all_rgb = rgb.new_zeros(*asked.shape, rgb.shape[1]).masked_scatter(asked[..., None], rgb)
     return composite(all_sigma, all_rgb, delta[:, None].expand_as(all_sigma))

@@ -138,3 +138,12 @@ def test_a_field_is_told_the_direction_of_its_ray():
     direction = torch.tensor([[0.0, 0.0, -2.0], [-0.5, 0.0, 0.0]])
     seen = render_rays(lambda p, t, d: (torch.full((len(p),), 1e4), d), origin, direction, torch.zeros(2), 4)
     assert_close(seen.rgb, torch.tensor([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]]))
+
+
+def test_numbers_of_twice_the_length_stay_so():
+    origin, direction = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    fog = lambda p, t, d: (torch.full((len(p),), 0.5), torch.ones(len(p), 3))  # noqa: E731
+    given = (x.double() for x in (origin, direction, torch.zeros(1)))
+    seen = render_rays(lambda *a: tuple(x.double() for x in fog(*a)), *given, n_samples=8)
+    assert seen.rgb.dtype == torch.float64
+    assert_close(seen.opacity, 1 - torch.exp(torch.tensor([-1.0], dtype=torch.float64)))

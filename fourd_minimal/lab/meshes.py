@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.weights import whole_file
@@ -48,6 +50,11 @@ def mesh_at(scene: DynamicNeRF, time: float, side: int = 96, level: float | None
     return Trimesh(vertices.cpu().numpy(), faces[:, ::-1], vertex_colors=colours.cpu().numpy())
 
 
+def linear(srgb: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """From a screen's colours to light, both in [0, 1] (IEC 61966-2-1)."""
+    return torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
 def write_meshes(scene: DynamicNeRF, folder: str | Path, times: int, suffix: str = ".glb", **options) -> list[Path]:
     """Write `time_0.glb`, `time_1.glb`, ..., evenly over the times [0, 1].
 
@@ -66,6 +73,10 @@ def write_meshes(scene: DynamicNeRF, folder: str | Path, times: int, suffix: str
     paths = [Path(folder) / f"time_{number}{suffix}" for number in range(times)]
     for path, time in zip(paths, torch.linspace(0, 1, times).tolist(), strict=True):
         mesh = mesh_at(scene, time, **options)
+        if suffix == ".glb":  # glTF wants linear light at vertices, the field's colours are a screen's
+            colours = torch.tensor(mesh.visual.vertex_colors)
+            colours[:, :3] = (255 * linear(colours[:, :3] / 255)).round().byte()
+            mesh.visual.vertex_colors = colours.numpy()
         with whole_file(path) as draft:
             mesh.export(draft, file_type=suffix[1:])
     return paths

@@ -211,7 +211,10 @@ class DynamicNeRF(nn.Module):
 
 
 def adamw(scene: DynamicNeRF, grids: float = 1e-2, mlps: float = 1e-3) -> torch.optim.AdamW:
-    """The paper's optimiser, with its rates: one for what linear layers hold, one for all else."""
+    """The paper's optimiser, with its rates: one for what linear layers hold, one for all else.
+
+    It names no weight decay, and here there is none; its code leaves torch's 0.01.
+    """
     linear = [p for layer in scene.modules() if isinstance(layer, nn.Linear) for p in layer.parameters()]
     tables = [p for p in scene.parameters() if all(p is not other for other in linear)]
     groups = [dict(params=tables, lr=grids), dict(params=linear, lr=mlps)]

@@ -8,12 +8,16 @@ about its renders, and until they look like those videos:
                 L_anchor, of one frame of one sampled video                (`anchor_loss.py`)
                 and what keeps density tidy
 
-The film itself is compared with nothing: nobody knows its camera. Score distillation frame by frame is the same run
-with the base in place of 4DM.
+The film itself is compared with nothing: in the paper nobody knows its camera. Score distillation frame by frame is
+the same run with the base in place of 4DM.
 
-Departures, all off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes
-seconds instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one
-look serves a few steps, since the look is what costs. A mask loss on the sampled videos keeps white ghosts away.
+Departures, off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes seconds
+instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one look
+serves a few steps, since the look is what costs. A mask loss on the sampled videos keeps white ghosts away.
+
+Departures, always. Cameras have the elevation and distance that 4DM knows; the paper draws elevations of 0 to 5
+degrees. Where renders are not as large as 4DM's frames, it sees them resized, and what it wants is resized back. The
+anchor draws any of the sampled views. The orientation loss is of all frames, and its gradient also reaches weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,12 +28,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.anchor_loss import AnchorLoss
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.sds import draw_step, score_distillation
+from fourd_minimal.sds import Guess, draw_step, score_distillation
 from fourd_minimal.systems.dynamic_nerf import (
     DynamicNeRF,
     DynamicNeRFConfig,
@@ -39,20 +43,23 @@ from fourd_minimal.systems.dynamic_nerf import (
     pixels_of,
 )
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """From one value to another, linearly, over so many steps; then it stays."""
+    """From one value to another, linearly, over so many steps from `start` on; before and after, it stays."""
 
     begin: float
     end: float
     steps: int = 0
+    start: int = 0
 
     def at(self, step: int) -> float:
         """Its value at a step."""
-        return self.end if step >= self.steps else self.begin + (self.end - self.begin) * step / self.steps
+        share = (step - self.start) / self.steps if self.steps else float(step >= self.start)
+        return self.begin + (self.end - self.begin) * min(max(share, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,9 @@ class SceneConfig:
     mask: float = 0.0
     """Weight of the squared error of opacity, at the same pixels; 0: opacity is unknown."""
     orientation: Ramp = Ramp(10.0, 1000.0, 5000)
+    """Weights of this and the next two are for what score distillation renders; without it there are none."""
     opacity: float = 100.0
-    entropy: Ramp = Ramp(0.0, 100.0, 10_000)
+    entropy: Ramp = Ramp(0.0, 100.0, start=10_000)
     rate_grids: float = 1e-2
     rate_mlps: float = 1e-3
     occupancy_every: int = 16
@@ -98,9 +106,6 @@ class Step(NamedTuple):
     losses: dict[str, float]
     """Each with its weight."""
     scene: DynamicNeRF
-
-
-Guess = Callable[[Tensor, Int[Tensor, ""]], tuple[Tensor, Tensor]]
 
 
 def opinion(model: FourDM, film: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
@@ -136,7 +141,7 @@ def surroundings(
         config.sampled_views // model.config.views,
     )
     options = dict(n_steps=config.sampling_steps, guidance=config.sampling_guidance)
-    made = [model.sample(film, azimuth[i::groups].tolist(), seed=seed + i, **options) for i in range(groups)]
+    made = [model.sample(film, azimuth[i::groups].tolist(), seed=seed * groups + i, **options) for i in range(groups)]
     return rearrange(made, "g v t c h w -> (v g) t c h w")
 
 
@@ -165,23 +170,33 @@ def optimise_steps(
         eyes: what looks at renders in place of 4DM: its base, for score distillation frame by frame.
 
     Raises:
-        ValueError: an anchor without a distance; a checkpoint of other settings or of another film; a model that works
-            on latents; anything that `FourDM.sample` refuses.
+        ValueError: an anchor without a distance; steps without a loss; a checkpoint of other settings or of another
+            film; a model that works on latents; other videos than cameras; anything that `FourDM.sample` refuses.
     """
     if config.anchor and perceptual is None:
         raise ValueError("perceptual is None; the anchor loss wants a distance of pictures.")
+    if config.n_steps and not (config.sds or config.anchor or config.direct or config.mask):
+        raise ValueError(f"n_steps is {config.n_steps} with sds, anchor, direct and mask at 0; one of them is wanted.")
     if model.config.unet.image_channels != 3:
         raise ValueError(f"model works on {model.config.unet.image_channels} latent channels; 3 colours are wanted.")
     if config.sampled_views % model.config.views:
         raise ValueError(f"sampled_views is {config.sampled_views}; a multiple of {model.config.views} is wanted.")
+    check_pixels("film", film)
     scene = DynamicNeRF(config.nerf, seed).to(film.device)
     optimiser = adamw(scene, config.rate_grids, config.rate_mlps)
-    if videos is None:
-        videos = surroundings(film, model, config, seed)
     c2w = cameras_around(model, config.sampled_views).to(film)
-    path = None if path is None else Path(path)
-    notes = dict(seed=seed, film=_print(film), videos=_print(videos), eyes=fingerprint(eyes or model))
-    start = _resume(path, scene, optimiser, config, notes) if path is not None and path.exists() else 0
+    path, start = None if path is None else Path(path), 0
+    notes = dict(seed=seed, film=fingerprint({"": film}), eyes=fingerprint(eyes or model))
+    if path is not None and path.exists():
+        start, known = _resume(path, scene, optimiser, config, notes)
+        if videos is not None and not torch.equal(videos.cpu(), known):
+            raise ValueError(f"{path} is of another run: videos differ; delete it, or choose another path.")
+        videos = known.to(film)
+    elif videos is None:
+        videos = surroundings(film, model, config, seed)
+    wanted = (config.sampled_views, *film.shape)
+    if tuple(videos.shape) != wanted:
+        raise ValueError(f"videos has shape {tuple(videos.shape)}; {wanted}, a film for each view, is wanted.")
     if not start and config.fit_steps:
         given = videos, off_white(videos), c2w, config.fov_deg
         for _ in fit_steps(scene, *given, config.fit_steps, mask=config.mask, seed=seed):
@@ -216,7 +231,7 @@ def optimise_steps(
         done = number + 1
         whole = done % config.looks_every == 0  # a run that goes on looks anew, so it must not stop between looks
         if path is not None and ((whole and done % checkpoint_every < config.looks_every) or done == config.n_steps):
-            _save(path, scene, optimiser, config, step=done, **notes)
+            _save(path, scene, optimiser, videos, config, step=done, **notes)
         yield Step(done, {name: loss.item() for name, loss in losses.items()}, scene)
     scene.update_occupancy(torch.Generator().manual_seed(seed))
 
@@ -250,6 +265,8 @@ def _look(
     if config.pixels is None:
         return looked
     held = (looked.alpha > 0.01) | (looked.rgb < 0.9).any(1)  # where neither has anything there is nothing to pull
+    if not held.any():
+        return looked
     return Pixels(*(values[held] for values in looked))
 
 
@@ -272,12 +289,10 @@ def _pull(
     return losses
 
 
-def _print(frames: Tensor) -> str:
-    return fingerprint({"": frames})
-
-
-def _save(path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, **notes) -> None:
-    state = {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
+def _save(
+    path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, videos: Tensor, config: SceneConfig, **notes
+) -> None:
+    state = {"videos": videos} | {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
     for index, slot in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{index}.{name}": tensor for name, tensor in slot.items()}
     save_weights(path, {name: tensor.clone() for name, tensor in state.items()}, config, **notes)
@@ -285,8 +300,8 @@ def _save(path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, conf
 
 def _resume(
     path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, wanted: dict[str, Any]
-) -> int:
-    """Load a checkpoint into both, and say after which step it was written."""
+) -> tuple[int, Tensor]:
+    """Load a checkpoint into both; say after which step it was written, and which videos were sampled."""
     tensors, saved, notes = load_weights(path, SceneConfig)
     differs = [name for name, value in wanted.items() if notes.get(name) != value]
     differs += [f.name for f in fields(config) if getattr(saved, f.name) != getattr(config, f.name)]
@@ -299,4 +314,4 @@ def _resume(
             _, index, key = name.split(".")
             state["state"].setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict(state)
-    return notes["step"]
+    return notes["step"], tensors["videos"]

@@ -13,6 +13,7 @@ from fourd_minimal.lab.cli import main
 from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.train import TrainFourDM
+from fourd_minimal.systems.film_to_scene import optimise_steps
 
 SMOKE = FOUR_DM["smoke"]
 
@@ -45,11 +46,24 @@ def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, ca
 
 def test_a_stopped_optimisation_goes_on(film, weights, tmp_path, monkeypatch):
     settings = replace(SCENES["smoke"], n_steps=6)
-    given = dict(weights=str(weights), settings=settings, size=8, checkpoint=tmp_path / "scene.safetensors")
-    scenes = []
+    given = dict(weights=str(weights), settings=settings, size=8)
+    kept, scenes, numbers = tmp_path / "scene.safetensors", [], []
     monkeypatch.setattr(distil, "look_around", lambda scene, *_: scenes.append(scene))
-    for out in ("a", "b"):  # the second finds the first's end
-        Distil(film, out=tmp_path / out, **given).run()
+    Distil(film, out=tmp_path / "whole", **given).run()
+
+    def until_interrupted(*args, **options):
+        for step in optimise_steps(*args, checkpoint_every=3, **options):
+            numbers.append(step.number)
+            if numbers == [1, 2, 3, 4]:
+                raise KeyboardInterrupt
+            yield step
+
+    monkeypatch.setattr(distil, "optimise_steps", until_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Distil(film, out=tmp_path / "stopped", checkpoint=kept, **given).run()
+    assert kept.exists() and not (tmp_path / "stopped").exists()
+    Distil(film, out=tmp_path / "stopped", checkpoint=kept, **given).run()
+    assert numbers == [1, 2, 3, 4, 4, 5, 6]
     assert torch.equal(scenes[0].space.table, scenes[1].space.table)
 
 

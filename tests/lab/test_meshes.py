@@ -31,7 +31,10 @@ def test_a_file_for_each_time_that_reads_back(suffix, tmp_path):
     assert [p.name for p in paths] == [f"time_0{suffix}", f"time_1{suffix}"]
     assert sorted(p.name for p in (tmp_path / "meshes").iterdir()) == [p.name for p in paths]
     for path in paths:
-        assert trimesh.load_mesh(path).is_watertight
+        mesh = trimesh.load_mesh(path)
+        assert mesh.is_watertight
+        shown = mesh.visual.vertex_colors[:, :3].astype(float)  # the field's half is 55 in glTF's linear light
+        assert (abs(shown - (55 if suffix == ".glb" else 127.5)) < 3).all()
 
 
 def test_bad_input_is_named(tmp_path):

@@ -1,15 +1,26 @@
 """From a film to a scene: every loss reaches the field, one look for all, exact resumption, clear refusals."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.sds import Distilled
 from fourd_minimal.systems import film_to_scene
-from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig, Pixels
-from fourd_minimal.systems.film_to_scene import Ramp, SceneConfig, off_white, opinion, optimise_scene, optimise_steps
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, Pixels
+from fourd_minimal.systems.film_to_scene import (
+    Ramp,
+    SceneConfig,
+    cameras_around,
+    off_white,
+    opinion,
+    optimise_scene,
+    optimise_steps,
+)
 from fourd_minimal.systems.four_diffusion import FourDM
 
 SMALL = SceneConfig(
@@ -81,6 +92,76 @@ def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(m
     assert len({a[0].item() for *_, a in seen}) == 3
 
 
+def watch_looks(monkeypatch, looks):
+    pull = film_to_scene._pull
+    monkeypatch.setattr(film_to_scene, "_pull", lambda scene, seen, *a: looks.append(seen) or pull(scene, seen, *a))
+
+
+def mean(losses, name, steps):
+    return sum(step.losses[name] for step in losses[steps]) / len(losses[steps])
+
+
+@pytest.mark.parametrize("name", ["direct", "mask", "anchor"])
+def test_each_loss_of_the_videos_makes_itself_small(name, model, film):
+    """A wrong sign in what a loss compares would leave it where it was: the videos are what the loss says they are."""
+    videos = film[None].expand(4, -1, -1, -1, -1)
+    only = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0) | {name: 1.0}
+    config = replace(SMALL, n_steps=60, pixels=256, rate_mlps=1e-2, rate_grids=2e-2, **only)
+    steps = list(optimise_steps(film, model, config, distance, videos))
+    assert mean(steps, name, slice(-10, None)) < 0.5 * mean(steps, name, slice(10))
+
+
+def test_the_anchor_and_the_looks_are_where_and_when_they_say(model, film, monkeypatch):
+    """Cameras and times of what is rendered, against those of the videos and of what the model is asked about."""
+    renders, asked, render = [], [], DynamicNeRF.render
+    monkeypatch.setattr(DynamicNeRF, "render", lambda *a, **k: renders.append(a[1:4]) or render(*a, **k))
+    frames = torch.rand(4, *film.shape, generator=torch.Generator().manual_seed(1))
+    given = []
+    config = replace(SMALL, n_steps=4, looks_every=1, direct=0.0, mask=0.0)
+    monkeypatch.setattr(
+        film_to_scene, "opinion", lambda m, f, azimuths: asked.append(azimuths) or opinion(m, f, azimuths)
+    )
+    list(optimise_steps(film, model, config, lambda a, b: given.append(b) or distance(a, b), frames))
+    looks, anchors = renders[::2], renders[1::2]
+    for (c2w, fov, times), azimuths in zip(looks, asked, strict=True):
+        around = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)
+        assert_close(c2w, around.expand(3, -1, -1, -1))
+        assert fov == config.fov_deg and times.tolist() == [[t] * 4 for t in (0.0, 0.5, 1.0)]
+    for (c2w, _, moment), frame in zip(anchors, given, strict=True):
+        (view, time), *_ = ((frames * 2 - 1 - frame).abs().amax((2, 3, 4)) == 0).nonzero().tolist()
+        assert_close(c2w, cameras_around(model, 4)[view])
+        assert moment == time / 2
+
+
+def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, monkeypatch):
+    """A model that knows a grey for every (frame, view): the pixels with this camera and this time want that grey."""
+    abar, looks = model.schedule.abar, []
+    grey = torch.arange(12.0).view(3, 4, 1, 1, 1) / 12
+
+    def guess(z, t):
+        e = (z - abar[t].sqrt() * (2 * grey - 1)) / (1 - abar[t]).sqrt()
+        return e, e
+
+    monkeypatch.setattr(film_to_scene, "opinion", lambda model, film, azimuths: looks.append(azimuths) or guess)
+    watch_looks(monkeypatch, looks)
+    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
+    azimuths, looked = looks
+    places = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)[:, :3, 3]
+    view = (looked.rays_o[:, None] - places).norm(dim=-1).argmin(1)
+    frame = (looked.times * 2).round().long()
+    assert_close(looked.rgb, grey[frame, view, 0, 0].expand(-1, 3), atol=2e-3, rtol=0)
+    assert len(set(zip(frame.tolist(), view.tolist(), strict=True))) == 12
+
+
+def test_a_scene_that_shows_nothing_and_a_model_that_wants_nothing_are_no_trouble(model, film, monkeypatch):
+    monkeypatch.setattr(film_to_scene, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
+    nothing = Distilled(torch.zeros(()), torch.ones(3, 4, 3, 16, 16))
+    monkeypatch.setattr(film_to_scene, "score_distillation", lambda *_, **__: nothing)
+    empty = replace(SMALL, n_steps=2, anchor=0.0, nerf=replace(SMALL.nerf, blob=-50.0))
+    *_, last = optimise_steps(film, model, empty)
+    assert all(map(math.isfinite, last.losses.values()))
+
+
 @pytest.mark.parametrize("wanted, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
 def test_where_nothing_is_the_render_is_white(wanted, loss, model, film, monkeypatch):
     """Rays that miss the box, and a model that wants to see white there, or black: 1/2 |x - x0|^2 in [-1, 1]."""
@@ -91,23 +172,6 @@ def test_where_nothing_is_the_render_is_white(wanted, loss, model, film, monkeyp
     alone = replace(SMALL, n_steps=1, anchor=0.0, opacity=0.0, pixels=None, direct=1.0, mask=0.0, looks_every=1)
     (step,) = optimise_steps(film, model, alone)
     assert step.losses["sds"] == pytest.approx(loss * n / (len(film) * model.config.views))
-
-
-@pytest.mark.parametrize("grey", [-1.0, 0.0, 1.0])
-def test_what_the_model_would_like_to_see_is_a_colour_of_the_render(grey, model, film, monkeypatch):
-    """A model that knows one picture, a grey in [-1, 1]: the target is that grey in [0, 1], at every pixel."""
-    abar, looks, pull = model.schedule.abar, [], film_to_scene._pull
-
-    def guess(z, t):
-        e = (z - abar[t].sqrt() * grey) / (1 - abar[t]).sqrt()
-        return e, e
-
-    monkeypatch.setattr(film_to_scene, "opinion", lambda *_: guess)
-    monkeypatch.setattr(
-        film_to_scene, "_pull", lambda scene, looked, *a: looks.append(looked) or pull(scene, looked, *a)
-    )
-    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
-    assert_close(looks[0].rgb, torch.full_like(looks[0].rgb, (grey + 1) / 2), atol=1e-3, rtol=0)
 
 
 def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
@@ -127,15 +191,20 @@ def test_an_interrupted_run_goes_on_exactly(looks_every, model, film, tmp_path):
     for step in optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2):
         if step.number == 3:
             break
-    *_, last = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2)
+    rest = list(optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2))
+    assert [s.number for s in rest] == [3, 4, 5, 6]
+    last = rest[-1]
     for (name, a), b in zip(whole.state_dict().items(), last.scene.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     (again,) = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors")  # it was finished
     assert again.number == 6 and torch.equal(again.scene.space.table, whole.space.table)
     with pytest.raises(ValueError, match="is of another run: seed"):
         next(optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", seed=1))
-    with pytest.raises(ValueError, match="film, videos differ"):
+    with pytest.raises(ValueError, match="film differ"):
         next(optimise_steps(film * 0.9, model, config, distance, path=tmp_path / "scene.safetensors"))
+    videos = torch.rand(4, *film.shape)
+    with pytest.raises(ValueError, match="of another run: videos differ"):
+        next(optimise_steps(film, model, config, distance, videos, path=tmp_path / "scene.safetensors"))
 
 
 def test_a_film_of_one_frame_becomes_a_scene(model, film):
@@ -153,6 +222,8 @@ def test_white_is_nothing_and_half_grey_is_something():
 def test_a_ramp():
     assert [Ramp(10, 1000, 5000).at(n) for n in (0, 2500, 5000, 9000)] == [10, 505, 1000, 1000]
     assert Ramp(1.0, 3.0).at(0) == 3.0
+    assert [Ramp(0.0, 100.0, start=10).at(n) for n in (0, 9, 10, 99)] == [0, 0, 100, 100]
+    assert [Ramp(0.0, 8.0, 4, start=2).at(n) for n in (1, 2, 3, 6, 9)] == [0, 0, 2, 8, 8]
 
 
 def test_the_defaults_are_the_papers():
@@ -167,6 +238,13 @@ def test_the_defaults_are_the_papers():
 
 
 def test_bad_input_is_named(model, film):
+    none = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
+    with pytest.raises(ValueError, match="n_steps is 6 with sds, anchor, direct and mask at 0"):
+        next(optimise_steps(film, model, replace(SMALL, **none)))
+    with pytest.raises(ValueError, match=r"videos has shape \(3, 3, 3, 16, 16\); \(4, 3, 3, 16, 16\)"):
+        next(optimise_steps(film, model, SMALL, distance, torch.rand(3, 3, 3, 16, 16)))
+    with pytest.raises(ValueError, match=r"film reaches from .* to 7; pixels in"):
+        next(optimise_steps(film * 7, model, SMALL, distance, torch.rand(4, 3, 3, 16, 16)))
     with pytest.raises(ValueError, match="perceptual is None; the anchor loss wants"):
         next(optimise_steps(film, model, SMALL))
     with pytest.raises(ValueError, match="sampled_views is 6; a multiple of 4"):
