@@ -153,6 +153,17 @@ def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, mon
     assert len(set(zip(frame.tolist(), view.tolist(), strict=True))) == 12
 
 
+def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, film, monkeypatch):
+    """Nothing is there, so the render is white, 1 in [0, 1] as in [-1, 1]; at little noise the target is white too."""
+    looks = []
+    monkeypatch.setattr(film_to_scene, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
+    monkeypatch.setattr(film_to_scene, "draw_step", lambda *_, **__: torch.tensor(5))
+    watch_looks(monkeypatch, looks)
+    empty = replace(SMALL.nerf, blob=-50.0)
+    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0, nerf=empty)))
+    assert looks[0].rgb.mean().item() == pytest.approx(1, abs=0.01)
+
+
 def test_a_scene_that_shows_nothing_and_a_model_that_wants_nothing_are_no_trouble(model, film, monkeypatch):
     monkeypatch.setattr(film_to_scene, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
     nothing = Distilled(torch.zeros(()), torch.ones(3, 4, 3, 16, 16))
