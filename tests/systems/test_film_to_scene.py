@@ -159,7 +159,7 @@ def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, film, monkeypa
     monkeypatch.setattr(film_to_scene, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
     monkeypatch.setattr(film_to_scene, "draw_step", lambda *_, **__: torch.tensor(5))
     watch_looks(monkeypatch, looks)
-    empty = replace(SMALL.nerf, blob=-50.0)
+    empty = replace(SMALL.nerf, blob_radius=1e-3)
     list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0, nerf=empty)))
     assert looks[0].rgb.mean().item() == pytest.approx(1, abs=0.01)
 
@@ -168,7 +168,7 @@ def test_a_scene_that_shows_nothing_and_a_model_that_wants_nothing_are_no_troubl
     monkeypatch.setattr(film_to_scene, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
     nothing = Distilled(torch.zeros(()), torch.ones(3, 4, 3, 16, 16))
     monkeypatch.setattr(film_to_scene, "score_distillation", lambda *_, **__: nothing)
-    empty = replace(SMALL, n_steps=2, anchor=0.0, nerf=replace(SMALL.nerf, blob=-50.0))
+    empty = replace(SMALL, n_steps=2, anchor=0.0, nerf=replace(SMALL.nerf, blob_radius=1e-3))
     *_, last = optimise_steps(film, model, empty)
     assert all(map(math.isfinite, last.losses.values()))
 
