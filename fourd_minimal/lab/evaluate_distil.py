@@ -14,11 +14,11 @@ from torch import Tensor
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.data.foreground import read_object
-from fourd_minimal.data.gltf import render_asset
-from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
+from fourd_minimal.data.procedural import HELD_OUT
 from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import INK_RGB, font, picture_rows
 from fourd_minimal.lab.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, filmed, seen_between
+from fourd_minimal.lab.evaluate_four_dm import asset_turn
 from fourd_minimal.lab.multiview_evaluation import PASTE, score
 from fourd_minimal.lab.perceptual import lpips_vgg
 from fourd_minimal.lab.presets import device
@@ -42,14 +42,16 @@ class Subject(NamedTuple):
     between: Views | None = None
 
 
-def asset(model: FourDM, given: str, film_azimuth_deg: float = 60.0) -> Subject:
-    """`Fox.glb#Walk`: a file and a clip of it, seen from as many cameras as a creature."""
-    path, _, clip = given.partition("#")
-    n, frames = 2 * CAMERAS, model.config.times
-    options = dict(time_range=(0.0, 1 - 1 / frames), azimuth_start_deg=film_azimuth_deg, radius=RADIUS, fov_deg=FOV_DEG)
-    options |= dict(azimuth_sweep_deg=360 * (1 - 1 / n), elevation_deg=model.config.elevation_deg)
-    seen = render_asset(path, n, frames, model.config.image_size, clip or None, **options).rgb[0]
-    return Subject(Path(path).stem, seen[0], seen[::2], seen[1::2])
+def creature(model: FourDM, number: int) -> Subject:
+    """A held-out one."""
+    around, between = filmed(model, HELD_OUT + number)
+    return Subject(f"creature {number}", around[0], around, between)
+
+
+def asset(model: FourDM, given: str) -> Subject:
+    """`Fox.glb#Walk`: a file and a clip of it."""
+    seen = asset_turn(model.config, given, 2 * CAMERAS).rgb[0]
+    return Subject(Path(given.partition("#")[0]).stem, seen[0], seen[::2], seen[1::2])
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class EvaluateDistil:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
         model, config = FourDM.from_pretrained(self.weights).to(device()), SCENES[self.preset]
         size, times = model.config.image_size, model.config.times
-        subjects = [self._creature(model, number) for number in self.creatures]
+        subjects = [creature(model, number) for number in self.creatures]
         subjects += [asset(model, given) for given in self.assets]
         subjects += [Subject(p.stem, read_object(p, size, min(times, count_frames(p)))) for p in self.films]
         if not subjects:
@@ -108,10 +110,6 @@ class EvaluateDistil:
         pictures = captioned(torch.stack(flights))
         with whole_file(self.out / "distil.gif") as draft:
             pictures[0].save(draft, "GIF", save_all=True, append_images=pictures[1:], duration=150, loop=0)
-
-    def _creature(self, model: FourDM, number: int) -> Subject:
-        around, between = filmed(model, HELD_OUT + number)
-        return Subject(f"creature {number}", around[0], around, between)
 
 
 def scored(subject: Subject, made: dict[str, Views]) -> list[list[str]]:

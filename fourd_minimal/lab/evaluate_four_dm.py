@@ -12,6 +12,7 @@ from torch import Tensor
 from fourd_minimal.data.foreground import read_object
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
+from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
@@ -124,31 +125,39 @@ class EvaluateFourDM:
             picture_rows(lines, self.out / "four_diffusion_real.png", headings=columns)
 
 
-def asset_orbit(
-    config: FourDMConfig, asset: str, film_azimuth_deg: float = 60.0
-) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
-    """A clip of an animated asset as `multiview.orbits` gives creatures: views, film, relative poses.
+def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg: float = 60.0) -> SceneRecord:
+    """A clip of an animated asset, seen from evenly around it, the film's camera first.
 
     Args:
-        config: size, views and elevation.
+        config: size, times and elevation.
         asset: a path, and the clip's name after a `#`.
-        film_azimuth_deg: where the film is taken from; the views begin half a gap further, so that none is the film.
+        cameras: how many.
+        film_azimuth_deg: of the first.
     """
     path, _, clip = asset.partition("#")
-    twice = 2 * config.views
-    record = render_asset(
+    return render_asset(
         path,
-        twice,
+        cameras,
         config.times,
         config.image_size,
         clip or None,
         time_range=(0.0, 1 - 1 / config.times),
         azimuth_start_deg=film_azimuth_deg,
-        azimuth_sweep_deg=360 * (1 - 1 / twice),
+        azimuth_sweep_deg=360 * (1 - 1 / cameras),
         elevation_deg=config.elevation_deg,
         radius=RADIUS,
         fov_deg=FOV_DEG,
     )
+
+
+def asset_orbit(
+    config: FourDMConfig, asset: str
+) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
+    """The same as `multiview.orbits` gives creatures: views, film, relative poses.
+
+    The views begin half a gap from the film, so that none is the film.
+    """
+    record = asset_turn(config, asset, 2 * config.views)
     film, views = record.rgb[:, 0] * 2 - 1, record.rgb[:, 1::2] * 2 - 1
     return (
         rearrange(views, "n v t c h w -> n t v c h w"),

@@ -12,17 +12,9 @@ from fourd_minimal.lab import distil
 from fourd_minimal.lab.cli import main
 from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.multiview import orbits
-from fourd_minimal.lab.train import TrainFourDM
 from fourd_minimal.systems.film_to_scene import optimise_steps
 
 SMOKE = FOUR_DM["smoke"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    TrainFourDM("smoke", out=folder, settings=SMOKE).run()
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from torch.testing import assert_close
 
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.configs.film_to_scene import SCENES
-from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.data.video import write_video
 from fourd_minimal.lab import distil_ablation
 from fourd_minimal.lab.distil_ablation import (
@@ -25,15 +24,7 @@ from fourd_minimal.lab.distil_ablation import (
 from fourd_minimal.lab.evaluate_distil import EvaluateDistil
 from fourd_minimal.lab.multiview_evaluation import PASTE
 from fourd_minimal.lab.perceptual import Perceptual
-from fourd_minimal.lab.train import TrainFourDM
 from fourd_minimal.systems.four_diffusion import FourDM
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    TrainFourDM("smoke", out=folder, settings=FOUR_DM["smoke"]).run()
-    return folder
 
 
 def squared(a, b):

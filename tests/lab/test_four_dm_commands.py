@@ -22,13 +22,6 @@ SMOKE = FOUR_DM["smoke"]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("weights")
-    TrainFourDM("smoke", out=folder, settings=SMOKE).run()
-    return folder
-
-
-@pytest.fixture(scope="module")
 def film(tmp_path_factory):
     _, film, _ = orbits(SMOKE.model, 1, 10, 3)
     path = tmp_path_factory.mktemp("film") / "creature"
