@@ -4,8 +4,10 @@
 loss; only what answers for a point in space and time differs:
 
     two hash grids     features of (x, y, z) plus features of (x, y, z, t): ours
-    K-planes           products of features on six planes, two sizes (Fridovich-Keil et al. 2023)
-    deformation MLP    where was this point in the first frame? One hash grid there (D-NeRF, Pumarola et al. 2021)
+    K-planes           products of features on six planes, two sizes (Fridovich-Keil et al. 2023); without the paper's
+                       losses for smooth planes, as no other field has such
+    deformation MLP    where does this point lie in a scene that never moves? One hash grid there (D-NeRF, Pumarola et
+                       al. 2021, who tie it to the first frame)
 
 Time is this process's, on one thread, so a busy machine does not matter; a step's is measured first, and sets how many
 there are. The rate of each was chosen on a creature that is not in the exam, with 20 seconds, of 1e-2, 2e-2, 4e-2,
