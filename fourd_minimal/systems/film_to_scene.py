@@ -64,7 +64,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """Everything an optimisation depends on; the defaults are the paper's, the direct fit has its own in `fit_steps`."""
+    """What an optimisation depends on; the defaults are the paper's. The direct fit has its own in `fit_steps`."""
 
     nerf: DynamicNeRFConfig = field(default_factory=DynamicNeRFConfig)
     fov_deg: float = 45.0
