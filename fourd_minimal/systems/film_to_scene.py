@@ -13,7 +13,7 @@ the same run with the base in place of 4DM.
 
 Departures, off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes seconds
 instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one look
-serves a few steps, since the look is what costs. A mask loss is against white ghosts (`fourd ablate-distil`: none here).
+serves a few steps, since the look is what costs. A mask loss is against white ghosts (`fourd ablate-distil`: none).
 
 Departures, always. Cameras have the elevation and distance that 4DM knows; the paper draws elevations of 0 to 5
 degrees. Where renders are not as large as 4DM's frames, it sees them resized, and what it wants is resized back. The
