@@ -71,11 +71,12 @@ def score_distillation(
 
     Args:
         x: renders in [-1, 1], or latents: one image, four views, or four views of eight frames.
-        guess: the model.
+        guess: the model; one without a condition gives the same noise twice.
         abar: what is left of the image's variance after each step of its schedule.
         t: one noise level for all.
         guidance: g; 1 is none.
-        rescale: the share of x0 that is brought to the spread of what is predicted without guidance; 0 for none.
+        rescale: the share of x0 that is brought to the spread of what is predicted without guidance; 0 for none, as
+            for an image of one colour, which has no spread.
         form: "x0" is 4Diffusion's; "eps" has the gradient e - eps, and no rescaling.
         generator: of the noise, new for every image.
 

@@ -133,6 +133,8 @@ def test_no_points_are_no_features():
 
 
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="are 0, 2, 16; at least 1 of each"):
+        HashGrid(3, n_levels=0)
     with pytest.raises(ValueError, match="in_dim is 5; 1 to 4"):
         HashGrid(5)
     with pytest.raises(ValueError, match="x has 2 coordinates; 3 are wanted"):

@@ -28,7 +28,10 @@ OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?|mesh
 
 @dataclass(frozen=True)
 class Distil:
-    """Turn one film of an object into a scene that moves. The shipped weights know walking creatures."""
+    """Turn one film of an object into a scene that moves. The shipped weights know walking creatures.
+
+    Of the film, as many frames are taken as the model was trained for (8), evenly spaced.
+    """
 
     video: Path | None = None
     """A film of one object: with alpha, on white, or with one of the next two."""
@@ -61,9 +64,10 @@ class Distil:
         """
         if self.video is None:
             raise ValueError("--video is missing; a film of one object is wanted.")
-        for name, given in {"size": self.size, "settings.n-steps": self.settings.n_steps}.items():
-            if given < 1:
-                raise ValueError(f"--{name} is {given}; at least 1 is wanted.")
+        if not 1 <= self.size <= 2048:
+            raise ValueError(f"--size is {self.size}; 1 to 2048 is wanted.")
+        if self.settings.n_steps < 1:
+            raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; at least 1 is wanted.")
         if self.meshes:  # before minutes are spent
             from fourd_minimal.lab.meshes import write_meshes
         model = FourDM.from_pretrained(self.weights).to(device())
@@ -77,7 +81,8 @@ class Distil:
             look_around(scene, model, self.settings.fov_deg, frames, self.size, folder)
             if self.meshes:
                 write_meshes(scene, folder / "meshes", frames, f".{self.meshes}")
-        names = {"Look around": "grid.html", "Fly around": "orbit.mp4", "Frozen": "freeze.mp4"}
+        names = {"Look around": "grid.html", "A turn": "orbit.mp4", "Frozen": "freeze.mp4"}
+        names |= {"Surfaces": "meshes"} if self.meshes else {}
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 
     def _optimised(self, film: Tensor, model: FourDM, eyes: FourDM) -> DynamicNeRF:

@@ -39,7 +39,8 @@ def lpips_vgg(device: str | torch.device = "cpu", seed: int = 0) -> Perceptual:
         from torchvision.models import VGG16_Weights
     except (ModuleNotFoundError, RuntimeError) as reason:  # a torchvision built for another torch lacks its operators
         raise ValueError(
-            f"lpips cannot be imported: {reason}; the anchor loss wants lpips and the torchvision of this torch."
+            f"lpips cannot be imported: {reason}; the anchor loss wants lpips (pip install -e '.[metrics]') and "
+            "the torchvision of this torch."
         ) from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -63,6 +63,14 @@ class DynamicNeRFConfig:
     moments: int = 8
     """Times at which a cell is looked at before it counts as empty."""
 
+    def __post_init__(self):
+        counts = (
+            "n_levels n_features log2_table_size base_resolution width n_samples rays_per_side occupancy_side moments"
+        )
+        for name in counts.split():
+            if getattr(self, name) < 1:
+                raise ValueError(f"nerf.{name} is {getattr(self, name)}; at least 1 is wanted.")
+
 
 class DynamicNeRF(nn.Module):
     """A field over the box [-1, 1]^3 and the times [0, 1].

@@ -20,6 +20,7 @@ degrees. Where renders are not as large as 4DM's frames, it sees them resized, a
 anchor draws any of the sampled views. The orientation loss is of all frames, and its gradient also reaches weights.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -97,6 +98,17 @@ class SceneConfig:
     rate_grids: float = 1e-2
     rate_mlps: float = 1e-3
     occupancy_every: int = 16
+
+    def __post_init__(self):
+        least = dict(n_steps=0, fit_steps=0, sampled_views=1, sampling_steps=1, looks_every=1, occupancy_every=1)
+        least |= dict(anneal_steps=1) | (dict(pixels=1) if self.pixels is not None else {})
+        for name, lowest in least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least {lowest} is wanted.")
+        weights = "sampling_guidance sds guidance rescale anchor direct mask opacity rate_grids rate_mlps fov_deg"
+        for name in weights.split():
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; a finite number, not negative, is wanted.")
 
 
 class Step(NamedTuple):

@@ -157,6 +157,8 @@ def test_one_frame_and_cameras_that_see_nothing_are_no_trouble():
 
 
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"nerf.n_levels is 0; at least 1"):
+        replace(SMALL, n_levels=0)
     scene, rgb = DynamicNeRF(SMALL), torch.rand(2, 1, 3, 4, 4)
     with pytest.raises(ValueError, match=r"time reaches from 0 to 1.5; times in \[0, 1\]"):
         scene.render(cameras(), FOV_DEG, torch.tensor([0.0, 1.5]), 4)

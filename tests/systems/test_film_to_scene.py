@@ -255,6 +255,9 @@ def test_the_defaults_are_the_papers():
 
 
 def test_bad_input_is_named(model, film):
+    for bad in (dict(pixels=0), dict(looks_every=0), dict(guidance=float("nan")), dict(fit_steps=-3)):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} is .* wanted"):
+            replace(SMALL, **bad)
     none = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
     with pytest.raises(ValueError, match="n_steps is 6 with sds, anchor, direct and mask at 0"):
         next(optimise_steps(film, model, replace(SMALL, **none)))
