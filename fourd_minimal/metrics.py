@@ -1,0 +1,217 @@
+"""What a table of results measures, from pictures and from features of pictures; every picture in [0, 1].
+
+Of pixels, where the truth is known (E: squared error)
+
+    PSNR            -10 log10 E: of the mean error over all pictures (pooled), or the mean over pictures of each one's.
+                    By Jensen's inequality the second is never lower, and one perfect picture lifts it without end
+
+Of features f of pictures or videos, by whatever network `embed` is (its name belongs beside the number)
+
+    CLIP-I          mean over pairs of cos(f(made), f(true))                 does it show the same thing?
+    CLIP-C          mean over pairs of frames of one video of cos(f, f')     a still picture scores 1
+                    "adjacent": each frame and the next; "all": each and every other. Papers say neither
+    CLIP score      100 max(0, cos(f(picture), f(caption)))                  (Hessel et al. 2021 scale by 2.5)
+    Frechet         |m - m'|^2 + tr(C + C' - 2 (C C')^1/2)                   of two SETS: mean and covariance of each
+    FVD             the same of features of whole videos
+
+One video has no covariance: a Frechet distance of one against one, which a script of this field prints, is not a
+number. With fewer videos than features the covariance is singular and the distance biased upwards; that warns.
+
+Of a matcher, which finds for pixels of one picture their place in another, and how sure it is
+
+    confidence      the share of pixels that it is surer of than a threshold, for each threshold
+
+Flicker and reprojection want true flow, depth and cameras: `lab/consistency.py`. SSIM is in `anchor_loss.py`, LPIPS in
+`lab/perceptual.py`.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Embed = Callable[[Float[Tensor, "n *picture"]], Float[Tensor, "n d"]]
+"""Pictures `(n, 3, h, w)` or videos `(n, t, 3, h, w)` to one feature each."""
+
+
+class Psnr(NamedTuple):
+    """In dB, two ways."""
+
+    pooled: float
+    """Of the mean error over all pictures."""
+    mean: float
+    """Of each picture, averaged."""
+
+
+def check(name: str, pictures: Float[Tensor, "*b c h w"]) -> None:
+    """Refuse what no metric should turn into a number.
+
+    Raises:
+        ValueError: values that are not finite or not in [0, 1], nothing at all, or one colour everywhere.
+
+    >>> check("made", torch.linspace(-1, 1, 48).view(3, 4, 4))
+    Traceback (most recent call last):
+    ValueError: made lies in [-1.00, 1.00]; pictures in [0, 1] are wanted (from [-1, 1]: (x + 1) / 2).
+    """
+    if pictures.ndim < 3 or not pictures.numel():
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; pictures (..., c, h, w) are wanted.")
+    if not pictures.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values; pictures in [0, 1] are wanted.")
+    low, high = pictures.min().item(), pictures.max().item()
+    if low < -1e-4 or high > 1 + 1e-4:
+        hint = " (from [-1, 1]: (x + 1) / 2)" if low >= -1.001 and high <= 1.001 else ""
+        hint = " (from bytes: x / 255)" if low >= 0 and 2 < high <= 255 else hint
+        raise ValueError(f"{name} lies in [{low:.2f}, {high:.2f}]; pictures in [0, 1] are wanted{hint}.")
+    if low == high:
+        raise ValueError(f"{name} is {low:.2f} everywhere; pictures of something are wanted.")
+
+
+def check_pair(made: Tensor, truth: Tensor, truth_name: str = "truth") -> None:
+    """Refuse what cannot be compared picture by picture."""
+    check("made", made)
+    check(truth_name, truth)
+    if made.shape != truth.shape:
+        given = f"{tuple(made.shape)} and {truth_name} {tuple(truth.shape)}"
+        raise ValueError(f"made has shape {given}; the same is wanted, so resize one of them knowingly.")
+
+
+def psnr(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."]) -> Psnr:
+    """How near pictures are to the truth.
+
+    Raises:
+        ValueError: see `check`; or a picture without any error, whose PSNR is infinite.
+
+    >>> truth = torch.rand(2, 3, 8, 8) * 0.5
+    >>> off = torch.tensor([0.1, 0.5])[:, None, None, None]             # two pictures: 20 dB and 6 dB
+    >>> [round(value, 1) for value in psnr(truth + off, truth)]
+    [8.9, 13.0]
+    """
+    check_pair(made, truth)
+    error = (made - truth).square().flatten(-3).mean(-1)
+    if (error == 0).any():
+        raise ValueError("made equals truth in at least one picture, whose PSNR is infinite; leave out what was given.")
+    return Psnr(-10 * error.mean().log10().item(), (-10 * error.log10()).mean().item())
+
+
+def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:
+    """Features of length 1."""
+    check(name, pictures)
+    return F.normalize(embed(pictures), dim=-1)
+
+
+def clip_i(made: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "..."], embed: Embed) -> float:
+    """Do pictures show what the truth shows? 1 at best; by `embed`'s features, CLIP's where the name is to hold.
+
+    >>> colours = lambda pictures: pictures.mean((2, 3))
+    >>> red, green = torch.eye(3)[:2, :, None, None].expand(-1, -1, 4, 4).unbind()
+    >>> clip_i(red[None], green[None], colours), clip_i(red[None], red[None], colours)
+    (0.0, 1.0)
+    """
+    check_pair(made, truth)
+    a, b = (embedded(name, pictures, embed) for name, pictures in (("made", made), ("truth", truth)))
+    return (a * b).sum(-1).mean().item()
+
+
+def clip_c(video: Float[Tensor, "t 3 h w"], embed: Embed, pairs: str = "adjacent") -> float:
+    """Do the frames of one video agree? 1 for a picture that never moves, which is not a virtue.
+
+    Args:
+        video: at least two frames.
+        embed: features of pictures.
+        pairs: "adjacent" frames, or "all" pairs, which a video that moves must lose by.
+
+    Raises:
+        ValueError: see `check`; a single frame, or other pairs.
+    """
+    if pairs not in ("adjacent", "all"):
+        raise ValueError(f"pairs is {pairs!r}; 'adjacent' or 'all' is wanted.")
+    if len(video) < 2:
+        raise ValueError(f"video has {len(video)} frame; at least 2 are wanted.")
+    f = embedded("video", video, embed)
+    cosine = f @ f.T
+    found = cosine.diagonal(1) if pairs == "adjacent" else cosine[torch.ones_like(cosine).triu(1) > 0]
+    return found.mean().item()
+
+
+def clip_score(pictures: Float[Tensor, "n 3 h w"], captions: Float[Tensor, "m d"], embed: Embed) -> float:
+    """Do pictures show what captions say? 100 at best.
+
+    Args:
+        pictures: one for each caption.
+        captions: their features, by the text half of the same network.
+        embed: features of pictures.
+
+    Raises:
+        ValueError: see `check`; another number of captions, or features of another size.
+    """
+    f = embedded("pictures", pictures, embed)
+    if f.shape != captions.shape:
+        raise ValueError(f"captions has shape {tuple(captions.shape)}; {tuple(f.shape)}, as of pictures, is wanted.")
+    return 100 * (f * F.normalize(captions, dim=-1)).sum(-1).clamp(min=0).mean().item()
+
+
+def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
+    """Between two sets of features, as if both were Gaussian; not negative, 0 for the same mean and covariance.
+
+    The trace of the square root of C C' is the sum of the square roots of the eigenvalues of C^1/2 C' C^1/2, which is
+    symmetric: no square root of a matrix that is none, no imaginary part to throw away.
+
+    Raises:
+        ValueError: a set of fewer than 2, features of different sizes, or values that are not finite.
+
+    >>> x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> round(frechet_distance(x, x + 3), 6)                                        # only means differ: 4 x 3^2
+    36.0
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; (n, d) and (m, d) are wanted.")
+    fewest, d = min(len(a), len(b)), a.shape[1]
+    if fewest < 2:
+        raise ValueError(f"a set has {fewest} member; at least 2 are wanted, for one has no covariance.")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError("features hold NaN or infinite values; finite ones are wanted.")
+    if fewest < 2 * d:
+        warnings.warn(f"{fewest} members for {d} features: the distance is biased upwards below {2 * d}.", stacklevel=2)
+    means, covariances = zip(*((x.double().mean(0), x.double().T.cov()) for x in (a, b)), strict=True)
+    first, second = (c.reshape(d, d) for c in covariances)
+    values, vectors = torch.linalg.eigh(first)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
+    return ((means[0] - means[1]).square().sum() + first.trace() + second.trace() - 2 * shared).clamp(min=0).item()
+
+
+def fvd(
+    made: Float[Tensor, "n t 3 h w"], references: Mapping[str, Float[Tensor, "m t 3 h w"]], embed: Embed
+) -> dict[str, float]:
+    """Frechet distance of videos to each set of references; 4Real-Video names two: a large real set, its own inputs.
+
+    Args:
+        made: videos.
+        references: label -> videos.
+        embed: features of videos; FVD is the name for I3D's alone.
+
+    Raises:
+        ValueError: see `check` and `frechet_distance`.
+    """
+    check("made", made)
+    features = embed(made)
+    found = {}
+    for name, videos in references.items():
+        check(name, videos)
+        found[name] = frechet_distance(features, embed(videos))
+    return found
+
+
+def confidence(sure: Float[Tensor, "*b h w"], thresholds: Sequence[float] = (0.5, 0.7, 0.9)) -> dict[float, float]:
+    """The share of pixels that a matcher is surer of than each threshold: how the papers use GIM's and Dust3R's.
+
+    >>> confidence(torch.tensor([[0.2, 0.6], [0.8, 1.0]]))
+    {0.5: 0.75, 0.7: 0.5, 0.9: 0.25}
+    """
+    if not sure.isfinite().all():
+        raise ValueError("sure holds NaN or infinite values; finite ones are wanted.")
+    return {threshold: (sure > threshold).float().mean().item() for threshold in thresholds}

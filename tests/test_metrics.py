@@ -1,0 +1,124 @@
+"""Numbers against torchmetrics, scipy and closed forms; what is refused."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.image.fid import _compute_fid
+
+from fourd_minimal.metrics import clip_c, clip_i, clip_score, confidence, frechet_distance, fvd, psnr
+
+
+def pictures(n=4, seed=0, side=8):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def colours(pictures):
+    """Stands for a network: the mean colour."""
+    return pictures.mean((-2, -1)).flatten(1)
+
+
+def test_psnr_is_torchmetrics_both_ways():
+    made, truth = pictures(), pictures(seed=1)
+    made[0] = truth[0] + 0.01
+    found = psnr(made.clamp(0, 1), truth)
+    pooled = peak_signal_noise_ratio(made.clamp(0, 1), truth, data_range=1.0)
+    mean = peak_signal_noise_ratio(made.clamp(0, 1), truth, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
+    assert_close(torch.tensor(found), torch.stack([pooled, mean]), atol=1e-4, rtol=0)
+    assert found.mean > found.pooled + 3  # one good picture lifts the mean, hardly the other
+
+
+def test_similarities_of_features_turned_by_a_known_angle():
+    """The mean colour of frame k is turned by k x 20 degrees: cosines of neighbours, and of all pairs, are known."""
+    angles = torch.deg2rad(torch.arange(4) * 20.0)
+    video = torch.stack([angles.cos(), angles.sin(), torch.zeros(4)], 1)[:, :, None, None].expand(-1, -1, 4, 4)
+    cosines = [math.cos(math.radians(20 * k)) for k in range(4)]
+    assert clip_c(video, colours) == pytest.approx(cosines[1])
+    assert clip_c(video, colours, "all") == pytest.approx((3 * cosines[1] + 2 * cosines[2] + cosines[3]) / 6)
+    assert clip_i(video[1:], video[:-1], colours) == pytest.approx(cosines[1])
+    still = pictures(1).expand(5, -1, -1, -1)
+    assert clip_c(still, colours, "all") == pytest.approx(1)
+    captions = torch.tensor([[1.0, 0.0, 0.0], [0.0, 3.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    known = 100 * (cosines[0] + math.sin(math.radians(20)) + 0 + 0) / 4  # what points away counts as nothing
+    assert clip_score(video, captions, colours) == pytest.approx(known)
+
+
+def test_frechet_distance_is_torchmetrics_and_scipys():
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(200, 6, generator=generator, dtype=torch.float64) @ torch.randn(6, 6, generator=generator).double()
+    b = torch.randn(150, 6, generator=generator, dtype=torch.float64) + 0.3
+    means, covariances = (a.mean(0), b.mean(0)), (a.T.cov(), b.T.cov())
+    theirs = _compute_fid(means[0], covariances[0], means[1], covariances[1])
+    assert frechet_distance(a, b) == pytest.approx(theirs.item(), rel=1e-6)
+    root = torch.from_numpy(sqrtm((covariances[0] @ covariances[1]).numpy()).real)
+    whole = (means[0] - means[1]).square().sum() + (covariances[0] + covariances[1] - 2 * root).trace()
+    assert frechet_distance(a, b) == pytest.approx(whole.item(), rel=1e-6)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_of_known_gaussians():
+    """Independent features: sum of (m - m')^2 + (s - s')^2; samples are brought to these exactly."""
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (x - x.mean(0)) @ torch.linalg.cholesky(torch.linalg.inv(x.T.cov()))
+    s, m = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.0, 1.0, -2.0]).double()
+    assert frechet_distance(x, x * s + m) == pytest.approx((m.square() + (s - 1).square()).sum().item(), rel=1e-6)
+
+
+def test_few_members_warn_and_singular_ones_are_a_number():
+    with pytest.warns(UserWarning, match="5 members for 8 features: the distance is biased upwards below 16"):
+        found = frechet_distance(torch.randn(5, 8), torch.randn(40, 8))
+    assert math.isfinite(found) and found > 0
+
+
+def test_fvd_is_against_every_reference():
+    videos = [torch.rand(6, 2, 3, 4, 4, generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    embed = lambda v: v.mean((1, 3, 4))[:, :2]  # noqa: E731
+    found = fvd(videos[0], {"real": videos[1], "inputs": videos[2]}, embed)
+    assert found == {n: frechet_distance(embed(videos[0]), embed(v)) for n, v in zip(found, videos[1:], strict=True)}
+
+
+def test_confidence_is_a_share_for_every_threshold():
+    sure = torch.linspace(0.005, 0.995, 100).view(10, 10)
+    assert confidence(sure, (0.25, 0.9)) == pytest.approx({0.25: 0.75, 0.9: 0.1})
+
+
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        (pictures() * 2 - 1, r"made lies in \[-.*\]; pictures in \[0, 1\] are wanted \(from \[-1, 1\]"),
+        (pictures() * 255, r"made lies in .*\(from bytes: x / 255\)"),
+        (pictures().index_fill(0, torch.tensor(0), float("nan")), "made holds NaN"),
+        (torch.full((4, 3, 8, 8), 0.5), "made is 0.50 everywhere"),
+        (pictures(side=9), r"made has shape \(4, 3, 9, 9\) and truth \(4, 3, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8), r"made has shape \(0, 3, 8, 8\)"),
+    ],
+)
+def test_what_is_no_picture_gets_no_number(made, said):
+    truth = pictures(seed=1)
+    for metric in (psnr, lambda a, b: clip_i(a, b, colours)):
+        with pytest.raises(ValueError, match=said):
+            metric(made, truth)
+
+
+def test_what_has_no_number_is_named():
+    truth = pictures()
+    with pytest.raises(ValueError, match="equals truth in at least one picture"):
+        psnr(truth, truth)
+    with pytest.raises(ValueError, match="video has 1 frame; at least 2"):
+        clip_c(truth[:1], colours)
+    with pytest.raises(ValueError, match="pairs is 'every'"):
+        clip_c(truth, colours, "every")
+    with pytest.raises(ValueError, match="a set has 1 member; at least 2 are wanted, for one has no covariance"):
+        frechet_distance(torch.randn(1, 4), torch.randn(9, 4))
+    with pytest.raises(ValueError, match=r"shapes \(5, 4\) and \(5, 3\)"):
+        frechet_distance(torch.randn(5, 4), torch.randn(5, 3))
+    with pytest.raises(ValueError, match="features hold NaN"):
+        frechet_distance(torch.full((5, 4), float("nan")), torch.randn(5, 4))
+    with pytest.raises(ValueError, match=r"captions has shape \(3, 3\); \(4, 3\)"):
+        clip_score(truth, torch.randn(3, 3), colours)
+    with pytest.raises(ValueError, match="sure holds NaN"):
+        confidence(torch.tensor([[float("nan")]]))
