@@ -38,7 +38,7 @@ from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview_evaluation import PASTE, score
 from fourd_minimal.lab.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.verdicts import paired, verdict
+from fourd_minimal.lab.verdicts import paired, told
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_scene, surroundings
@@ -142,11 +142,11 @@ def filmed(model: FourDM, seed: int) -> tuple[Views, Views]:
 
 
 @torch.no_grad()
-def seen_between(scene: DynamicNeRF, model: FourDM, fov_deg: float) -> Views:
+def seen_between(scene: DynamicNeRF, model: FourDM, fov_deg: float, frames: int) -> Views:
     """What cameras between the sampled ones see, as large as the film."""
     c2w = circular_trajectory(BETWEEN, model.config.elevation_deg, model.config.radius)
-    c2w = c2w[:, None].expand(-1, model.config.times, 4, 4).to(device())
-    times = torch.linspace(0, 1, model.config.times, device=c2w.device).expand(CAMERAS, -1)
+    c2w = c2w[:, None].expand(-1, frames, 4, 4).to(device())
+    times = torch.linspace(0, 1, frames, device=c2w.device).expand(CAMERAS, -1)
     return scene.render(c2w, fov_deg, times, model.config.image_size).rgb.clamp(0, 1).cpu()
 
 
@@ -158,18 +158,18 @@ def settings(arm: Arm, config: SceneConfig, anchor: float) -> SceneConfig:
     return config if arm.sds or arm.anchor or arm.on else replace(config, n_steps=0)
 
 
-def judged(arm: str, made: Float[Tensor, "n v t 3 h w"], truth: Tensor, seed: int, seconds: float, lpips) -> Result:
+def judged(arm: str, made: Float[Tensor, "n v t 3 h w"], truth: Tensor, seed: int, seconds: float, distance) -> Result:
     """The errors of what was made of several creatures."""
     found = score(arm, made.transpose(1, 2), truth.transpose(1, 2), seed)
     frames = [x.flatten(1, 2) for x in (made, truth)]
     unlike = [(1 - ssim(a, b)).sum().item() for a, b in zip(*frames, strict=True)]
     with torch.no_grad():
-        apart = [lpips(a * 2 - 1, b * 2 - 1).sum().item() for a, b in zip(*frames, strict=True)]
+        apart = [distance(a * 2 - 1, b * 2 - 1).sum().item() for a, b in zip(*frames, strict=True)]
     errors = dict(
         all=tuple((made - truth).square().flatten(1).sum(1).tolist()),
         object=found.error,
         ssim=tuple(unlike),
-        lpips=tuple(apart),
+        perceptual=tuple(apart),
         flicker=found.second,
     )
     each, n = [float(len(f)) for f in frames[0]], len(made)
@@ -177,7 +177,7 @@ def judged(arm: str, made: Float[Tensor, "n v t 3 h w"], truth: Tensor, seed: in
         all=(made[0].numel(),) * n,
         object=tuple(c[0] for c in found.count),
         ssim=tuple(each),
-        lpips=tuple(each),
+        perceptual=tuple(each),
         flicker=tuple(c[2] for c in found.count),
     )
     return Result(arm, seed, seconds, errors, counts)
@@ -263,7 +263,7 @@ class AblateDistil:
             eyes, began = base if arm.frame_by_frame else model, time.perf_counter()
             scene = optimise_scene(film, model, config, perceptual=anchor.distance, videos=given, seed=seed, eyes=eyes)
             seconds = time.perf_counter() - began
-            views = seen_between(scene, model, config.fov_deg)
+            views = seen_between(scene, model, config.fov_deg, len(film))
             save_weights(path, {"views": views}, config, seconds=seconds, **about)
             found[name] = views, seconds
         return found
@@ -300,7 +300,7 @@ def result_table(results: Sequence[Result]) -> str:
     for arm in dict.fromkeys(r.arm for r in results):
         runs = [r for r in results if r.arm == arm]
         cells = [mean(r.psnr("all") for r in runs), mean(r.psnr("object") for r in runs)]
-        cells += [1 - mean(r.error("ssim") for r in runs), mean(r.error("lpips") for r in runs)]
+        cells += [1 - mean(r.error("ssim") for r in runs), mean(r.error("perceptual") for r in runs)]
         cells += [mean(r.error("flicker") ** 0.5 for r in runs), mean(r.seconds for r in runs)]
         rows.append([arm, *(f"{c:.{d}f}" for c, d in zip(cells, (2, 2, 3, 4, 3, 0), strict=True))])
     head = ["", "PSNR, dB", "object, dB", "SSIM", "perceptual", "flicker", "seconds"]
@@ -309,12 +309,9 @@ def result_table(results: Sequence[Result]) -> str:
 
 def question_table(results: Sequence[Result], questions: Mapping[str, tuple[str, str]], judge: bool = True) -> str:
     """Claims down, errors across: verdict, gain, and its interval."""
-    rows, names = [], ("object", "ssim", "lpips", "flicker")
+    rows = []
     for claim, arms in questions.items():
-        row = [claim]
-        for name in names:
-            middle, low, high = paired([[r.errors[name] for r in results if r.arm == arm] for arm in arms])
-            said = f"{verdict(low, high)}: " if judge else ""
-            row.append(f"{said}{middle:+.2f} ({low:+.2f} to {high:+.2f})")
-        rows.append(row)
+        runs = [[r for r in results if r.arm == arm] for arm in arms]
+        errors = ([[r.errors[name] for r in of] for of in runs] for name in ("object", "ssim", "perceptual", "flicker"))
+        rows.append([claim, *(told(paired(pair), judge) for pair in errors)])
     return table(["", "object", "1 - SSIM", "perceptual", "flicker"], rows)

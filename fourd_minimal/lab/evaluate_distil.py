@@ -94,7 +94,8 @@ class EvaluateDistil:
             given = dict(videos=surroundings(film, model, config, self.seed), seed=self.seed)
             fitted = optimise_scene(film, model, replace(config, n_steps=0, anchor=0.0), **given)
             scene = optimise_scene(film, model, config, perceptual=perceptual, **given)
-            made = {name: seen_between(s, model, config.fov_deg) for name, s in ((FITTED, fitted), (SCENE, scene))}
+            ways = {FITTED: fitted, SCENE: scene}
+            made = {name: seen_between(way, model, config.fov_deg, len(film)) for name, way in ways.items()}
             if subject.between is not None:
                 rows += scored(subject, made)
                 print("\n".join(" | ".join(row) for row in rows[-3:]), flush=True)

@@ -19,7 +19,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.lab.verdicts import interval, paired, verdict
+from fourd_minimal.lab.verdicts import interval, paired, told
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 
@@ -191,10 +191,6 @@ def gain_table(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]]
     """
     rows = []
     for question, (better, other) in questions.items():
-        row = [question]
-        for what in ("error", "first", "second"):
-            middle, low, high = gain(scores, better, other, what)
-            said = f"{verdict(low, high)}: " if judge else ""
-            row.append(f"{said}{middle:+.2f} ({low:+.2f} to {high:+.2f})")
-        rows.append(row)
+        gains = (gain(scores, better, other, what) for what in ("error", "first", "second"))
+        rows.append([question, *(told(found, judge) for found in gains)])
     return table(["", "PSNR, object", "first difference", "second difference"], rows)

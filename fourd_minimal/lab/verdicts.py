@@ -130,6 +130,16 @@ def verdict(low: float, high: float) -> str:
     return "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell at this scale"
 
 
+def told(gain: tuple[float, float, float], judged: bool = True) -> str:
+    """A gain and the ends of its interval, behind the verdict on them.
+
+    >>> told((0.2, 0.1, 0.3)), told((0.2, 0.1, 0.3), judged=False)
+    ('holds: +0.20 (+0.10 to +0.30)', '+0.20 (+0.10 to +0.30)')
+    """
+    middle, low, high = gain
+    return (f"{verdict(low, high)}: " if judged else "") + f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
 def judge(results: Results, steps: Sequence[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Every claim whose arms are there: claim -> sampling steps -> gain in dB and the ends of its interval."""
     exams = {n: one_exam(results, n) for n in steps}
