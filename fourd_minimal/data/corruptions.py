@@ -65,8 +65,8 @@ def wrong_viewpoint(grid: Grid, amount: float) -> Grid:
 
 
 def _traded(n: int, share: float) -> Tensor:
-    """An order in which the chosen places hand what they have to the next chosen one."""
-    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: round(share * n)].sort().values
+    """An order in which the chosen places, themselves in any order, each hand what they have to the next of them."""
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(0))[: max(2, round(share * n)) if share else 0]
     order = torch.arange(n)
     order[chosen] = chosen.roll(1)
     return order

@@ -1,0 +1,155 @@
+"""Features of pictures and videos for the metrics that want a network, where CLIP's and I3D's weights are not at hand.
+
+CLIP similarity (Radford et al. 2021, arXiv 2103.00020) and FVD (Unterthiner et al. 2018, arXiv 1812.01717) compare
+features of networks that know the world. This one knows the procedural world alone: it has learned to name the shape,
+the colour and the motion of what a video of it shows, as I3D has learned to name 400 actions.
+
+    picture -> 32 numbers           convolutions, then one linear map of all that they found, place by place
+    video   -> 16 numbers           the same of 8 frames, convolved along time; the mean and the largest over time
+
+So a number from it is never CLIP-I, CLIP-C or FVD: it is "picture similarity, toy features", "adjacent similarity over
+time, toy features", "Frechet distance, toy features". It orders results of this world, and means nothing outside. The
+features of videos have mean 0 and covariance 1 over this world; compare distances by one file of weights only.
+
+Departures: everything is small, and assumed. There are 16 features, not I3D's 400 or 2048, so that a covariance is well
+conditioned from 32 videos on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fourd_minimal.metrics import check
+from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+
+SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "toy_features"}
+
+
+@dataclass(frozen=True)
+class ToyFeaturesConfig:
+    """The network, and what it has learned to name."""
+
+    labels: tuple[tuple[str, tuple[str, ...]], ...]
+    """Questions, each with its answers; the last one is asked of videos only."""
+    image_size: int = 32
+    """To which every picture is brought."""
+    frames: int = 8
+    """To which every video is brought."""
+    widths: tuple[int, ...] = (24, 48, 96)
+    """Channels of the convolutions, each at half the size of the one before."""
+    picture_dim: int = 32
+    time_width: int = 64
+    video_dim: int = 16
+
+    def __post_init__(self):
+        if not self.labels or any(len(answers) < 2 for _, answers in self.labels):
+            raise ValueError("labels is empty, or has a question with fewer than 2 answers.")
+        if self.image_size % 2 ** len(self.widths) or any(width % 8 for width in self.widths):
+            raise ValueError(
+                f"image_size is {self.image_size}, widths are {self.widths}; a size that can be halved "
+                f"{len(self.widths)} times and widths in eights are wanted."
+            )
+        if self.frames < 2:
+            raise ValueError(f"frames is {self.frames}; it must be at least 2.")
+
+
+class ToyFeatures(nn.Module):
+    """Pictures and videos in, features out."""
+
+    def __init__(self, config: ToyFeaturesConfig):
+        super().__init__()
+        self.config = config
+        self.notes: dict = {}
+        """How loaded weights were made."""
+        layers, given = [], 3
+        for width in config.widths:
+            kernel = 5 if given == 3 else 3
+            layers += [nn.Conv2d(given, width, kernel, 2, kernel // 2), nn.GroupNorm(8, width), nn.SiLU()]
+            given = width
+        places = (config.image_size // 2 ** len(config.widths)) ** 2
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(places * given, config.picture_dim))
+        self.along_time = nn.Sequential(
+            nn.Conv1d(config.picture_dim, config.time_width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv1d(config.time_width, config.time_width, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.to_video = nn.Linear(2 * config.time_width, config.video_dim)
+        self.of_picture, self.of_video = (
+            nn.ModuleDict({name: nn.Linear(dim, len(answers)) for name, answers in labels})
+            for dim, labels in ((config.picture_dim, config.labels[:-1]), (config.video_dim, config.labels))
+        )
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toy") -> "ToyFeatures":
+        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
+
+        Raises:
+            ValueError: the file is missing, cut short, of another kind or of another configuration.
+
+        >>> ToyFeatures.from_pretrained("toy").config.video_dim
+        16
+        """
+        path = SHIPPED.get(str(name), Path(name)) / "features.safetensors"
+        tensors, config, notes = load_weights(path, ToyFeaturesConfig)
+        model = cls(config).requires_grad_(False)
+        model.notes = notes
+        load_into(model, tensors, path)
+        return model
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
+        """Write a file that `from_pretrained` reads, with `notes` inside."""
+        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
+        return save_weights(Path(folder) / "features.safetensors", tensors, self.config, **notes)
+
+    def pictures(self, pictures: Float[Tensor, "n *picture"]) -> Float[Tensor, "n d"]:
+        """Features of pictures `(n, 3, h, w)` in [0, 1], of any size.
+
+        Raises:
+            ValueError: another shape, values outside [0, 1], NaN, or one colour everywhere.
+        """
+        _check("pictures", pictures, 4, "(n, 3, h, w)")
+        return self._see(pictures)
+
+    def videos(self, videos: Float[Tensor, "n *video"]) -> Float[Tensor, "n d"]:
+        """Features of videos `(n, t, 3, h, w)` in [0, 1], of any size; of t frames the nearest to 8 even moments count.
+
+        Raises:
+            ValueError: another shape, a single frame, values outside [0, 1], NaN, or one colour everywhere.
+        """
+        _check("videos", videos, 5, "(n, t, 3, h, w)")
+        return self._watch(self._frames(videos))
+
+    def forward(self, videos: Float[Tensor, "n t 3 h w"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Question -> scores of its answers: of every frame `(n, t, answers)`, and of whole videos `(n, answers)`."""
+        frames = self._frames(videos)
+        seen, watched = self.of_picture.items(), self.of_video.items()
+        video = self._watch(frames)
+        return {name: head(frames) for name, head in seen}, {name: head(video) for name, head in watched}
+
+    def _see(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        side = self.config.image_size
+        if pictures.shape[-2:] != (side, side):
+            pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True, align_corners=False)
+        return self.trunk(pictures * 2 - 1)
+
+    def _frames(self, videos: Float[Tensor, "n t 3 h w"]) -> Float[Tensor, "n frames d"]:
+        moments = torch.linspace(0, videos.shape[1] - 1, self.config.frames).round().long()
+        return self._see(videos[:, moments.to(videos.device)].flatten(0, 1)).unflatten(0, (len(videos), -1))
+
+    def _watch(self, frames: Float[Tensor, "n t d"]) -> Float[Tensor, "n dim"]:
+        found = self.along_time(rearrange(frames, "n t d -> n d t"))
+        return self.to_video(torch.cat([found.mean(-1), found.amax(-1)], -1))
+
+
+def _check(name: str, pictures: Tensor, axes: int, wanted: str) -> None:
+    if pictures.ndim != axes or pictures.shape[-3] != 3:
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; {wanted} is wanted.")
+    if axes == 5 and pictures.shape[1] < 2:
+        raise ValueError(f"{name} have {pictures.shape[1]} frame; at least 2 are wanted.")
+    check(name, pictures)
