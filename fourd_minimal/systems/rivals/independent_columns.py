@@ -1,8 +1,8 @@
 """Every frame of the fixed-view video becomes a freeze-time video on its own: columns that know nothing of each other.
 
-4Real-Video's experiments include MotionCtrl (Wang et al. 2024, arXiv 2312.03641), used in this way.
-MotionCtrl feeds camera poses into the temporal attention of a video model. From one picture and a camera path it makes
-a freeze-time video; from t pictures t of them, which side by side are a grid:
+4Real-Video's experiments use MotionCtrl (Wang et al. 2024, arXiv 2312.03641) in this way. It feeds camera poses into
+the temporal attention of a video model. From one picture and a camera path it makes a freeze-time video; from t
+pictures t of them, which side by side are a grid:
 
     x[:, t] ~ p(column | its first frame I[0, t]), for every t > 0          x[:, 0] is given
 
