@@ -21,6 +21,9 @@
     fourd evaluate-4dm --out figures                                     their numbers
     fourd curate --assets folder                                         which animated assets are worth learning from
     fourd ablate-curation --out figures                                  motion learned from all clips, or from those
+    fourd rivals --out figures                                           both papers' rivals and systems, one table
+    fourd metric-study --out figures                                     which metric sees which corruption
+    fourd train-features --preset cpu                                    the toy features of the metrics
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
 values can be changed (`--settings.sync-batch 8`).
@@ -47,10 +50,13 @@ from fourd_minimal.lab.distil_ablation import AblateDistil
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.evaluate_distil import EvaluateDistil
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
+from fourd_minimal.lab.feature_training import TrainFeatures
 from fourd_minimal.lab.generate import Generate
+from fourd_minimal.lab.metric_study import MetricStudy
 from fourd_minimal.lab.presets import preset_name
 from fourd_minimal.lab.real_cameras import Cameras
 from fourd_minimal.lab.reconstruct import Reconstruct
+from fourd_minimal.lab.rivals_table import Rivals
 from fourd_minimal.lab.scenes import Scenes
 from fourd_minimal.lab.surround import Surround
 from fourd_minimal.lab.train import Train, TrainFourDM, TrainText, TrainUpsampler
@@ -86,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[EvaluateDistil, tyro.conf.subcommand("evaluate-distil")]
         | Annotated[AblateDistil, tyro.conf.subcommand("ablate-distil")]
         | Annotated[AblateCuration, tyro.conf.subcommand("ablate-curation")]
+        | Annotated[Rivals, tyro.conf.subcommand("rivals")]
+        | Annotated[MetricStudy, tyro.conf.subcommand("metric-study")]
+        | Annotated[TrainFeatures, tyro.conf.subcommand("train-features")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
