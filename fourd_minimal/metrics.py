@@ -4,6 +4,8 @@ Of pixels, where the truth is known (E: squared error)
 
     PSNR            -10 log10 E: of the mean error over all pictures (pooled), or the mean over pictures of each one's.
                     By Jensen's inequality the second is never lower, and one perfect picture lifts it without end
+    SSIM            mean structural similarity over pictures                 `anchor_loss.ssim`, given as an argument
+    LPIPS           mean perceptual distance over pictures                   the network wants [-1, 1], and is fed that
 
 Of features f of pictures or videos, by whatever network `embed` is (its name belongs beside the number)
 
@@ -21,8 +23,8 @@ Of a matcher, which finds for pixels of one picture their place in another, and 
 
     confidence      the share of pixels that it is surer of than a threshold, for each threshold
 
-Flicker and reprojection want true flow, depth and cameras: `lab/consistency.py`. SSIM is in `anchor_loss.py`, LPIPS in
-`lab/perceptual.py`.
+Flicker and reprojection want true flow, depth and cameras: `lab/consistency.py`. Networks: `lab/perceptual.py` (LPIPS),
+`lab/clip.py`, `lab/matching.py`, `lab/video_score.py`.
 """
 
 import warnings
@@ -36,6 +38,8 @@ from torch import Tensor
 
 Embed = Callable[[Float[Tensor, "n *picture"]], Float[Tensor, "n d"]]
 """Pictures `(n, 3, h, w)` or videos `(n, t, 3, h, w)` to one feature each."""
+Compare = Callable[[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]], Float[Tensor, "n *any"]]
+"""Pictures and what they should be to one number, or map of numbers, for each pair."""
 
 
 class Psnr(NamedTuple):
@@ -95,6 +99,35 @@ def psnr(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."]) -> Psnr:
     if (error == 0).any():
         raise ValueError("made equals truth in at least one picture, whose PSNR is infinite; leave out what was given.")
     return Psnr(-10 * error.mean().log10().item(), (-10 * error.log10()).mean().item())
+
+
+def ssim(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."], similarity: Compare) -> float:
+    """Structural similarity, mean over pictures; 1 for the same, and `similarity` says how to compare two.
+
+    Raises:
+        ValueError: see `check`; whatever `similarity` refuses.
+    """
+    check_pair(made, truth)
+    return similarity(made.flatten(0, -4), truth.flatten(0, -4)).mean().item()
+
+
+def lpips(made: Float[Tensor, "*b 3 h w"], truth: Float[Tensor, "..."], distance: Compare) -> float:
+    """Perceptual distance, mean over pictures; 0 for the same. LPIPS is the name for its published networks' alone.
+
+    Args:
+        made, truth: in [0, 1], as everywhere here. A known slip is to feed the network these as they are.
+        distance: as `lpips.LPIPS`, of pictures in [-1, 1].
+
+    Raises:
+        ValueError: see `check`.
+
+    >>> black, grey = torch.linspace(0, 0.1, 48).view(1, 3, 4, 4), torch.linspace(0.5, 0.6, 48).view(1, 3, 4, 4)
+    >>> round(lpips(black, grey, lambda a, b: (a - b).abs()), 3)                                 # 0.5 of 1 is 1 of 2
+    1.0
+    """
+    check_pair(made, truth)
+    with torch.no_grad():
+        return distance(made.flatten(0, -4) * 2 - 1, truth.flatten(0, -4) * 2 - 1).mean().item()
 
 
 def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:

@@ -5,10 +5,21 @@ import math
 import pytest
 import torch
 from torch.testing import assert_close
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import _compute_fid
 
-from fourd_minimal.metrics import clip_c, clip_i, clip_score, confidence, frechet_distance, fvd, psnr
+from fourd_minimal import anchor_loss
+from fourd_minimal.metrics import (
+    clip_c,
+    clip_i,
+    clip_score,
+    confidence,
+    frechet_distance,
+    fvd,
+    lpips,
+    psnr,
+    ssim,
+)
 
 
 def pictures(n=4, seed=0, side=8):
@@ -28,6 +39,29 @@ def test_psnr_is_torchmetrics_both_ways():
     mean = peak_signal_noise_ratio(made.clamp(0, 1), truth, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
     assert_close(torch.tensor(found), torch.stack([pooled, mean]), atol=1e-4, rtol=0)
     assert found.mean > found.pooled + 3  # one good picture lifts the mean, hardly the other
+
+
+def test_ssim_is_torchmetrics():
+    made, truth = (pictures(seed=seed, side=16).unflatten(0, (2, 2)) for seed in (0, 1))
+    theirs = structural_similarity_index_measure(made.flatten(0, 1), truth.flatten(0, 1), data_range=1.0)
+    assert ssim(made, truth, anchor_loss.ssim) == pytest.approx(theirs.item(), abs=2e-3)  # borders differ
+    assert ssim(truth, truth, anchor_loss.ssim) == pytest.approx(1)
+
+
+def test_lpips_is_fed_what_it_wants():
+    """A distance that is worth a different number for [0, 1] than for [-1, 1]."""
+    made, truth = pictures().unflatten(0, (2, 2)), pictures(seed=1).unflatten(0, (2, 2))
+    seen = []
+
+    def distance(a, b):
+        seen.append((a, b))
+        return (a * a - b * b).abs().mean((1, 2, 3), keepdim=True)
+
+    found = lpips(made, truth, distance)
+    ((a, b),) = seen
+    assert_close(a, made.flatten(0, 1) * 2 - 1)
+    assert_close(b, truth.flatten(0, 1) * 2 - 1)
+    assert found == pytest.approx((a * a - b * b).abs().mean().item())
 
 
 def test_similarities_of_features_turned_by_a_known_angle():
@@ -99,7 +133,8 @@ def test_confidence_is_a_share_for_every_threshold():
 )
 def test_what_is_no_picture_gets_no_number(made, said):
     truth = pictures(seed=1)
-    for metric in (psnr, lambda a, b: clip_i(a, b, colours)):
+    by = dict(ssim=(ssim, anchor_loss.ssim), lpips=(lpips, torch.dist), clip_i=(clip_i, colours))
+    for metric in (psnr, *(lambda a, b, m=m, how=how: m(a, b, how) for m, how in by.values())):
         with pytest.raises(ValueError, match=said):
             metric(made, truth)
 

@@ -15,7 +15,8 @@ Videos are rows of a grid, at a fixed view. What judges videos, one by one or as
 whose views have traded places hold the same videos.
 
 Departures: toy features stand in for CLIP's and I3D's, and optical flow for the networks that match; names say so.
-Matching confidence is the share of pixels surer than 0.5, at every fourth time, or view, to spare the reader's.
+Matching confidence is the share of pixels surer than 0.5, at every fourth time, or view, and the perceptual distance is
+of every fourth view at every fourth time, to spare the reader's.
 """
 
 import json
@@ -134,7 +135,8 @@ def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptu
         sure = classical(here.flatten(0, 2), there.flatten(0, 2))
         found[name] = (sure > 0.5).float().unflatten(0, (n, -1)).flatten(1).mean(1)
     if perceptual:
-        found["perceptual"] = torch.stack([perceptual.distance(a * 2 - 1, b * 2 - 1).mean() for a, b in pairs])
+        few = zip(*(x[:, ::4, ::4].flatten(1, 2) * 2 - 1 for x in (grids, record.rgb)), strict=True)
+        found["perceptual"] = torch.stack([perceptual.distance(a, b).mean() for a, b in few])
     return {name: found[name].cpu() for name in METRICS if name in found}
 
 

@@ -177,9 +177,9 @@ class Rivals:
     scenes: int = 8
     """Held-out creatures; and as many scenes of each family of grids."""
     seeds: tuple[int, ...] = (0,)
-    film_seconds: float = 60.0
+    film_seconds: float = 45.0
     """What a film's scene may take; 0: leave this task out."""
-    grid_seconds: float = 20.0
+    grid_seconds: float = 10.0
     """What a grid may take; 0: leave this task out."""
     assets: tuple[str, ...] = ()
     """Animated assets, `Fox.glb#Walk`, asked in both tasks. Blender renders them."""
