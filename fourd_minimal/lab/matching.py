@@ -17,7 +17,6 @@ Departures: DUSt3R's own loader crops to multiples of 16 pixels, here pictures a
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -89,6 +88,8 @@ def classical(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "..."], pixel: float
 
 def _flow(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2 h w"]:
     """Dense flow (x, y) in pixels at full resolution; OpenCV takes one pair at a time."""
+    import cv2  # changes the environment when it is imported: only here
+
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     one, two = (_grey(x).mul(255).round().byte()[:, 0].cpu().numpy() for x in (a, b))
