@@ -35,10 +35,14 @@ from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps
 from fourd_minimal.systems.weights import write_text
 
-for name in ("viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"):
-    sys.modules.setdefault(name, MagicMock())  # nerfstudio imports them on its way, and does not use them here
+UNUSED = {"viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"} - set(sys.modules)
+"""What nerfstudio imports on its way, and does not use here: stubs, for as long as that takes."""
+sys.modules.update((name, MagicMock()) for name in UNUSED)
 from nerfstudio.field_components.encodings import KPlanesEncoding, NeRFEncoding  # noqa: E402
 from nerfstudio.field_components.temporal_distortions import DNeRFDistortion  # noqa: E402
+
+for name in UNUSED:
+    del sys.modules[name]
 
 VIEWS = TIMES = 8
 PLANES, FEATURES = (16, 32), 8

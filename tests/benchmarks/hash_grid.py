@@ -18,9 +18,13 @@ from einops import rearrange
 from fourd_minimal.hash_grid import HashGrid, encode
 from fourd_minimal.lab.presets import device
 
-for name in ("viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"):
-    sys.modules.setdefault(name, MagicMock())  # nerfstudio imports them on its way, and does not use them here
+UNUSED = {"viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"} - set(sys.modules)
+"""What nerfstudio imports on its way, and does not use here: stubs, for as long as that takes."""
+sys.modules.update((name, MagicMock()) for name in UNUSED)
 from nerfstudio.field_components.encodings import HashEncoding  # noqa: E402
+
+for name in UNUSED:
+    del sys.modules[name]
 
 
 def seconds(call: Callable[[], torch.Tensor]) -> float:
