@@ -106,9 +106,13 @@ def ssim(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."], similarit
 
     Raises:
         ValueError: see `check`; whatever `similarity` refuses.
+
+    >>> made, truth = torch.rand(2, 3, 8, 8).unbind()
+    >>> ssim(made, truth, lambda a, b: (a == b).float()) < ssim(truth, truth, lambda a, b: (a == b).float())
+    True
     """
     check_pair(made, truth)
-    return similarity(made.flatten(0, -4), truth.flatten(0, -4)).mean().item()
+    return similarity(*(x.reshape(-1, *x.shape[-3:]) for x in (made, truth))).mean().item()
 
 
 def lpips(made: Float[Tensor, "*b 3 h w"], truth: Float[Tensor, "..."], distance: Compare) -> float:
@@ -127,7 +131,7 @@ def lpips(made: Float[Tensor, "*b 3 h w"], truth: Float[Tensor, "..."], distance
     """
     check_pair(made, truth)
     with torch.no_grad():
-        return distance(made.flatten(0, -4) * 2 - 1, truth.flatten(0, -4) * 2 - 1).mean().item()
+        return distance(*(x.reshape(-1, *x.shape[-3:]) * 2 - 1 for x in (made, truth))).mean().item()
 
 
 def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:

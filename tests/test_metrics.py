@@ -46,6 +46,8 @@ def test_ssim_is_torchmetrics():
     theirs = structural_similarity_index_measure(made.flatten(0, 1), truth.flatten(0, 1), data_range=1.0)
     assert ssim(made, truth, anchor_loss.ssim) == pytest.approx(theirs.item(), abs=2e-3)  # borders differ
     assert ssim(truth, truth, anchor_loss.ssim) == pytest.approx(1)
+    one = ssim(made[0, 0], truth[0, 0], anchor_loss.ssim)
+    assert one == pytest.approx(anchor_loss.ssim(made[0, :1], truth[0, :1]).item())  # a single picture is one, too
 
 
 def test_lpips_is_fed_what_it_wants():

@@ -14,7 +14,7 @@ Everything finished is a file in that folder: the same line again goes on, and s
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -51,7 +51,7 @@ from fourd_minimal.systems.rivals import (
     independent_columns,
     sequential,
 )
-from fourd_minimal.systems.weights import load_weights, save_weights, write_text
+from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights, write_text
 
 Views = Float[Tensor, "v t 3 h w"]
 Task = Literal["film", "grid"]
@@ -122,7 +122,18 @@ class Priors:
 
     def grid(self, design: str = "soft", frozen: bool = True) -> FourRealVideo:
         """A model that completes grids."""
-        return FourRealVideo.from_pretrained(self.grid_weights, design, frozen).to(device())
+        if (design, frozen) not in self._grids:
+            self._grids[design, frozen] = FourRealVideo.from_pretrained(self.grid_weights, design, frozen).to(device())
+        return self._grids[design, frozen]
+
+    @cached_property
+    def _grids(self) -> dict[tuple[str, bool], FourRealVideo]:
+        return {}
+
+    def settings(self) -> dict[str, str]:
+        """What results depend on beside the method."""
+        grids = {str(f): fingerprint(self.grid(frozen=f)) for f in (True, False)}
+        return dict(preset=self.preset, device=device().type, four_dm=fingerprint(self.four_dm)) | grids
 
 
 class Method(NamedTuple):
@@ -151,7 +162,7 @@ def last(steps: Iterable[Any]) -> Any:
 
 
 def _four_diffusion(anchor: float, priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    config = replace(priors.scene, n_steps=n, anneal_steps=max(1, 2 * n // 3), anchor=anchor)
+    config = image_dream.stretched(replace(priors.scene, anchor=anchor), n)
     perceptual = priors.perceptual if anchor else None
     return seen(last(optimise_steps(exam.given[0], priors.four_dm, config, perceptual, seed=seed)).scene, exam)
 
@@ -209,7 +220,7 @@ def _four_real(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
 
 
 def _gaussians_of_the_grid(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    grid = _sampled(priors.grid(frozen=False), exam, 1, seed)
+    grid = _sampled(priors.grid(frozen=False), exam, 1, seed).to(device())
     return seen(fit(grid, exam.c2w.to(grid), exam.fov_deg, n_steps=n, seed=seed), exam)
 
 
@@ -246,6 +257,11 @@ METHODS: dict[Task, dict[str, Method]] = {
 }
 
 
+def chosen_methods(task: Task, parts: Sequence[str]) -> dict[str, Method]:
+    """Those whose name has one of the parts in it; all without any."""
+    return {n: m for n, m in METHODS[task].items() if not parts or any(part in n for part in parts)}
+
+
 @dataclass(frozen=True)
 class Made:
     """What a file in the folder of the runs holds."""
@@ -278,10 +294,18 @@ class Race:
     only: tuple[str, ...] = ()
 
     def run(self) -> Iterator[Entry]:
-        """Make what is missing, and yield everything."""
+        """Make what is missing, and yield everything.
+
+        Raises:
+            ValueError: the folder has results of another preset, other weights, another device or another budget.
+        """
+        path, now = self.folder / "settings.json", self.priors.settings()
+        if path.exists() and (before := json.loads(path.read_text())) != now:
+            changed = ", ".join(name for name in now if now[name] != before.get(name))
+            raise ValueError(f"--runs has results of other settings ({changed}); another folder is wanted.")
+        write_text(path, json.dumps(now))
         for task, seconds in self.seconds:
-            exams = self.exams(task)
-            chosen = {n: m for n, m in METHODS[task].items() if not self.only or any(part in n for part in self.only)}
+            exams, chosen = self.exams(task), chosen_methods(task, self.only)
             with tqdm(total=len(chosen) * len(exams) * len(self.seeds), desc=task, unit="scene") as progress:
                 for name, method in chosen.items():
                     steps = self._steps(task, name, method, seconds)
@@ -300,7 +324,7 @@ class Race:
             exams.append(self._creature(f"creature {i}", HELD_OUT + i))
         for asset in self.assets:
             videos = asset_turn(model.config, asset, 2 * CAMERAS).rgb[0]
-            exams.append(film_exam(_stem(asset), REAL, videos[0], videos[1::2], model))
+            exams.append(film_exam(_named(asset), REAL, videos[0], videos[1::2], model))
         return exams
 
     def _creature(self, name: str, seed: int) -> Exam:
@@ -316,7 +340,7 @@ class Race:
             path, _, clip = asset.partition("#")
             shape = model.views, model.times, model.image_size[0]
             record = render_asset(path, *shape, clip or None, time_range=(0.0, 0.5))
-            exams.append(grid_exam(_stem(asset), REAL, record))
+            exams.append(grid_exam(_named(asset), REAL, record))
         return exams
 
     def _grid(self, name: str, family: str, seed: int) -> Exam:
@@ -354,7 +378,8 @@ class Race:
         tensors, saved, notes = load_weights(path, Made)
         if saved != made:
             raise ValueError(f"--runs has {path} of {saved.steps} steps, not {made.steps}; another folder is wanted.")
-        return Entry(made, tensors["views"], notes["seconds"])
+        views = torch.where(exam.asked[..., None, None, None], tensors["views"], exam.truth)  # what was given is known
+        return Entry(made, views, notes["seconds"])
 
 
 def clock() -> float:
@@ -380,13 +405,18 @@ def steps_within(seconds: float, run: Callable[[int], Any], most: int, fewest: i
         return clock() - began
 
     n = few = min(fewest, most)
-    now = first = took(n)
+    run(few)  # the first time is the slowest
+    now = first = took(few)
     while n < most and now - first < (seconds - first) / 3:
         n = min(most, 3 * n)
         now = took(n)
+    if n == most and now <= seconds:
+        return most
     each = (now - first) / max(1, n - few)
     return few if now <= first else max(few, min(most, n + int((seconds - now) / each)))
 
 
-def _stem(asset: str) -> str:
-    return Path(asset.partition("#")[0]).stem
+def _named(asset: str) -> str:
+    """`khronos_Fox.glb#Walk` is "khronos_Fox Walk"."""
+    path, _, clip = asset.partition("#")
+    return f"{Path(path).stem} {clip}".strip()

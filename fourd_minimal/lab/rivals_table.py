@@ -1,7 +1,7 @@
 """From the rivals' videos to one table: quality with intervals, seconds, and whether the papers' order holds.
 
-Errors are pooled over scenes; an interval is of 95%, over scenes drawn again (and seeds, where there are several). A
-Frechet distance has no value per scene: its interval is a jackknife's, each scene left out in turn.
+Errors are pooled over scenes; an interval is of 95%, over scenes drawn again, and that of a gain over seeds too, where
+there are several. A Frechet distance has no value per scene: its interval is a jackknife's, a scene left out in turn.
 """
 
 import json
@@ -33,6 +33,7 @@ from fourd_minimal.lab.rivals import (
     Priors,
     Race,
     Task,
+    chosen_methods,
 )
 from fourd_minimal.lab.verdicts import paired, told
 from fourd_minimal.lab.windows import table
@@ -188,7 +189,7 @@ class Rivals:
     runs: Path = Path("runs/rivals")
     """Where finished scenes are kept: the same line again goes on."""
     out: Path | None = None
-    """Where `rivals.md`, `rivals.json` and `rivals.png` go."""
+    """Where `rivals.md`, `rivals.json`, `rivals_film.png` and `rivals_grid.png` go."""
 
     def run(self) -> None:
         """Make what is missing, and print the tables.
@@ -202,7 +203,9 @@ class Rivals:
             given = f"{self.film_seconds:g} and {self.grid_seconds:g}"
             raise ValueError(f"--film-seconds and --grid-seconds are {given}; at least one above 0 is wanted.")
         budgets: Mapping[Task, float] = {"film": self.film_seconds, "grid": self.grid_seconds}
-        seconds = tuple((task, value) for task, value in budgets.items() if value)
+        seconds = tuple((t, value) for t, value in budgets.items() if value and chosen_methods(t, self.methods))
+        if not seconds:
+            raise ValueError(f"--methods is {' '.join(self.methods)}; parts of names of methods are wanted.")
         priors = Priors(preset=self.preset)
         race = Race(priors, self.runs, self.scenes, self.seeds, seconds, self.assets, self.methods)
         features = ToyFeatures.from_pretrained("toy").to(device())

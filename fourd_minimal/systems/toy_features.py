@@ -55,7 +55,7 @@ class ToyFeaturesConfig:
                 f"{len(self.widths)} times and widths in eights are wanted."
             )
         if self.frames < 2:
-            raise ValueError(f"frames is {self.frames}; it must be at least 2.")
+            raise ValueError(f"frames is {self.frames}; at least 2 are wanted.")
 
 
 class ToyFeatures(nn.Module):

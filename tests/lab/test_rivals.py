@@ -38,11 +38,22 @@ def test_a_budget_becomes_the_steps_that_fit(monkeypatch):
         asked.append(n)
         clock[0] += 3 + 0.5 * n
 
-    assert steps_within(23, run, 1000) == 40 and asked == [8, 24]
-    assert steps_within(303, run, 1000) == 600 and asked[2:] == [8, 24, 72, 216]
+    assert steps_within(23, run, 1000) == 40 and asked == [8, 8, 24]  # the first one warms up
+    assert steps_within(303, run, 1000) == 600 and asked[3:] == [8, 8, 24, 72, 216]
     assert steps_within(23, run, 30) == 30
     assert steps_within(1, run, 1000) == 8  # never none
     assert steps_within(1000, run, 5) == 5 and asked[-1] == 5
+
+
+def test_a_method_that_fits_whole_takes_all_steps(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(rivals, "clock", lambda: clock[0])
+    cold = [2.0]
+
+    def run(n):
+        clock[0] += 0.05 * n + (cold.pop() if cold else 0)
+
+    assert steps_within(10, run, 32) == 32
 
 
 def test_every_way_of_the_papers_is_in_the_table():
@@ -131,6 +142,35 @@ def test_one_missing_scene_is_made_and_no_other(small, tmp_path):
     next(tmp_path.glob("grid_4Real*hard_1_0.safetensors")).unlink()
     line.run()
     assert len(small) == times + 1 and small[-1][0] == "hard 1"
+
+
+def test_other_settings_want_another_folder(small, tmp_path):
+    options = dict(scenes=2, film_seconds=0, grid_seconds=0.01, runs=tmp_path)
+    Rivals(preset="smoke", **options).run()
+    with pytest.raises(ValueError, match=r"other settings \(preset\); another folder is wanted"):
+        Rivals(preset="cpu", **options).run()
+
+
+def test_some_methods_leave_the_other_task_out(small, tmp_path, capsys):
+    Rivals(preset="smoke", scenes=2, methods=("copy row",), runs=tmp_path).run()  # no film's method is called so
+    told = capsys.readouterr().out
+    assert "copy row" in told and "A film becomes" not in told and not small
+    with pytest.raises(ValueError, match="--methods is copy rows; parts of names"):
+        Rivals(preset="smoke", methods=("copy rows",), runs=tmp_path).run()
+
+
+def test_what_was_given_is_known_to_every_method(small, tmp_path):
+    race = Race(Priors(preset="smoke"), tmp_path, scenes=2, seconds=(("grid", 0.01),))
+    exams = {exam.name: exam for exam in race.exams("grid")}
+    for found in race.run():
+        exam = exams[found.made.exam]
+        assert torch.equal(found.views[~exam.asked], exam.truth[~exam.asked])
+        assert not torch.equal(found.views[exam.asked], exam.truth[exam.asked])
+
+
+def test_two_clips_of_an_asset_are_two_exams():
+    assert rivals._named("a/khronos_Fox.glb#Walk") == "khronos_Fox Walk"
+    assert rivals._named("robot.glb") == "robot"
 
 
 def test_another_budget_wants_another_folder(small, tmp_path):
