@@ -72,7 +72,8 @@ def test_values_are_those_of_the_metrics_themselves(record, features):
     bend, true = (x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2] for x in (one, truth))
     assert_close(found[BEND][1], bend.abs().mean())
     assert_close(found[SECOND][1], (bend - true).square().mean().sqrt())
-    assert_close(found["perceptual"], 2 * (made - record.rgb).abs().flatten(1).mean(1))
+    few = (made - record.rgb)[:, ::4, ::4]  # every fourth view at every fourth time
+    assert_close(found["perceptual"], 2 * few.abs().flatten(1).mean(1))
     assert "perceptual" not in per_scene(made, record, features)
 
 
