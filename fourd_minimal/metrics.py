@@ -136,11 +136,13 @@ def lpips(made: Float[Tensor, "*b 3 h w"], truth: Float[Tensor, "..."], distance
 
 def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:
     """Features of length 1."""
+    if pictures.ndim != 4:
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; pictures (n, 3, h, w) are wanted.")
     check(name, pictures)
     return F.normalize(embed(pictures), dim=-1)
 
 
-def clip_i(made: Float[Tensor, "n 3 h w"], truth: Float[Tensor, "..."], embed: Embed) -> float:
+def clip_i(made: Float[Tensor, "n *picture"], truth: Float[Tensor, "..."], embed: Embed) -> float:
     """Do pictures show what the truth shows? 1 at best; by `embed`'s features, CLIP's where the name is to hold.
 
     >>> colours = lambda pictures: pictures.mean((2, 3))
@@ -232,13 +234,16 @@ def fvd(
         embed: features of videos; FVD is the name for I3D's alone.
 
     Raises:
-        ValueError: see `check` and `frechet_distance`.
+        ValueError: see `check` and `frechet_distance`; what are no videos, or no references.
     """
-    check("made", made)
-    features = embed(made)
-    found = {}
-    for name, videos in references.items():
+    if not references:
+        raise ValueError("references is empty; at least one set of videos is wanted.")
+    for name, videos in {"made": made, **references}.items():
+        if videos.ndim != 5:
+            raise ValueError(f"{name} has shape {tuple(videos.shape)}; videos (n, t, 3, h, w) are wanted.")
         check(name, videos)
+    features, found = embed(made), {}
+    for name, videos in references.items():
         found[name] = frechet_distance(features, embed(videos))
     return found
 

@@ -157,5 +157,9 @@ def test_what_has_no_number_is_named():
         frechet_distance(torch.full((5, 4), float("nan")), torch.randn(5, 4))
     with pytest.raises(ValueError, match=r"captions has shape \(3, 3\); \(4, 3\)"):
         clip_score(truth, torch.randn(3, 3), colours)
+    with pytest.raises(ValueError, match=r"made has shape \(3, 8, 8\); pictures \(n, 3, h, w\)"):
+        clip_i(truth[0], truth[1], colours)
+    with pytest.raises(ValueError, match="references is empty"):
+        fvd(torch.rand(4, 2, 3, 4, 4), {}, colours)
     with pytest.raises(ValueError, match="sure holds NaN"):
         confidence(torch.tensor([[float("nan")]]))

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourd_minimal.anchor_loss import ssim
+from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.evaluation import TRIVIAL
 from fourd_minimal.lab.multiview_evaluation import PASTE
@@ -166,7 +167,7 @@ def order_table(task: Task, found: Sequence[Scored], judged: bool = True) -> str
         if own and other and name != ours:
             gains = (paired([errors_of(arm, what) for arm in (own, other)]) for what in ("object", "ssim", "change"))
             rows.append([name, *(told(gain, judged) for gain in gains)])
-    return table([f"{OWN[task]} against", "object", "1 - SSIM", "change over time"], rows)
+    return table([f"{OWN[task]} against", "object", "1 - SSIM", "change over time"], rows) if rows else ""
 
 
 @dataclass(frozen=True)
@@ -203,9 +204,13 @@ class Rivals:
             given = f"{self.film_seconds:g} and {self.grid_seconds:g}"
             raise ValueError(f"--film-seconds and --grid-seconds are {given}; at least one above 0 is wanted.")
         budgets: Mapping[Task, float] = {"film": self.film_seconds, "grid": self.grid_seconds}
+        if self.preset not in SCENES:
+            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
         seconds = tuple((t, value) for t, value in budgets.items() if value and chosen_methods(t, self.methods))
-        if not seconds:
-            raise ValueError(f"--methods is {' '.join(self.methods)}; parts of names of methods are wanted.")
+        lost = [part for part in self.methods if not any(chosen_methods(t, [part]) for t, _ in seconds)]
+        if lost or not seconds:
+            names = ", ".join(name for t, value in budgets.items() if value for name in METHODS[t])
+            raise ValueError(f"--methods has {' '.join(lost)}; parts of these are wanted: {names}.")
         priors = Priors(preset=self.preset)
         race = Race(priors, self.runs, self.scenes, self.seeds, seconds, self.assets, self.methods)
         features = ToyFeatures.from_pretrained("toy").to(device())
@@ -238,7 +243,7 @@ class Rivals:
             parts += [f"### {titles[task]}, {budget:g} s each ({names})", result_table(task, synthetic)]
             judged = len({s.entry.made.exam for s in synthetic}) > 1
             note = "How much smaller its errors are, in dB (3 dB: half), with a 95% interval over scenes"
-            parts += [note, order_table(task, synthetic, judged)]
+            parts += [note, order] if (order := order_table(task, synthetic, judged)) else []
             for name in dict.fromkeys(s.entry.made.exam for s in own if s.group == REAL):
                 parts += [f"#### {name}", result_table(task, [s for s in own if s.entry.made.exam == name])]
         return "\n\n".join(parts)

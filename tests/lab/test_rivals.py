@@ -155,7 +155,7 @@ def test_some_methods_leave_the_other_task_out(small, tmp_path, capsys):
     Rivals(preset="smoke", scenes=2, methods=("copy row",), runs=tmp_path).run()  # no film's method is called so
     told = capsys.readouterr().out
     assert "copy row" in told and "A film becomes" not in told and not small
-    with pytest.raises(ValueError, match="--methods is copy rows; parts of names"):
+    with pytest.raises(ValueError, match=r"--methods has copy rows; parts of these are wanted: .*copy row"):
         Rivals(preset="smoke", methods=("copy rows",), runs=tmp_path).run()
 
 
@@ -184,6 +184,8 @@ def test_another_budget_wants_another_folder(small, tmp_path):
     ("given", "sentence"),
     [
         (dict(scenes=1), "--scenes is 1"),
+        (dict(preset="foo"), "--preset is 'foo'; it must be one of"),
+        (dict(methods=("copy", "nonsense")), "--methods has nonsense; parts of these"),
         (dict(seeds=()), "1 to 10 are wanted"),
         (dict(film_seconds=0, grid_seconds=0), "at least one above 0"),
         (dict(film_seconds=-1), "at least one above 0"),
