@@ -115,13 +115,15 @@ class UserStudy(ipywidgets.VBox):
             self.heading.value, self.children = "<b>That was all of them. Thank you.</b>", [self.heading]
             return
         subject, *sides = self.left_over[0]
-        self.heading.value = f"<b>{subject}</b>: {len(self.left_over)} to go"
         for picture, method in zip(self.pictures, sides, strict=True):
             picture.value = _gif(self.videos[subject][method], self.fps)
         for button in self.buttons.values():
             button.value = None
+        self.heading.value = f"<b>{subject}</b>: {len(self.left_over)} to go"  # last: all below it is in its place
 
     def _save(self, _) -> None:
+        if self.next.disabled:  # the second click of a double click
+            return
         subject, left, right = self.left_over.pop(0)
         new = [Answer(subject, name, left, right, button.value) for name, button in self.buttons.items()]
         known = read_answers(self.path) if self.path.exists() else []

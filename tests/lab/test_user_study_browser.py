@@ -103,7 +103,7 @@ def test_a_study_is_answered_by_clicks_and_its_file_is_read(page, lab, tmp_path)
         sources = [study.locator("img").nth(i).get_attribute("src") for i in range(2)]
         assert len(set(sources)) == 2 and all(source.startswith("blob:") for source in sources)
         for number, question in enumerate(QUESTIONS.values()):
-            assert following.is_disabled()
+            page.wait_for_function("button => button.disabled", arg=following.element_handle())
             assert question in shown
             answers = study.locator(".widget-toggle-buttons").nth(number)
             answers.get_by_role("button", name=LEFT if left_over == 2 else "no difference", exact=True).click()
