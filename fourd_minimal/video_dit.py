@@ -207,9 +207,10 @@ class VideoDiT(nn.Module):
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"]]:
         """Frames -> tokens, one condition per frame, and the rotary angles all share. Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
-        if (channels, (h, w)) != (self.config.channels, tuple(self.config.image_size)):
-            wanted = (self.config.channels, *self.config.image_size)
-            raise ValueError(f"x has frames of shape {(channels, h, w)}; this model wants {wanted}.")
+        p, wanted = self.config.patch, self.config.channels
+        if channels != wanted or h % p or w % p:
+            wanted = f"{wanted} channels and sides that {p} divides"
+            raise ValueError(f"x has frames of shape {(channels, h, w)}; {wanted} are wanted.")
         if context not in CONTEXTS:
             raise ValueError(f"context is {context!r}; it must be one of {CONTEXTS}.")
         if (seen is None) != (clean is None):
@@ -218,16 +219,17 @@ class VideoDiT(nn.Module):
             seen, clean = torch.zeros(b, t, dtype=torch.bool, device=x.device), torch.zeros_like(x)
         mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
         frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
-        p = self.config.patch
         tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
         c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
         angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
         return tokens, c, angles[None]
 
-    def unembed(self, tokens: Float[Tensor, "b n d"], c: Float[Tensor, "b t d"]) -> Float[Tensor, "b t c h w"]:
-        """Tokens -> frames."""
-        p, (h, w) = self.config.patch, self.config.image_size
+    def unembed(
+        self, tokens: Float[Tensor, "b n d"], c: Float[Tensor, "b t d"], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b t c h w"]:
+        """Tokens -> frames, of the configuration's size unless another is given."""
+        p, (h, w) = self.config.patch, size or self.config.image_size
         shift, scale = self.modulation_out(F.silu(c))[:, :, None].chunk(2, -1)
         tokens = (1 + scale) * rearrange(self.norm_out(tokens), "b (t s) d -> b t s d", t=c.shape[1]) + shift
         return rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=h // p, k=w // p, p=p, q=p)
@@ -244,7 +246,7 @@ class VideoDiT(nn.Module):
         """Predict (velocity or clean frames: what it was trained for) from a noisy video.
 
         Args:
-            x: noisy frames; seen ones are clean.
+            x: noisy frames; seen ones are clean. Of any size in patches: nothing depends on it but what was trained.
             sigma: noise level of each frame in [0, 1]; 0 where a frame is seen.
             seen: which frames are given. None: none.
             clean: the given frames, in [-1, 1]; where `seen` is False it is not looked at.
@@ -257,4 +259,4 @@ class VideoDiT(nn.Module):
         tokens, c, angles = self.embed(x, sigma, seen, clean, context)
         for block in self.blocks:
             tokens = block(tokens, c, text, angles)
-        return self.unembed(tokens, c)
+        return self.unembed(tokens, c, (x.shape[-2], x.shape[-1]))

@@ -1,5 +1,7 @@
 """Parity: Wan 2.1's block, rotary positions and noise-level embedding, as diffusers has them."""
 
+from dataclasses import replace
+
 import jaxtyping
 import pytest
 import torch
@@ -212,6 +214,13 @@ def test_contexts_differ():
     assert_close(model(video, sigma, context="freeze"), dynamic)
 
 
+def test_frames_of_another_size_are_what_a_model_of_that_size_makes_of_them():
+    model, other = VideoDiT(TINY), VideoDiT(replace(TINY, image_size=(4, 6)))
+    other.load_state_dict(randomised(model).state_dict())
+    video, sigma = torch.randn(1, 3, 3, 4, 6), torch.rand(1, 3)
+    assert_close(model(video, sigma), other(video, sigma), rtol=0, atol=0)
+
+
 def test_text_reaches_every_frame():
     model = randomised(VideoDiT(VideoDiTConfig(image_size=(8, 4), patch=2, dim=24, depth=1, heads=2, text_dim=10)))
     video, sigma, text = torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3), torch.randn(1, 7, 10)
@@ -270,7 +279,7 @@ def test_one_clip_is_learnt():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model, x, sigma: model(x[..., :2], sigma), r"x has frames of shape \(3, 8, 2\)"),
+        (lambda model, x, sigma: model(x[..., :3], sigma), r"x has frames of shape \(3, 8, 3\)"),
         (lambda model, x, sigma: model(x[:, :, :1], sigma), r"x has frames of shape \(1, 8, 4\)"),
         (lambda model, x, sigma: model(x, sigma, context="sideways"), "context is 'sideways'"),
         (lambda model, x, sigma: model(x, sigma, seen=sigma > 0), "seen and clean"),

@@ -30,6 +30,8 @@ class FourDMPreset:
     """Share of objects whose reference is withheld, for guidance. The paper does not state it."""
     clips: tuple[tuple[int, str | None], ...] = ()
     """What motion is learned from: scene and way it is spoilt, of each clip; new ones at every step where empty."""
+    parts: int = 1
+    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
 
 
@@ -67,6 +69,7 @@ FOUR_DM = {
         motion_lr=1e-4,  # section 4.1, AdamW
         warmup=0,  # assumed
         ema=0.0,  # assumed: none
+        parts=16,  # section 4.1: 16 A100
     ),
 }
 """Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens."""

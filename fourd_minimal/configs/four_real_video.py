@@ -1,8 +1,8 @@
 """The four presets of 4Real-Video: `smoke` and `cpu` and `gpu` at toy scale, and `full`, the paper's.
 
-A value of `full` cites the paper; what the paper leaves open is marked assumed. Departures of `full`: 559M parameters
-where the paper says 600M; one size, where the paper goes from 36x64 to 72x128 progressively; no text is fed yet; and it
-trains on our procedural worlds, where the paper has videos, pseudo-4D made of them, and animated Objaverse.
+A value of `full` cites the paper; what the paper leaves open is marked assumed. Departures of `full`: no text is fed,
+though the layers for it are there; and where no `data` is named it trains on our procedural worlds, where the paper has
+videos, pseudo-4D made of them, and animated Objaverse.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class FourRealVideoPreset:
     base_steps: int = 1000
     base_batch: int = 24
     """Videos: half fixed-view, half freeze-time."""
+    base_sizes: tuple[tuple[int, tuple[int, int]], ...] = ()
+    """From which step on the base's videos have how many pixels; as many as the model's where it is empty."""
     base_lr: float = 2e-3
     sync_steps: int = 500
     sync_batch: int = 4
@@ -40,14 +42,21 @@ class FourRealVideoPreset:
     """Of the two shorter stages that train on grids."""
     share_pure_noise: float = 0.3
     """Share of samples at sigma = 1, where every sampler starts."""
+    parts: int = 1
+    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
 
     def __post_init__(self):
-        least = dict(base_batch=2, sync_batch=1, warmup=1)
+        least = dict(base_batch=2 * self.parts, sync_batch=self.parts, warmup=1, parts=1)
         least |= dict(base_steps=0, sync_steps=0, sync_pseudo_steps=0, joint_steps=0)
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}.")
+        for name, divisor in dict(base_batch=2 * self.parts, sync_batch=self.parts).items():
+            if getattr(self, name) % divisor:
+                raise ValueError(f"{name} is {getattr(self, name)}; a multiple of {divisor} is wanted for its parts.")
+        if self.base_sizes and (self.base_sizes[0][0] or self.base_sizes[-1][1] != tuple(self.model.dit.image_size)):
+            raise ValueError(f"base_sizes is {self.base_sizes}; from step 0 to {self.model.dit.image_size} is wanted.")
         if self.sync_pseudo_steps > self.sync_steps:
             raise ValueError(f"sync_pseudo_steps is {self.sync_pseudo_steps}; sync_steps, {self.sync_steps}, has them.")
         if min(self.model.views, self.model.times) < 3:
@@ -116,7 +125,7 @@ PRESETS = {
                 dim=1024,
                 depth=24,
                 heads=16,  # assumed
-                text_dim=1024,  # assumed
+                text_dim=2048,  # assumed: T5-XL's tokens, with which the count is the paper's within 2%
             ),
             views=8,
             times=8,
@@ -125,6 +134,7 @@ PRESETS = {
         families=(("creature", 1.0),),  # stands where the paper has ~15,000 videos of animated Objaverse assets
         base_steps=500_000,  # assumed: the paper says 12 days on 24 A100
         base_batch=192,  # assumed
+        base_sizes=((0, (36, 64)), (300_000, (72, 128))),  # section 4.1; when is assumed
         base_lr=1e-4,  # assumed, as in the follow-up (arXiv 2506.18839)
         joint_steps=0,  # section 4.1: the base stays frozen
         sync_steps=23_000,  # section 4.1: 20k on pseudo-4D, then 3k on animated Objaverse
@@ -135,5 +145,6 @@ PRESETS = {
         ema=0.9999,  # assumed
         grid_ema=0.999,  # assumed
         share_pure_noise=0.0,  # assumed
+        parts=24,  # section 4.1: 24 A100
     ),
 }

@@ -35,6 +35,8 @@ class TextToVideoPreset:
     """Share of videos whose caption is left out whole, for guidance."""
     share_no_word: float = 0.1
     """Share of the words that are left out of the other captions."""
+    parts: int = 1
+    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
 
     def __post_init__(self):
@@ -62,5 +64,6 @@ TEXT_TO_VIDEO = {
         lr=1e-4,
         warmup=1000,
         ema=0.9999,
+        parts=24,
     ),
 }

@@ -25,6 +25,8 @@ class UpsamplerPreset:
     """Decay of the averaged weights, which are the result."""
     share_pure_noise: float = 0.5
     """Share of samples at sigma = 1, where every sampler starts."""
+    parts: int = 1
+    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
 
     def __post_init__(self):
@@ -57,6 +59,7 @@ UPSAMPLERS = {
         lr=1e-4,
         warmup=1000,
         ema=0.9999,
+        parts=24,
         share_pure_noise=0.0,
     ),
 }

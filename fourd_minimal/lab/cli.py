@@ -45,6 +45,7 @@ from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.curation_ablation import AblateCuration
+from fourd_minimal.lab.devices import leave
 from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.distil_ablation import AblateDistil
 from fourd_minimal.lab.evaluate import Evaluate
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "\nfourd: stopped. (Training goes on from its last checkpoint: run the same line again.)", file=sys.stderr
         )
         raise SystemExit(130) from None
+    finally:
+        leave()
 
 
 def _named_preset(arguments: Sequence[str]) -> str:

@@ -183,7 +183,7 @@ def train_features(
         model,
         part=lambda whole: whole,
         steps=preset.steps,
-        batch=partial(make_batch, preset),
+        batch=lambda number, part: make_batch(preset, number),
         loss=partial(batch_loss, device=device),
         rate=lambda number: warm_cosine(preset.lr, number, preset.steps, preset.warmup),
         decay=preset.ema,

@@ -2,8 +2,9 @@
 
     for step in fit(recipe, "run_checkpoint.safetensors"):  print(step.number, step.loss)
 
-Everything random in a step (its scenes, masks, noise levels, noise) is a function of the recipe and the step's number
-alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened.
+Everything random in a step (its scenes, masks, noise levels, noise) is a function of the recipe, the step's number and
+the part's number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened,
+also with other devices than before (`devices.py`): parts are what they share.
 """
 
 import copy
@@ -17,10 +18,12 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from fourd_minimal.lab.devices import PLAIN, Devices, Scale, shared_as, whole
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
 
+PART = 10**12
+"""Between the seeds of two parts of a step, further apart than any two steps."""
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 
@@ -33,8 +36,8 @@ class Recipe(Generic[Model, Batch]):
     part: Callable[[Model], nn.Module]
     """What of the model is trained; the rest stays as it is."""
     steps: int
-    batch: Callable[[int], Batch]
-    """The data of step n, a function of n alone; made on another thread."""
+    batch: Callable[[int, int], Batch]
+    """The data of a step's part, a function of the numbers of both; made on another thread."""
     loss: Callable[[Model, Batch], Tensor]
     rate: Callable[[int], float]
     """The learning rate of step n."""
@@ -44,6 +47,8 @@ class Recipe(Generic[Model, Batch]):
     """A dataclass, written into the checkpoint."""
     settings: Callable[[Any], dict]
     """What of `config` the result depends on: a checkpoint goes on only where all of it is equal."""
+    parts: int = 1
+    """A step's loss is the mean over so many batches, computed on several devices, or one after the other."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Step(Generic[Model]):
     seconds: float
     """Spent on this run, also before an interruption."""
     averaged: Callable[[], Model]
-    """Makes the model with the averaged weights: the result so far."""
+    """Makes the model with the averaged weights: the result so far. With several processes all of them must ask."""
 
 
 def prefetched(make: Callable[[int], Batch], numbers: range) -> Iterator[tuple[int, Batch]]:
@@ -76,17 +81,27 @@ def warm_cosine(peak: float, number: int, steps: int, warmup: int) -> float:
     return peak * min(1.0, (number + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def averaging(decay: float) -> Callable:
-    """An exponential average that forgets its start: at step n the decay is at most (1 + n) / (10 + n)."""
+def averaging(decay: float, n: int) -> float:
+    """The decay of an average that forgets its start: at step n at most (1 + n) / (10 + n); at step 0 none."""
+    return min(decay, (1 + n) / (10 + n)) if n else 0.0
 
-    def update(averaged: list[Tensor], current: list[Tensor], n: Tensor) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n.item()) / (10 + n.item())))
 
-    return torch.no_grad()(update)
+class Objective(nn.Module):
+    """A model whose forward pass is its loss, which is what several devices share."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.model, self.loss = recipe.model, recipe.loss
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss(self.model, batch)
 
 
 def fit(
-    recipe: Recipe[Model, Batch], path: str | Path | None = None, checkpoint_every: int = 100
+    recipe: Recipe[Model, Batch],
+    path: str | Path | None = None,
+    checkpoint_every: int = 100,
+    scale: Scale = PLAIN,
 ) -> Iterator[Step[Model]]:
     """Train, yielding after every step; the last step's `averaged()` is the result.
 
@@ -94,55 +109,70 @@ def fit(
         recipe: everything a run depends on.
         path: the checkpoint; if it is there, training goes on from it.
         checkpoint_every: steps between checkpoints; one is also written at the end.
+        scale: how steps are computed; a checkpoint goes on under any.
 
     Raises:
-        ValueError: a checkpoint of other settings, or of a run that began with other weights.
+        ValueError: a checkpoint of other settings, or of a run that began with other weights; parts that the processes
+            cannot share; a `scale` that cannot be had here.
     """
-    model = recipe.model.requires_grad_(False)
+    devices, model = Devices(scale), recipe.model.requires_grad_(False)
+    mine = devices.mine(recipe.parts)
     began_with = fingerprint(model)
     part = recipe.part(model).requires_grad_(True)
-    averaged = AveragedModel(part, multi_avg_fn=averaging(recipe.decay))
-    optimiser = torch.optim.AdamW(part.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    device = next(part.parameters()).device
+    plain = model if scale == PLAIN else copy.deepcopy(model).cpu()
+    objective = devices.spread(Objective(recipe))
+    weights = dict(part.named_parameters())
+    averaged = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimiser = torch.optim.AdamW(weights.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     path = None if path is None else Path(path)
     start, seconds = 0, 0.0
     if path is not None and path.exists():
-        start, seconds = _resume(path, recipe, began_with, part, averaged, optimiser)
+        start, seconds = _resume(path, recipe, began_with, weights, averaged, optimiser)
 
     def snapshot() -> Model:
-        result = copy.deepcopy(model).requires_grad_(False)
-        recipe.part(result).load_state_dict(averaged.module.state_dict())
+        result = copy.deepcopy(plain).requires_grad_(False)
+        recipe.part(result).load_state_dict({name: whole(value) for name, value in averaged.items()})
         return result
 
     if start == recipe.steps:
         yield Step(start, math.nan, seconds, snapshot)
     began = time.perf_counter() - seconds
-    for number, batch in prefetched(recipe.batch, range(start, recipe.steps)):
+    batches_of = lambda number: [recipe.batch(number, n) for n in mine]  # noqa: E731
+    for number, batches in prefetched(batches_of, range(start, recipe.steps)):
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(number)
-        loss = recipe.loss(model, batch)
         optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        total = torch.zeros((), device=device)
+        for left, batch in zip(reversed(range(len(mine))), batches, strict=True):
+            with devices.gathering(objective, last=not left):
+                with devices.precise(device):
+                    loss = objective(batch) / len(mine)
+                loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimiser.step()
-        averaged.update_parameters(part)
+        with torch.no_grad():
+            now = 1 - averaging(recipe.decay, number)
+            torch._foreach_lerp_([*averaged.values()], [*weights.values()], now)
         done, seconds = number + 1, time.perf_counter() - began
         if path is not None and (done % checkpoint_every == 0 or done == recipe.steps):
-            notes = dict(step=done, seconds=seconds, began_with=began_with)
-            save_weights(path, _state(part, averaged, optimiser), recipe.config, **notes)
-        yield Step(done, loss.item(), seconds, snapshot)
+            state = _state(weights, averaged, optimiser)
+            if devices.rank == 0:
+                save_weights(path, state, recipe.config, step=done, seconds=seconds, began_with=began_with)
+        yield Step(done, devices.mean(total), seconds, snapshot)
 
 
-def _state(part, averaged, optimiser) -> dict[str, Tensor]:
-    """Everything a run needs to go on, as flat named tensors."""
-    names = [name for name, _ in part.named_parameters()]
-    state = {f"part.{k}": v for k, v in part.state_dict().items()}
-    state |= {f"averaged.{k}": v for k, v in averaged.state_dict().items()}
-    for index, slot in optimiser.state_dict()["state"].items():
-        state |= {f"optimiser.{names[index]}.{key}": value for key, value in slot.items()}
-    return {k: v.clone() for k, v in state.items()}
+def _state(weights: dict[str, Tensor], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer):
+    """Everything a run needs to go on, as flat named tensors, none of them shared out."""
+    state = {f"part.{name}": whole(weight) for name, weight in weights.items()}
+    state |= {f"averaged.{name}": whole(weight) for name, weight in averaged.items()}
+    for name, weight in weights.items():
+        state |= {f"optimiser.{name}.{key}": whole(value) for key, value in optimiser.state.get(weight, {}).items()}
+    return state
 
 
-def _resume(path: Path, recipe: Recipe, began_with: str, part, averaged, optimiser) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, began_with: str, weights, averaged, optimiser) -> tuple[int, float]:
     """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
     tensors, saved, notes = load_weights(path, type(recipe.config))
     wanted = recipe.settings(recipe.config)
@@ -151,12 +181,12 @@ def _resume(path: Path, recipe: Recipe, began_with: str, part, averaged, optimis
         raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
     if notes.get("began_with") != began_with:
         raise ValueError(f"{path} belongs to a run that began with other weights; use another folder.")
-    cut = {p: {k[len(p) + 1 :]: v for k, v in tensors.items() if k.startswith(p + ".")} for p in ("part", "averaged")}
-    part.load_state_dict(cut["part"])
-    averaged.load_state_dict(cut["averaged"])
-    slots = {
-        index: {key: tensors[f"optimiser.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        for index, (name, _) in enumerate(part.named_parameters())
-    }
-    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(shared_as(tensors[f"part.{name}"], weight))
+            averaged[name].copy_(shared_as(tensors[f"averaged.{name}"], weight))
+            slot = {key: tensors.get(f"optimiser.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if slot["step"] is not None:  # what no loss has reached has none
+                moments = {key: shared_as(slot[key], weight) for key in ("exp_avg", "exp_avg_sq")}
+                optimiser.state[weight] = dict(step=slot["step"].to(weight.device), **moments)
     return notes["step"], notes["seconds"]

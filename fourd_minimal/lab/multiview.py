@@ -20,7 +20,8 @@ from torch import Tensor
 
 from fourd_minimal.configs.four_diffusion import FourDMPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.devices import PLAIN, Scale
+from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part, relative
 
 
@@ -76,17 +77,18 @@ def orbits(
     return torch.stack(views, 2), filmed, relative(record.c2w)
 
 
-def make_batch(part: Part, preset: FourDMPreset, number: int) -> Batch:
-    """Objects, cameras, noise levels and noise of step `number`."""
-    generator = torch.Generator().manual_seed((preset.seed + (7 if part == "base" else 8)) * 10_000_000 + number)
-    n, cfg = preset.base_batch if part == "base" else preset.motion_batch, preset.model
-    if part == "motion" and preset.clips:
+def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0) -> Batch:
+    """Objects, cameras, noise levels and noise of one part of a step."""
+    run = preset.seed + (7 if stage == "base" else 8)
+    generator = torch.Generator().manual_seed(run * 10_000_000 + number + part * PART)
+    n, cfg = (preset.base_batch if stage == "base" else preset.motion_batch) // preset.parts, preset.model
+    if stage == "motion" and preset.clips:
         chosen = torch.randint(len(preset.clips), (n,), generator=generator).tolist()
         clips = [orbits(cfg, 1, cfg.times, *preset.clips[i], generator) for i in chosen]
         clean, reference, cameras = map(torch.cat, zip(*clips, strict=True))
     else:
         seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
-        clean, reference, cameras = orbits(cfg, n, 1 if part == "base" else cfg.times, seed)
+        clean, reference, cameras = orbits(cfg, n, 1 if stage == "base" else cfg.times, seed)
     t = torch.randint(1000, (n,), generator=generator)
     pure = torch.rand(n, generator=generator) < 0.15
     t = torch.where(pure, 999 - torch.randint(50, (n,), generator=generator), t)
@@ -115,6 +117,7 @@ def train_four_dm(
     base: FourDM | None = None,
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
+    scale: Scale = PLAIN,
 ) -> Iterator[Step[FourDM]]:
     """Train one part, yielding after every step; see `loop.fit`.
 
@@ -125,6 +128,7 @@ def train_four_dm(
         base: whose weights it begins with; motion needs them, and goes on from motion modules that are there.
         checkpoint_every: steps between checkpoints.
         device: where to train.
+        scale: how steps are computed.
 
     Raises:
         ValueError: motion without a base, a base of another configuration, or a preset that works on latents, which
@@ -152,6 +156,7 @@ def train_four_dm(
         decay=preset.ema,
         config=preset,
         settings=asdict,
+        parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / f"{part}_checkpoint.safetensors"
-    yield from fit(recipe, path, checkpoint_every)
+    yield from fit(recipe, path, checkpoint_every, scale)

@@ -11,8 +11,10 @@ from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 
 
 def device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """CUDA where there is one, else the CPU; under torchrun this process's own."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if "LOCAL_RANK" in os.environ else torch.device("cuda")
 
 
 def preset_name() -> str:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fourd_minimal.configs.text_to_video import TextToVideoPreset
 from fourd_minimal.data.procedural import COLOURS, HELD_OUT, colour_name, sample_scenes
-from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.devices import PLAIN, Scale
+from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
 from fourd_minimal.lab.training import random_masks, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.text_to_video import TextToVideo
@@ -31,10 +32,10 @@ class Batch(NamedTuple):
     context: Context
 
 
-def make_batch(preset: TextToVideoPreset, encode, number: int) -> list[Batch]:
+def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) -> list[Batch]:
     """Captioned videos: one half fixed-view, the other freeze-time."""
-    generator = torch.Generator().manual_seed((preset.seed + 2_000) * 10_000_000 + number)
-    cfg, n, batches = preset.model, preset.batch // 2, []
+    generator = torch.Generator().manual_seed((preset.seed + 2_000) * 10_000_000 + number + part * PART)
+    cfg, n, batches = preset.model, preset.batch // preset.parts // 2, []
     names, shares = zip(*preset.families, strict=True)
 
     def happens(share: float, *shape: int) -> Tensor:
@@ -95,6 +96,7 @@ def train_text_to_video(
     base: VideoDiT | None = None,
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
+    scale: Scale = PLAIN,
 ) -> Iterator[Step[TextToVideo]]:
     """Train it, yielding after every step; see `loop.fit`. The checkpoint is `text_to_video_checkpoint.safetensors`."""
     model = start(preset, base).to(device)
@@ -108,9 +110,10 @@ def train_text_to_video(
         decay=preset.ema,
         config=preset,
         settings=asdict,
+        parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / "text_to_video_checkpoint.safetensors"
-    yield from fit(recipe, path, checkpoint_every)
+    yield from fit(recipe, path, checkpoint_every, scale)
 
 
 def object_mask(video: Float[Tensor, "f 3 h w"]) -> Bool[Tensor, "f h w"]:

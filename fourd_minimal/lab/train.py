@@ -1,7 +1,7 @@
 """Make weights, stage by stage, into a folder `from_pretrained` reads."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, TextToVideoPreset
 from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
+from fourd_minimal.lab.devices import PLAIN, Scale, wait, world
 from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.multiview import train_four_dm
 from fourd_minimal.lab.presets import device
@@ -27,7 +28,7 @@ from fourd_minimal.systems.weights import load_weights, whole_file
 
 def watched(run: Iterator[Step], steps: int, name: str) -> Step:
     """Run to the end with a progress bar; the last step."""
-    with tqdm(total=steps, desc=name, unit="step") as progress:
+    with tqdm(total=steps, desc=name, unit="step", disable=world()[0] > 0) as progress:
         for step in run:
             progress.update(step.number - progress.n)
             if not math.isnan(step.loss):  # a run that was finished before has none
@@ -35,10 +36,19 @@ def watched(run: Iterator[Step], steps: int, name: str) -> Step:
     return step
 
 
+def written(step: Step, save: Callable[[Any], Path]) -> None:
+    """The result on disk, by the first of all processes; the others wait for it."""
+    model = step.averaged()
+    if world()[0] == 0:
+        print(f"Weights: {save(model)}")
+    wait()
+
+
 def how_made(command: str, settings: Any, preset: Any, seconds: float) -> dict[str, Any]:
     """The notes that weights carry: the command, what it changed of the preset, on what, how long."""
     changed = {k: v for k, v in asdict(settings).items() if v != asdict(preset)[k]}
-    return dict(made_by=command, settings=changed, device=str(device()), minutes=round(seconds / 60, 1))
+    on = device().type if world()[1] == 1 else f"{world()[1]} x {device().type}"
+    return dict(made_by=command, settings=changed, device=on, minutes=round(seconds / 60, 1))
 
 
 def copied(name: str, folder: Path, out: Path) -> None:
@@ -61,6 +71,8 @@ class Train:
     """For stage "joint": "toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """Every value of the preset, to be changed one by one."""
+    scale: Scale = PLAIN
+    """Devices, precision and memory: the same result up to rounding."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`."""
@@ -90,7 +102,7 @@ class Train:
         return FourRealVideo.from_pretrained(self.out, "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
-        run = train(stage, self.settings, self.out, base, device=device())
+        run = train(stage, self.settings, self.out, base, device=device(), scale=self.scale)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train --preset {self.preset} --stage {stage}"
         notes = how_made(command, self.settings, PRESETS[self.preset], step.seconds)
@@ -98,7 +110,7 @@ class Train:
             notes["made_by"] += f" --start-from {self.start_from}"
             if FourRealVideo.has_joint(self._earlier):
                 *_, notes["after"] = load_weights(self._earlier / "soft_joint.safetensors", FourRealVideoConfig)
-        print(f"Weights: {step.averaged().save_pretrained(self.out, stage, **notes)}")
+        written(step, lambda model: model.save_pretrained(self.out, stage, **notes))
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,8 @@ class TrainUpsampler:
     """"toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
     settings: UpsamplerPreset = field(default_factory=lambda: UPSAMPLERS["cpu"])
     """Every value of the preset, to be changed one by one."""
+    scale: Scale = PLAIN
+    """Devices, precision and memory: the same result up to rounding."""
 
     def run(self) -> None:
         """Train, and leave `upsampler.safetensors` in `out`."""
@@ -123,10 +137,10 @@ class TrainUpsampler:
             start = Upsampler.from_pretrained(self.start_from)
             command += f" --start-from {self.start_from}"
             earlier = dict(after=start.notes)
-        run = train_upsampler(self.settings, self.out, start, device=device())
+        run = train_upsampler(self.settings, self.out, start, device=device(), scale=self.scale)
         step = watched(run, self.settings.steps, "upsampler")
         notes = how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
-        print(f"Weights: {step.averaged().save_pretrained(self.out, **notes, **earlier)}")
+        written(step, lambda model: model.save_pretrained(self.out, **notes, **earlier))
 
 
 @dataclass(frozen=True)
@@ -141,16 +155,18 @@ class TrainText:
     """"toy", or a folder of `fourd train`, whose base model is trained on; left out, it starts from nothing."""
     settings: TextToVideoPreset = field(default_factory=lambda: TEXT_TO_VIDEO["cpu"])
     """Every value of the preset, to be changed one by one."""
+    scale: Scale = PLAIN
+    """Devices, precision and memory: the same result up to rounding."""
 
     def run(self) -> None:
         """Train, and leave `text_to_video.safetensors` in `out`."""
         base = FourRealVideo.from_pretrained(self.start_from, "weighted").base if self.start_from else None
-        run = train_text_to_video(self.settings, self.out, base, device=device())
+        run = train_text_to_video(self.settings, self.out, base, device=device(), scale=self.scale)
         step = watched(run, self.settings.steps, "text to video")
         command = f"fourd train-text --preset {self.preset}"
         command += f" --start-from {self.start_from}" if self.start_from else ""
         notes = how_made(command, self.settings, TEXT_TO_VIDEO[self.preset], step.seconds)
-        print(f"Weights: {step.averaged().save_pretrained(self.out, **notes)}")
+        written(step, lambda model: model.save_pretrained(self.out, **notes))
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,8 @@ class TrainFourDM:
     motion, its motion modules."""
     settings: FourDMPreset = field(default_factory=lambda: FOUR_DM["cpu"])
     """Every value of the preset, to be changed one by one."""
+    scale: Scale = PLAIN
+    """Devices, precision and memory: the same result up to rounding."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`.
@@ -187,11 +205,11 @@ class TrainFourDM:
             copied(FILES["base"], folder, self.out)
         begin = folder or (self.out if stage == "motion" else None)
         start = FourDM.from_pretrained(begin, motion=bool(earlier) and stage == "motion") if begin else None
-        run = train_four_dm(stage, self.settings, self.out, start, device=device())
+        run = train_four_dm(stage, self.settings, self.out, start, device=device(), scale=self.scale)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train-4dm --preset {self.preset} --stage {stage}"
         notes = how_made(command, self.settings, FOUR_DM[self.preset], step.seconds)
         if folder:
             notes["made_by"] += f" --start-from {earlier}"
             *_, notes["after"] = load_weights(folder / FILES[stage], four_diffusion.FourDMConfig)
-        print(f"Weights: {step.averaged().save_pretrained(self.out, stage, **notes)}")
+        written(step, lambda model: model.save_pretrained(self.out, stage, **notes))

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.devices import PLAIN, Scale
+from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
@@ -42,9 +42,10 @@ class Batch(NamedTuple):
     context: Context | None = None
 
 
-def step_generator(preset: FourRealVideoPreset, stage: Part, number: int) -> torch.Generator:
-    """The source of all randomness of one step."""
-    return torch.Generator().manual_seed((preset.seed * len(STAGES) + STAGES.index(stage)) * 10_000_000 + number)
+def step_generator(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> torch.Generator:
+    """The source of all randomness of one part of a step."""
+    run = preset.seed * len(STAGES) + STAGES.index(stage)
+    return torch.Generator().manual_seed(run * 10_000_000 + number + part * PART)
 
 
 def sample_frames(
@@ -68,9 +69,16 @@ def sample_frames(
     return torch.cat(parts) * 2 - 1
 
 
-def training_frames(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
-    """Fresh scenes of the preset."""
-    return sample_frames(preset.families, preset.model.dit.image_size, n, views, times, generator)
+def training_frames(
+    preset: FourRealVideoPreset,
+    n: int,
+    views: int,
+    times: int,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Fresh scenes of the preset, of the model's size unless another is given."""
+    return sample_frames(preset.families, size or preset.model.dit.image_size, n, views, times, generator)
 
 
 def sample_pseudo_4d(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
@@ -112,12 +120,14 @@ def velocity_loss(predicted: Tensor, clean: Tensor, sigma: Float[Tensor, " b"], 
     return (error * weight).sum() / unseen.sum()
 
 
-def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
+def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[Batch]:
     """Single videos: one half fixed-view, the other freeze-time."""
-    generator, half, cfg = step_generator(preset, "base", number), preset.base_batch // 2, preset.model
+    generator, cfg = step_generator(preset, "base", number, part), preset.model
+    half = preset.base_batch // preset.parts // 2
+    size = next((size for begin, size in reversed(preset.base_sizes) if begin <= number), None)
     batches = []
     for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
-        clean = rearrange(training_frames(preset, half, views, times, generator), "n v t c h w -> n (v t) c h w")
+        clean = training_frames(preset, half, views, times, generator, size).flatten(1, 2)
         seen = random_masks(half, clean.shape[1], generator)
         sigma = noise_levels(preset, half, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -125,9 +135,10 @@ def base_batch(preset: FourRealVideoPreset, number: int) -> list[Batch]:
     return batches
 
 
-def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int) -> list[Batch]:
+def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> list[Batch]:
     """Grids whose first row and column are known."""
-    generator, n, cfg = step_generator(preset, stage, number), preset.sync_batch, preset.model
+    generator, cfg = step_generator(preset, stage, number, part), preset.model
+    n = preset.sync_batch // preset.parts
     flat = stage == "sync" and number < preset.sync_pseudo_steps
     clean = (sample_pseudo_4d if flat else training_frames)(preset, n, cfg.views, cfg.times, generator)
     sigma = noise_levels(preset, n, generator)
@@ -173,6 +184,7 @@ def train(
     base: FourRealVideo | None = None,
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
+    scale: Scale = PLAIN,
 ) -> Iterator[Step[FourRealVideo]]:
     """Train one stage, yielding after every step; the last step's `averaged()` is the result.
 
@@ -183,6 +195,7 @@ def train(
         base: for "sync" and "joint": the model whose base is used; "joint" also takes over its sync, where it has one.
         checkpoint_every: steps between checkpoints; one is also written at the end.
         device: where to train.
+        scale: how steps are computed.
 
     Raises:
         ValueError: stage "sync" or "joint" without `base`, or a checkpoint of another preset.
@@ -205,6 +218,7 @@ def train(
         decay=preset.ema if stage == "base" else preset.grid_ema,
         config=preset,
         settings=partial(settings_of, stage=stage),
+        parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / f"{stage}_checkpoint.safetensors"
-    yield from fit(recipe, path, checkpoint_every)
+    yield from fit(recipe, path, checkpoint_every, scale)

@@ -16,8 +16,9 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.consistency import flicker, reprojection_error
 from fourd_minimal.lab.contact_sheet import compare_sheet
+from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.evaluation import Grids, moving_pixels, predict
-from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
 from fourd_minimal.lab.training import sample_frames, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
@@ -35,15 +36,15 @@ class Batch(NamedTuple):
     clean: Tensor
 
 
-def make_batch(preset: UpsamplerPreset, number: int) -> Batch:
+def make_batch(preset: UpsamplerPreset, number: int, part: int = 0) -> Batch:
     """Large frames, their small ones, and noise for both.
 
     Every fourth batch holds whole grids; the others as many frames, of more scenes: the four corners of theirs, so
     that what is learned there is the single frame. tau is uniform, and 0 for half of the scenes.
     """
-    generator = torch.Generator().manual_seed((preset.seed + 1_000) * 10_000_000 + number)
+    generator = torch.Generator().manual_seed((preset.seed + 1_000) * 10_000_000 + number + part * PART)
     cfg, (views, times) = preset.model, (preset.views, preset.times) if number % 4 == 0 else (2, 2)
-    n = preset.batch * preset.views * preset.times // (views * times)
+    n = preset.batch // preset.parts * preset.views * preset.times // (views * times)
     clean = sample_frames(preset.families, cfg.dit.image_size, n, views, times, generator)
     small = shrink(clean, cfg.factor)
     tau = cfg.most_augmentation * (torch.rand(n, generator=generator) * 2 - 1).clamp(min=0)
@@ -66,6 +67,7 @@ def train_upsampler(
     start: Upsampler | None = None,
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
+    scale: Scale = PLAIN,
 ) -> Iterator[Step[Upsampler]]:
     """Train it, yielding after every step; see `loop.fit`. The checkpoint is `upsampler_checkpoint.safetensors`.
 
@@ -75,6 +77,7 @@ def train_upsampler(
         start: whose weights are trained on.
         checkpoint_every: steps between checkpoints.
         device: where to train.
+        scale: how steps are computed.
 
     Raises:
         ValueError: a start of another configuration.
@@ -96,9 +99,10 @@ def train_upsampler(
         decay=preset.ema,
         config=preset,
         settings=asdict,
+        parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / "upsampler_checkpoint.safetensors"
-    yield from fit(recipe, path, checkpoint_every)
+    yield from fit(recipe, path, checkpoint_every, scale)
 
 
 def held_out_large(model: Upsampler, preset: UpsamplerPreset, family: str, scenes: int = 64) -> SceneRecord:
