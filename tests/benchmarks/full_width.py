@@ -1,0 +1,150 @@
+"""How fast is the full configuration on the device at hand? Weights are random: speed does not depend on them.
+
+    python tests/benchmarks/full_width.py                       on a GPU: the numbers
+    python tests/benchmarks/full_width.py --preset smoke        anywhere: that it runs
+
+1. A training step of each stage, one part of it: seconds, and the share of the device's peak that the model's own
+   floating-point operations are (MFU; recomputed ones do not count).
+2. Seconds for one 8x8 grid at 288x512, two videos in: base, synchronisation and upsampler; the paper says about one
+   minute. As it is written, then with each block compiled, then with CUDA graphs.
+"""
+
+import argparse
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.upsampler import UPSAMPLERS
+from fourd_minimal.lab.devices import blocks, recompute
+from fourd_minimal.lab.hardware import EFFICIENCY, KINDS
+from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.training import base_batch, batch_loss, grid_batch
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.upsampler import Upsampler
+
+CUDA = torch.cuda.is_available()
+
+
+def seconds(call: Callable[[], object], rounds: int = 5) -> float:
+    """The median, after a first call that does not count."""
+    taken = []
+    for _ in range(rounds + 1):
+        if CUDA:
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        if CUDA:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[1:])
+
+
+def peak_flops() -> float | None:
+    """Of bf16, as the datasheet says; None for a device that is in no table."""
+    name = torch.cuda.get_device_name() if CUDA else ""
+    kind = next((k for n, k in KINDS.items() if n.split("-")[0] in name), None)
+    return kind and kind.bf16 and kind.bf16 / EFFICIENCY
+
+
+def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
+    """Forward and backward of one part of a step, and the update."""
+    model.requires_grad_(False)
+    part.requires_grad_(True)
+    optimiser = torch.optim.AdamW(part.parameters(), fused=True)
+
+    def half_precision() -> torch.Tensor:
+        with torch.autocast(device().type, torch.bfloat16):
+            return loss()
+
+    with FlopCounterMode(display=False) as counter:
+        half_precision().backward()
+    recompute(model)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        half_precision().backward()
+        optimiser.step()
+
+    if CUDA:
+        torch.cuda.reset_peak_memory_stats()
+    taken, flops, peak = seconds(step), counter.get_total_flops(), peak_flops()
+    memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if CUDA else ""
+    mfu = f", MFU {flops / taken / peak:.0%}" if peak else ""
+    print(f"  {name:22s} {taken:.3f} s, {flops / 1e12:.3g} TFLOP{mfu}{memory}")
+
+
+def four_real_video(name: str) -> None:
+    preset, where = PRESETS[name], device()
+    for stage, batch in (("base", base_batch(preset, preset.base_steps - 1)), ("sync", grid_batch(preset, "sync", 0))):
+        model = FourRealVideo(preset.model).to(where)
+        training_step(f"4Real-Video, {stage}", model, model.part(stage), partial(batch_loss, model, batch, where))
+
+
+def four_diffusion(name: str) -> None:
+    """4DM's motion modules, on random latents or pixels with the shapes of the preset."""
+    preset, where = FOUR_DM[name], device()
+    cfg, n = preset.model, preset.motion_batch // preset.parts
+    model, unet = FourDM(cfg).to(where), cfg.unet
+    side = cfg.image_size if unet.image_channels == 3 else cfg.image_size // 8
+    views = torch.randn(n, cfg.times, cfg.views, unet.image_channels, side, side, device=where)
+    tokens = torch.randn(n, cfg.times, 257, unet.token_dim, device=where) if unet.image_channels == 4 else None
+    text = torch.randn(n, 77, unet.text_dim, device=where) if unet.text_dim else None
+    cameras, t = torch.eye(4, device=where).expand(n, cfg.views, 4, 4), torch.full((n,), 500, device=where)
+
+    def loss() -> torch.Tensor:
+        return model.denoise(views, t, cameras, views[:, :, 0], tokens=tokens, text=text).square().mean()
+
+    training_step("4DM, motion modules", model, model.motion, loss)
+
+
+@torch.no_grad()
+def one_grid(name: str, base_steps: int, large_steps: int) -> None:
+    """From two videos to large frames."""
+    base = FourRealVideo(PRESETS[name].model).requires_grad_(False).to(device())
+    config = UPSAMPLERS[name].model
+    upsampler = Upsampler(config).requires_grad_(False).to(device())
+    h, w = config.small_size
+    videos = torch.rand(2, min(base.views, base.times), 3, h, w)
+    videos[1, 0] = videos[0, 0]
+
+    def grid() -> None:
+        with torch.autocast(device().type, torch.bfloat16):
+            upsampler.upsample(base.generate(*videos, n_steps=base_steps), n_steps=large_steps)
+
+    for way, mode in (("as written", None), ("compiled", "default"), ("CUDA graphs", "reduce-overhead")):
+        if mode and not CUDA:
+            continue
+        for block in (*blocks(base), *blocks(upsampler)) if mode else ():
+            block.compile(mode=mode)
+        print(f"  {base_steps} + {large_steps} steps, {way}: {seconds(grid, 2):.1f} s")
+
+
+def main() -> None:
+    """Print all of it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="full")
+    parser.add_argument("--steps", type=int, nargs=2, default=(40, 10), help="of the base and of the upsampler")
+    given = parser.parse_args()
+    if given.preset == "full" and not CUDA:
+        raise SystemExit("The full configuration wants a GPU; --preset smoke shows that this runs.")
+    kind = torch.cuda.get_device_name() if CUDA else platform.machine()
+    print(f"torch {torch.__version__}, {kind}, bf16, preset {given.preset}, {datetime.date.today()}")
+    print("One part of a training step, blocks recomputed:")
+    four_real_video(given.preset)
+    four_diffusion(given.preset)
+    print("One grid:")
+    one_grid(given.preset, *given.steps)
+
+
+if __name__ == "__main__":
+    main()
