@@ -54,13 +54,15 @@ class MultiviewUNetConfig:
     """The reference beside every view, as channels."""
     pooled: bool = False
     """The mean of the image tokens, through an MLP, in the embedding."""
+    n_heads: int | None = None
+    """As many heads at every width in place of heads of `head_dim`: 8 in Stable Diffusion 1."""
 
     def __post_init__(self):
-        bad = [w for w in self.widths if w % self.norm_groups or w % self.head_dim]
+        unit = self.n_heads or self.head_dim
+        bad = [w for w in self.widths if w % self.norm_groups or w % unit]
         if bad:
-            raise ValueError(
-                f"widths has {bad}; multiples of head_dim {self.head_dim} and {self.norm_groups} groups are wanted."
-            )
+            kind = f"{unit} heads" if self.n_heads else f"head_dim {unit}"
+            raise ValueError(f"widths has {bad}; multiples of {kind} and {self.norm_groups} groups are wanted.")
 
 
 def embed_steps(t: Int[Tensor, " b"], channels: int) -> Float[Tensor, "b channels"]:
@@ -221,8 +223,9 @@ class MultiviewUNet(nn.Module):
 
         def block(c_in: int, c_out: int, level: int | None) -> nn.ModuleList:
             self.places.append(c_out)
+            head_dim = c_out // c.n_heads if c.n_heads else c.head_dim
             attends = level is None or level in c.attention_levels
-            transformer = JointTransformer(c_out, contexts, c.head_dim, c.norm_groups) if attends else None
+            transformer = JointTransformer(c_out, contexts, head_dim, c.norm_groups) if attends else None
             return nn.ModuleList([ResBlock(c_in, c_out, embedding, c.norm_groups), transformer or nn.Identity()])
 
         self.conv_in = nn.Conv2d(pixels * (1 + c.concat), first, 3, padding=1)

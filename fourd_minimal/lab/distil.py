@@ -19,7 +19,7 @@ from fourd_minimal.lab.generate import whole_folder, write
 from fourd_minimal.lab.perceptual import lpips_vgg
 from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
-from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
+from fourd_minimal.systems.film_to_scene import Guide, SceneConfig, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
 
 OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?|meshes(/time_\d+\.(glb|obj|ply))?"
@@ -101,7 +101,7 @@ class Distil:
 
 @torch.no_grad()
 def look_around(
-    scene: DynamicNeRF, model: FourDM, fov_deg: float, frames: int, size: int, folder: Path, turns: int = 48
+    scene: DynamicNeRF, model: FourDM | Guide, fov_deg: float, frames: int, size: int, folder: Path, turns: int = 48
 ) -> None:
     """Write a page to drag in, a film from a camera on its way around, and one that stands still in time."""
 

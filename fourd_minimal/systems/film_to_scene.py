@@ -9,7 +9,9 @@ about its renders, and until they look like those videos:
                 and what keeps density tidy
 
 The film itself is compared with nothing: in the paper nobody knows its camera. Score distillation frame by frame is
-the same run with the base in place of 4DM.
+the same run with the base in place of 4DM. A guide (`Guide`) may look in its place too: a model of latents, whose loss
+reaches the renders through its encoder. With a guide alone there is no film and there are no videos, and score
+distillation is all there is.
 
 Departures, off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes seconds
 instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one look
@@ -24,17 +26,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourd_minimal.anchor_loss import AnchorLoss
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.sds import Guess, draw_step, score_distillation
+from fourd_minimal.ddpm import NoiseSchedule
+from fourd_minimal.sds import Distilled, Guess, draw_step, score_distillation
 from fourd_minimal.systems.dynamic_nerf import (
     DynamicNeRF,
     DynamicNeRFConfig,
@@ -111,6 +114,27 @@ class SceneConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; a finite number, not negative, is wanted.")
 
 
+@runtime_checkable
+class Guide(Protocol):
+    """What may look at renders without being 4DM, such as `pretrained/stable_guide.py`; a module."""
+
+    config: Any
+    """With `views`, `times`, `image_size`, `elevation_deg` and `radius`, as 4DM's has them."""
+    schedule: NoiseSchedule
+
+    def look(
+        self,
+        renders: Float[Tensor, "t v 3 h w"],
+        azimuths_deg: Float[Tensor, " v"],
+        t: Int[Tensor, ""],
+        guidance: float,
+        rescale: float,
+        generator: torch.Generator | None = None,
+    ) -> Distilled:
+        """Score distillation of renders in [0, 1], `image_size` large; the loss has a gradient at them."""
+        ...
+
+
 class Step(NamedTuple):
     """What the caller sees after each step."""
 
@@ -139,7 +163,7 @@ def off_white(rgb: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 1 h w"]:
     return ((1 - rgb).amax(-3, keepdim=True) / 0.25).clamp(0, 1)
 
 
-def cameras_around(model: FourDM, n: int) -> Float[Tensor, "n 4 4"]:
+def cameras_around(model: FourDM | Guide, n: int) -> Float[Tensor, "n 4 4"]:
     """Evenly, from the film's own camera on, which stands at azimuth 0."""
     return circular_trajectory(torch.arange(n) * (360 / n), model.config.elevation_deg, model.config.radius)
 
@@ -158,62 +182,75 @@ def surroundings(
 
 
 def optimise_steps(
-    film: Float[Tensor, "t 3 h w"],
-    model: FourDM,
+    film: Float[Tensor, "t 3 h w"] | None,
+    model: FourDM | Guide,
     config: SceneConfig,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     videos: Float[Tensor, "v t 3 h w"] | None = None,
     seed: int = 0,
     path: str | Path | None = None,
     checkpoint_every: int = 100,
-    eyes: FourDM | None = None,
+    eyes: FourDM | Guide | None = None,
 ) -> Iterator[Step]:
     """Optimise a scene, yielding after every step.
 
     Args:
-        film: of an object over white, in [0, 1], as large as the model's frames.
-        model: 4DM, which samples the videos, and looks at renders.
+        film: of an object over white, in [0, 1], as large as the model's frames; None where a guide is the model.
+        model: 4DM, which samples the videos, and looks at renders; or a guide, which knows what to see by itself.
         config: everything it depends on.
         perceptual: the anchor's distance of pictures in [-1, 1].
         videos: sampled before, of `config.sampled_views` cameras from azimuth 0 on; sampled by `model` when left out.
         seed: of everything random.
         path: of the checkpoint; if it is there, the optimisation goes on from it, exactly.
         checkpoint_every: steps between checkpoints; one is also written at the end.
-        eyes: what looks at renders in place of 4DM: its base, for score distillation frame by frame.
+        eyes: what looks at renders in place of 4DM: its base, for score distillation frame by frame, or a guide.
 
     Raises:
         ValueError: an anchor without a distance; steps without a loss; a checkpoint of other settings or of another
-            film; a model that works on latents; other videos than cameras; anything that `FourDM.sample` refuses.
+            film; a model that works on latents; other videos than cameras; a film for a guide as the model, or what
+            wants one without; anything that `FourDM.sample` refuses.
     """
+    if isinstance(model, Guide):
+        _refuse_films(film, videos, config)
+    elif film is None:
+        raise ValueError("film is None; 4DM wants a film.")
     if config.anchor and perceptual is None:
         raise ValueError("perceptual is None; the anchor loss wants a distance of pictures.")
     if config.n_steps and not (config.sds or config.anchor or config.direct or config.mask):
         raise ValueError(f"n_steps is {config.n_steps} with sds, anchor, direct and mask at 0; one of them is wanted.")
-    if model.config.unet.image_channels != 3:
-        raise ValueError(f"model works on {model.config.unet.image_channels} latent channels; 3 colours are wanted.")
-    if config.sampled_views % model.config.views:
-        raise ValueError(f"sampled_views is {config.sampled_views}; a multiple of {model.config.views} is wanted.")
-    check_pixels("film", film)
-    scene = DynamicNeRF(config.nerf, seed).to(film.device)
+    if not isinstance(model, Guide):
+        if model.config.unet.image_channels != 3:
+            channels = model.config.unet.image_channels
+            raise ValueError(f"model works on {channels} latent channels; 3 colours are wanted.")
+        if config.sampled_views % model.config.views:
+            raise ValueError(f"sampled_views is {config.sampled_views}; a multiple of {model.config.views} is wanted.")
+        check_pixels("film", film)
+    looker = eyes or model
+    device = next(model.parameters()).device if film is None else film.device
+    scene = DynamicNeRF(config.nerf, seed).to(device)
     optimiser = adamw(scene, config.rate_grids, config.rate_mlps)
-    c2w = cameras_around(model, config.sampled_views).to(film)
+    c2w = cameras_around(model, config.sampled_views).to(device)
     path, start = None if path is None else Path(path), 0
-    notes = dict(seed=seed, film=fingerprint({"": film}), eyes=fingerprint(eyes or model))
+    notes = dict(seed=seed, film=None if film is None else fingerprint({"": film}), eyes=fingerprint(looker))
+    if isinstance(looker, Guide):
+        notes["guide"] = repr(looker.config)
     if path is not None and path.exists():
         start, known = _resume(path, scene, optimiser, config, notes)
         if videos is not None and not torch.equal(videos.cpu(), known):
             raise ValueError(f"{path} is of another run: videos differ; delete it, or choose another path.")
-        videos = known.to(film)
-    elif videos is None:
+        videos = known if known is None else known.to(device)
+    elif videos is None and film is not None:
         videos = surroundings(film, model, config, seed)
-    wanted = (config.sampled_views, *film.shape)
-    if tuple(videos.shape) != wanted:
-        raise ValueError(f"videos has shape {tuple(videos.shape)}; {wanted}, a film for each view, is wanted.")
-    if not start and config.fit_steps:
-        given = videos, off_white(videos), c2w, config.fov_deg
-        for _ in fit_steps(scene, *given, config.fit_steps, mask=config.mask, seed=seed):
-            pass
-    known = pixels_of(scene, videos, off_white(videos), c2w, config.fov_deg)
+    if videos is not None:
+        wanted = (config.sampled_views, *film.shape)
+        if tuple(videos.shape) != wanted:
+            raise ValueError(f"videos has shape {tuple(videos.shape)}; {wanted}, a film for each view, is wanted.")
+        if not start and config.fit_steps:
+            given = videos, off_white(videos), c2w, config.fov_deg
+            for _ in fit_steps(scene, *given, config.fit_steps, mask=config.mask, seed=seed):
+                pass
+        known = pixels_of(scene, videos, off_white(videos), c2w, config.fov_deg)
+    images = (looker.config.times if film is None else len(film)) * looker.config.views
     anchor = AnchorLoss(perceptual) if config.anchor else None
     if start == config.n_steps:
         yield Step(start, {}, scene)
@@ -224,8 +261,8 @@ def optimise_steps(
         losses = {}
         if config.sds:
             if number % config.looks_every == 0:
-                looked = _look(scene, film, eyes or model, config, number, generator)
-            losses |= _pull(scene, looked, len(film) * model.config.views, config, number, generator)
+                looked = _look(scene, film, looker, config, number, generator)
+            losses |= _pull(scene, looked, images, config, number, generator, isinstance(looker, Guide))
         if anchor:
             view, time = (int(torch.randint(n, (), generator=generator)) for n in videos.shape[:2])
             moment = time / max(1, videos.shape[1] - 1)
@@ -248,27 +285,56 @@ def optimise_steps(
     scene.update_occupancy(torch.Generator().manual_seed(seed))
 
 
-def optimise_scene(film: Float[Tensor, "t 3 h w"], model: FourDM, config: SceneConfig, **options) -> DynamicNeRF:
+def optimise_scene(
+    film: Float[Tensor, "t 3 h w"] | None, model: FourDM | Guide, config: SceneConfig, **options
+) -> DynamicNeRF:
     """The scene at the end of `optimise_steps`, which has the arguments."""
     *_, last = optimise_steps(film, model, config, **options)
     return last.scene.requires_grad_(False)
 
 
+def _refuse_films(film: Tensor | None, videos: Tensor | None, config: SceneConfig) -> None:
+    """A guide as the model samples no videos, and nothing that wants some can be."""
+    if film is not None or videos is not None:
+        raise ValueError(
+            "model is a guide, which samples no videos; no film, or 4DM with the guide as eyes, is wanted."
+        )
+    for name in ("anchor", "direct", "mask", "fit_steps"):
+        if getattr(config, name):
+            raise ValueError(f"{name} is {getattr(config, name)}, and wants videos; without a film, 0 is wanted.")
+
+
 @torch.no_grad()
 def _look(
-    scene: DynamicNeRF, film: Tensor, model: FourDM, config: SceneConfig, number: int, generator: torch.Generator
+    scene: DynamicNeRF,
+    film: Tensor | None,
+    model: FourDM | Guide,
+    config: SceneConfig,
+    number: int,
+    generator: torch.Generator,
 ) -> Pixels:
-    """Four views of all frames from a random angle on, with the colours that the model would like to see there."""
+    """Four views of all frames from a random angle on, with the colours that the model would like to see there.
+
+    Of a guide: with the change of colours that it would like to see there.
+    """
     size = [size for begin, size in config.sizes if begin <= number][-1]
-    frames, views, whole = len(film), model.config.views, (model.config.image_size,) * 2
+    frames = model.config.times if film is None else len(film)
+    views, whole, device = model.config.views, (model.config.image_size,) * 2, scene.space.table.device
     azimuth = (torch.rand((), generator=generator) + torch.arange(views)) * (360 / views)
-    c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(film)
-    times = torch.linspace(0, 1, frames, device=film.device)
+    c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(device)
+    times = torch.linspace(0, 1, frames, device=device)
     given = c2w.expand(frames, -1, 4, 4), config.fov_deg, times[:, None].expand(-1, views), size
     seen = scene.render(*given, rays_per_side=1)
-    x = F.interpolate(seen.rgb.flatten(0, 1), whole, mode="bilinear", antialias=True).unflatten(0, (frames, views))
-    t = draw_step(number / config.anneal_steps, len(model.schedule.abar), generator=generator).to(film.device)
+    with torch.enable_grad():
+        renders = seen.rgb.detach().requires_grad_(isinstance(model, Guide))
+        x = F.interpolate(renders.flatten(0, 1), whole, mode="bilinear", antialias=True).unflatten(0, (frames, views))
+    t = draw_step(number / config.anneal_steps, len(model.schedule.abar), generator=generator).to(device)
     options = dict(guidance=config.guidance, rescale=config.rescale, generator=generator)
+    if isinstance(model, Guide):
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(model.look(x, azimuth, t, **options).loss, renders)
+        change = rearrange(slope * (-frames * views / 4), "t v c h w -> v t c h w")  # `_pull` has this slope there
+        return pixels_of(scene, change, rearrange(seen.alpha, "t v 1 h w -> v t 1 h w"), c2w, config.fov_deg)
     guess = opinion(model, film, azimuth)
     x0 = score_distillation(x * 2 - 1, guess, model.schedule.abar, t, **options).target
     target = F.interpolate((x0.flatten(0, 1) + 1) / 2, (size,) * 2, mode="bilinear", antialias=True)
@@ -283,13 +349,23 @@ def _look(
 
 
 def _pull(
-    scene: DynamicNeRF, looked: Pixels, images: int, config: SceneConfig, number: int, generator: torch.Generator
+    scene: DynamicNeRF,
+    looked: Pixels,
+    images: int,
+    config: SceneConfig,
+    number: int,
+    generator: torch.Generator,
+    by_change: bool = False,
 ) -> dict[str, Tensor]:
-    """Renders towards what the model would like to see, and what keeps density tidy, at some pixels or at all."""
+    """Renders towards what the model would like to see, and what keeps density tidy, at some pixels or at all.
+
+    `by_change`: what was looked up is the wanted change of colours, so that whatever is rendered now has this slope.
+    """
     some = looked if config.pixels is None else looked.drawn(config.pixels, generator)
     orientation = config.orientation.at(number)
     colour, opacity = scene.look(*some[:3], generator, orientation > 0)
-    off = 2 * (colour[:, :3] + (1 - opacity)[:, None] - some.rgb)
+    seen = colour[:, :3] + (1 - opacity)[:, None]
+    off = 2 * (seen - (seen.detach() + some.rgb if by_change else some.rgb))
     certain = opacity.clamp(1e-3, 1 - 1e-3)
     losses = dict(
         sds=config.sds * 0.5 * off.square().sum(1).mean() * len(looked.rgb) / images,
@@ -302,9 +378,15 @@ def _pull(
 
 
 def _save(
-    path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, videos: Tensor, config: SceneConfig, **notes
+    path: Path,
+    scene: DynamicNeRF,
+    optimiser: torch.optim.Optimizer,
+    videos: Tensor | None,
+    config: SceneConfig,
+    **notes,
 ) -> None:
-    state = {"videos": videos} | {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
+    state = {} if videos is None else {"videos": videos}
+    state |= {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
     for index, slot in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{index}.{name}": tensor for name, tensor in slot.items()}
     save_weights(path, {name: tensor.clone() for name, tensor in state.items()}, config, **notes)
@@ -312,8 +394,8 @@ def _save(
 
 def _resume(
     path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, wanted: dict[str, Any]
-) -> tuple[int, Tensor]:
-    """Load a checkpoint into both; say after which step it was written, and which videos were sampled."""
+) -> tuple[int, Tensor | None]:
+    """Load a checkpoint into both; say after which step it was written, and which videos were sampled, if any."""
     tensors, saved, notes = load_weights(path, SceneConfig)
     differs = [name for name, value in wanted.items() if notes.get(name) != value]
     differs += [f.name for f in fields(config) if getattr(saved, f.name) != getattr(config, f.name)]
@@ -326,4 +408,4 @@ def _resume(
             _, index, key = name.split(".")
             state["state"].setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict(state)
-    return notes["step"], tensors["videos"]
+    return notes["step"], tensors.get("videos")

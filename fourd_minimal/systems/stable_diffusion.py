@@ -1,4 +1,4 @@
-"""Stable Diffusion's weights for the multi-view U-Net: where ImageDream, and so 4Diffusion, begin.
+"""Stable Diffusion's weights, 1 or 2, for the multi-view U-Net: where ImageDream, and so 4Diffusion, begin.
 
 The names are those of diffusers' `UNet2DConditionModel` (`unet/diffusion_pytorch_model.safetensors` of a repository
 such as stable-diffusion-2-1-base). What ImageDream adds, cameras, image tokens, their keys and values, keeps its start.
@@ -58,6 +58,8 @@ def translate(state: Mapping[str, Tensor], n_res_blocks: int) -> dict[str, Tenso
             found[f"{block}.{RES_BLOCK[inside[7:]]}.{kind}"] = value
         elif inside.endswith((".to_k", ".to_v")):
             continue  # below, together
+        elif inside in ("proj_in", "proj_out"):  # in Stable Diffusion 1, convolutions of one pixel
+            found[f"{block}.{inside}.{kind}"] = value.flatten(1) if kind == "weight" else value
         else:
             found[f"{block}.{TRANSFORMER[inside]}.{kind}"] = value
     for name in (n for n in state if n.endswith(".to_k.weight")):
@@ -84,11 +86,11 @@ def _place(stem: str, n: int) -> tuple[str, str | None]:
         return "middle.1", match[3]
     if match:
         return ("middle.0", "middle_out")[int(match[2])], f"resnet:{match[3]}"
-    raise ValueError(f"state has {stem}, which no U-Net of Stable Diffusion 2 has.")
+    raise ValueError(f"state has {stem}, which no U-Net of Stable Diffusion has.")
 
 
 def load_stable_diffusion(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> list[str]:
-    """Give a multi-view U-Net what it shares with Stable Diffusion 2.
+    """Give a multi-view U-Net what it shares with Stable Diffusion: version 2, or 1 where it has 8 heads.
 
     Returns:
         the names of what keeps its start.

@@ -1,5 +1,7 @@
 """One view, no camera, no tokens: the multi-view U-Net is diffusers' U-Net with the same weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -80,6 +82,30 @@ def test_outputs_and_gradients_are_diffusers(theirs):
     )
 
 
+def test_version_1_has_as_many_heads_at_every_width_and_convolutions_for_projections():
+    torch.manual_seed(0)
+    first = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32, 48),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=12,
+        norm_num_groups=8,
+    )
+    for parameter in first.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    x, t, text = inputs()
+    cameras, tokens = torch.eye(4).expand(3, 1, 4, 4), torch.zeros(3, 6, 10)
+    found = ours(first, replace(CONFIG, n_heads=2))(x[:, None], t, cameras, torch.zeros_like(x), tokens, text)[:, 0]
+    assert_close(found, first(x, t, encoder_hidden_states=text).sample, atol=1e-4, rtol=1e-4)
+    other = ours(first)(x[:, None], t, cameras, torch.zeros_like(x), tokens, text)[:, 0]
+    assert (other - found).abs().max() > 1e-2
+    with pytest.raises(ValueError, match=r"widths has \[16, 32\]; multiples of 3 heads and 8 groups"):
+        replace(CONFIG, n_heads=3)
+
+
 def test_joint_attention_is_self_attention_over_views_laid_side_by_side(theirs):
     """Four equal views with one camera: what each sees is what it would see alone."""
     x, t, text = inputs()
@@ -93,8 +119,6 @@ def test_joint_attention_is_self_attention_over_views_laid_side_by_side(theirs):
 
 
 def test_what_does_not_fit_is_named(theirs):
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="unet has no text"):
         load_stable_diffusion(MultiviewUNet(replace(CONFIG, text_dim=None)), theirs.state_dict())
     with pytest.raises(ValueError, match=r"conv_in.weight is \(16, 4, 3, 3\); \(16, 8, 3, 3\) is wanted"):
