@@ -1,8 +1,8 @@
 """The four presets of 4Real-Video: `smoke` and `cpu` and `gpu` at toy scale, and `full`, the paper's.
 
 A value of `full` cites the paper; what the paper leaves open is marked assumed. Departures of `full`: no text is fed,
-though the layers for it are there; and where no `data` is named it trains on our procedural worlds, where the paper has
-videos, pseudo-4D made of them, and animated Objaverse.
+though the layers for it are there; and where no `shards` are named it trains on our procedural worlds, where the paper
+has videos, pseudo-4D made of them, and animated Objaverse.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class FourRealVideoPreset:
     model: FourRealVideoConfig
     families: tuple[tuple[str, float], ...] = (("simple", 0.5), ("hard", 0.4), ("creature", 0.1))
     """Families of `data.procedural` and their shares of every batch."""
+    shards: str = ""
+    """A folder of shards that `fourd render-shards` wrote, to be learned from in place of the families."""
     base_steps: int = 1000
     base_batch: int = 24
     """Videos: half fixed-view, half freeze-time."""

@@ -35,6 +35,8 @@ BLENDER_ENVIRONMENT = (
     "python3.11 -m venv ~/.cache/fourd_minimal/blender && "
     '~/.cache/fourd_minimal/blender/bin/pip install "bpy==4.5.*" "numpy<2"'
 )
+PATIENCE_S = 3600
+"""For one clip: of thousands of assets one can keep Blender busy for ever."""
 """Shell command for the environment that `render_asset` looks for."""
 _DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
@@ -172,7 +174,12 @@ def _run_blender(python: str | Path | None, asset: bytes, job: dict, path: str |
         asset_path.write_bytes(asset)
         job_path.write_text(json.dumps({"asset": str(asset_path), **job}))
         script = Path(__file__).with_name("blender_render.py")
-        run = subprocess.run([python, "-I", script, job_path, frames_path], capture_output=True, text=True)
+        try:
+            run = subprocess.run(
+                [python, "-I", script, job_path, frames_path], capture_output=True, text=True, timeout=PATIENCE_S
+            )
+        except subprocess.TimeoutExpired:
+            raise BlenderError(f"Blender was still busy with '{path}' after {PATIENCE_S} s.") from None
         if run.returncode or not frames_path.exists():
             said = run.stderr.strip().splitlines() or [f"nothing (exit status {run.returncode})"]
             raise BlenderError(f"Blender could not render '{path}'; it said: {said[-1]}")

@@ -47,6 +47,8 @@ class Recipe(Generic[Model, Batch]):
     """A dataclass, written into the checkpoint."""
     settings: Callable[[Any], dict]
     """What of `config` the result depends on: a checkpoint goes on only where all of it is equal."""
+    data: str = ""
+    """Which data, where not all is in `config`: a checkpoint goes on only with the same."""
     parts: int = 1
     """A step's loss is the mean over so many batches, computed on several devices, or one after the other."""
 
@@ -112,12 +114,12 @@ def fit(
         scale: how steps are computed; a checkpoint goes on under any.
 
     Raises:
-        ValueError: a checkpoint of other settings, or of a run that began with other weights; parts that the processes
-            cannot share; a `scale` that cannot be had here.
+        ValueError: a checkpoint of other settings, or of a run that began with other weights or on other data; parts
+            that the processes cannot share; a `scale` that cannot be had here.
     """
     devices, model = Devices(scale), recipe.model.requires_grad_(False)
     mine = devices.mine(recipe.parts)
-    began_with = fingerprint(model)
+    origin = dict(began_with=fingerprint(model), data=recipe.data)
     part = recipe.part(model).requires_grad_(True)
     device = next(part.parameters()).device
     plain = model if scale == PLAIN else copy.deepcopy(model).cpu()
@@ -128,7 +130,7 @@ def fit(
     path = None if path is None else Path(path)
     start, seconds = 0, 0.0
     if path is not None and path.exists():
-        start, seconds = _resume(path, recipe, began_with, weights, averaged, optimiser)
+        start, seconds = _resume(path, recipe, origin, weights, averaged, optimiser)
 
     def snapshot() -> Model:
         result = copy.deepcopy(plain).requires_grad_(False)
@@ -159,7 +161,7 @@ def fit(
         if path is not None and (done % checkpoint_every == 0 or done == recipe.steps):
             state = _state(weights, averaged, optimiser)
             if devices.rank == 0:
-                save_weights(path, state, recipe.config, step=done, seconds=seconds, began_with=began_with)
+                save_weights(path, state, recipe.config, step=done, seconds=seconds, **origin)
         yield Step(done, devices.mean(total), seconds, snapshot)
 
 
@@ -172,15 +174,17 @@ def _state(weights: dict[str, Tensor], averaged: dict[str, Tensor], optimiser: t
     return state
 
 
-def _resume(path: Path, recipe: Recipe, began_with: str, weights, averaged, optimiser) -> tuple[int, float]:
+def _resume(path: Path, recipe: Recipe, origin: dict[str, str], weights, averaged, optimiser) -> tuple[int, float]:
     """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
     tensors, saved, notes = load_weights(path, type(recipe.config))
     wanted = recipe.settings(recipe.config)
     changed = [k for k, v in recipe.settings(saved).items() if v != wanted[k]]
     if changed:
         raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
-    if notes.get("began_with") != began_with:
+    if notes.get("began_with") != origin["began_with"]:
         raise ValueError(f"{path} belongs to a run that began with other weights; use another folder.")
+    if notes.get("data", "") != origin["data"]:
+        raise ValueError(f"{path} belongs to a run on other data; use another folder.")
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(shared_as(tensors[f"part.{name}"], weight))

@@ -11,7 +11,7 @@ velocity-matching loss.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.shards import Shards
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.shard_frames import grids
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
@@ -69,26 +71,34 @@ def sample_frames(
     return torch.cat(parts) * 2 - 1
 
 
-def training_frames(
-    preset: FourRealVideoPreset,
-    n: int,
-    views: int,
-    times: int,
-    generator: torch.Generator,
-    size: tuple[int, int] | None = None,
-) -> Tensor:
-    """Fresh scenes of the preset, of the model's size unless another is given."""
-    return sample_frames(preset.families, size or preset.model.dit.image_size, n, views, times, generator)
+class Source(NamedTuple):
+    """Where the frames of one batch come from."""
+
+    preset: FourRealVideoPreset
+    generator: torch.Generator
+    number: int
+    """Of the batch, among those of its part; with `part` it says which stored grids these are."""
+    part: int
+
+    def frames(self, n: int, views: int, times: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Fresh scenes, or windows of stored ones, `(n, views, times, 3, h, w)` in [-1, 1]; of the model's size."""
+        preset, size = self.preset, size or self.preset.model.dit.image_size
+        if preset.shards:
+            return grids(stored(preset.shards), n, views, times, size, *self[2:], preset.parts, preset.seed)
+        return sample_frames(preset.families, size, n, views, times, self.generator)
+
+    def pseudo_4d(self, n: int, views: int, times: int) -> Tensor:
+        """Fixed-view videos as flat grids: the camera's motion is one of the picture plane.
+
+        The motions have a generator of their own, so that what is drawn after the scenes is what it is after true
+        grids.
+        """
+        motions = random_motions(n, torch.Generator().manual_seed(self.generator.initial_seed() + 5_000_000))
+        return pseudo_grid(self.frames(n, 1, times)[:, 0], maps_along(motions, torch.linspace(0, 1, views)))[0]
 
 
-def sample_pseudo_4d(preset: FourRealVideoPreset, n: int, views: int, times: int, generator: torch.Generator) -> Tensor:
-    """Fixed-view videos of the preset's families as flat grids: the camera's motion is one of the picture plane.
-
-    The motions have a source of their own, so that what is drawn after the scenes is what it is after true grids.
-    """
-    motions = random_motions(n, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
-    video = training_frames(preset, n, 1, times, generator)[:, 0]
-    return pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, views)))[0]
+stored = lru_cache(Shards)
+"""Shards, looked up once."""
 
 
 def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
@@ -126,8 +136,9 @@ def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[
     half = preset.base_batch // preset.parts // 2
     size = next((size for begin, size in reversed(preset.base_sizes) if begin <= number), None)
     batches = []
-    for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
-        clean = training_frames(preset, half, views, times, generator, size).flatten(1, 2)
+    for turn, (context, views, times) in enumerate((("dynamic", 1, cfg.times), ("freeze", cfg.views, 1))):
+        source = Source(preset, generator, 2 * number + turn, part)
+        clean = source.frames(half, views, times, size).flatten(1, 2)
         seen = random_masks(half, clean.shape[1], generator)
         sigma = noise_levels(preset, half, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -139,8 +150,8 @@ def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int, part: int 
     """Grids whose first row and column are known."""
     generator, cfg = step_generator(preset, stage, number, part), preset.model
     n = preset.sync_batch // preset.parts
-    flat = stage == "sync" and number < preset.sync_pseudo_steps
-    clean = (sample_pseudo_4d if flat else training_frames)(preset, n, cfg.views, cfg.times, generator)
+    source, flat = Source(preset, generator, number, part), stage == "sync" and number < preset.sync_pseudo_steps
+    clean = (source.pseudo_4d if flat else source.frames)(n, cfg.views, cfg.times)
     sigma = noise_levels(preset, n, generator)
     noise = torch.randn(clean.shape, generator=generator)
     return [Batch(add_noise(clean, noise, sigma), sigma, known_cells(cfg.views, cfg.times).expand(n, -1, -1), clean)]
@@ -174,7 +185,7 @@ def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
         "sync": ("base_", "joint_", "ema"),
         "joint": ("base_", "sync_steps", "sync_pseudo_steps", "sync_lr", "ema"),
     }
-    return {k: v for k, v in asdict(preset).items() if not k.startswith(others[stage])}
+    return {k: v for k, v in asdict(preset).items() if not k.startswith((*others[stage], "shards"))}
 
 
 def train(
@@ -218,6 +229,7 @@ def train(
         decay=preset.ema if stage == "base" else preset.grid_ema,
         config=preset,
         settings=partial(settings_of, stage=stage),
+        data=stored(preset.shards).fingerprint if preset.shards else "",
         parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / f"{stage}_checkpoint.safetensors"

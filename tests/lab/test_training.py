@@ -7,8 +7,11 @@ import torch
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.data.procedural import sample_scenes
+from fourd_minimal.data.shards import Shards, sample, write_tar
 from fourd_minimal.lab.loop import averaging
 from fourd_minimal.lab.training import (
+    Source,
     base_batch,
     batch_loss,
     grid_batch,
@@ -16,7 +19,6 @@ from fourd_minimal.lab.training import (
     random_masks,
     step_generator,
     train,
-    training_frames,
     velocity_loss,
 )
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
@@ -155,7 +157,7 @@ def test_the_first_sync_steps_are_on_pseudo_4d():
     assert first.clean.abs().max() <= 1 and not torch.equal(before.clean, first.clean)
     generator = step_generator(preset, "sync", 1)
     motions = random_motions(2, torch.Generator().manual_seed(generator.initial_seed() + 5_000_000))
-    video = training_frames(preset, 2, 1, 3, generator)[:, 0]
+    video = Source(preset, generator, 1, 0).frames(2, 1, 3)[:, 0]
     grid, _ = pseudo_grid(video, maps_along(motions, torch.linspace(0, 1, 3)))
     assert_close(first.clean, grid)
     (true,) = grid_batch(SMOKE, "sync", 1)  # the noise is the same on either kind of grid
@@ -164,6 +166,42 @@ def test_the_first_sync_steps_are_on_pseudo_4d():
     assert_close(first.noisy - (1 - sigma) * first.clean, true.noisy - (1 - sigma) * true.clean)
     (joint,) = grid_batch(preset, "joint", 0)  # the stage that trains everything sees true grids only
     assert_close(joint.clean, grid_batch(SMOKE, "joint", 0)[0].clean, rtol=0, atol=0)
+
+
+def shards(folder, scenes, size=16):
+    folder.mkdir()
+    records = (sample_scenes(1, 4, 5, size, seed, "creature", geometry=False) for seed in scenes)
+    members = [member for i, record in enumerate(records) for member in sample(f"{i:06}", record)]
+    write_tar(folder / "000000.tar", members)
+    return str(folder)
+
+
+def test_stored_grids_take_the_place_of_the_families(tmp_path):
+    """Rows and columns of single videos are of different grids, until all have been seen."""
+    data = shards(tmp_path / "shards", range(4))
+    preset = replace(SMOKE, shards=data, base_batch=2)
+    (dynamic, frozen), stored = base_batch(preset, 0), Shards(data)
+    order = stored.order(0, preset.seed)
+    frames = torch.stack([stored[i].rgb.flatten(0, 1) * 2 - 1 for i in order])
+    for batch, item in ((dynamic, 0), (frozen, 1)):
+        distance = (batch.clean[0][:, None] - frames[item]).abs().amax((2, 3, 4)).amin(1)
+        assert distance.max() < 1e-5
+    (grid,) = grid_batch(preset, "sync", 0)
+    assert grid.clean.shape == (2, 3, 3, 3, 16, 16) and not torch.equal(grid.clean[0], grid.clean[1])
+    flat, true = (grid_batch(replace(preset, sync_pseudo_steps=n), "sync", 0)[0].clean for n in (1, 0))
+    assert not torch.equal(flat, true)
+
+
+def test_a_run_goes_on_with_the_same_data_wherever_it_lies(tmp_path):
+    one, moved = (shards(tmp_path / name, [0, 1]) for name in ("one", "moved"))
+    other = shards(tmp_path / "other", [0, 2])
+    preset = replace(SMOKE, shards=one)
+    last(train("base", preset, tmp_path))
+    (again,) = train("base", replace(preset, shards=moved), tmp_path)
+    assert again.number == SMOKE.base_steps
+    for data in (other, ""):
+        with pytest.raises(ValueError, match="on other data; use another folder"):
+            next(train("base", replace(preset, shards=data), tmp_path))
 
 
 def test_masks_always_leave_something_to_predict():

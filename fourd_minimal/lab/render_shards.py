@@ -1,0 +1,302 @@
+"""Render many animated assets into shards: several workers, several machines, stopped and gone on with at any time.
+
+    fourd curate --objaverse ids.txt --out runs/curation
+    fourd render-shards --objaverse ids.txt --kept runs/curation/kept.txt --out runs/shards --workers 8 --machine 0/4
+
+What is rendered is a list, written once (`jobs.json`); clip i of it belongs to shard i // per_shard. A shard is whole
+or not there, and so is a rendered clip that waits for the others of its shard (`waiting/`): a run that is killed loses
+the clips that were being rendered, and nothing comes twice. A clip that cannot be rendered is listed in its shard.
+"""
+
+import json
+import re
+import struct
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import chain, groupby
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from fourd_minimal.data.gltf import blender_python, list_clips, render_asset
+from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.data.shards import FAILURES, failures, read_tar, sample, write_tar
+from fourd_minimal.lab.curate import fetch_objaverse
+from fourd_minimal.lab.windows import table
+from fourd_minimal.systems.weights import whole_file, write_text
+
+
+class Job(NamedTuple):
+    """One clip to be rendered."""
+
+    asset: str
+    clip: str
+    """Empty where the asset did not say what clips it has: rendering it then says why."""
+
+
+@dataclass(frozen=True)
+class RenderShards:
+    """Render animated assets from all around into shards, for training."""
+
+    assets: Path | None = None
+    """A folder of .glb and .gltf files, searched with all folders inside."""
+    objaverse: Path | None = None
+    """A text file of Objaverse ids, one a line; fetched by the package `objaverse` (`pip install objaverse`)."""
+    kept: Path | None = None
+    """The `kept.txt` of `fourd curate` for the same assets; it takes the place of all assets, and of --clips."""
+    clips: int = 3
+    """Without --kept: at most so many of each asset, its longest that move."""
+    views: int = 32
+    """Cameras; 4Diffusion has 32."""
+    times: int = 8
+    """Moments, evenly over the clip."""
+    size: int = 256
+    """Pixels along each side."""
+    sweep_deg: float | None = None
+    """Of the cameras' arc; left out, they stand evenly all around."""
+    elevation_deg: float = 0.0
+    """Of the cameras; 4Diffusion has 0."""
+    radius: float = 3.4
+    """Distance of the cameras; the object fits the unit ball."""
+    fov_deg: float = 36.0
+    """Vertical field of view."""
+    oversample: int = 5
+    """Squared: rays for each pixel. Fewer are faster, and edges rougher."""
+    per_shard: int = 32
+    """Clips in each shard."""
+    workers: int = 2
+    """Blenders at a time."""
+    machine: str = "0/1"
+    """Which of how many machines this is: they share the shards out among them, and may write to one folder."""
+    retry_failed: bool = False
+    """Render again what failed in shards that are there."""
+    out: Path = Path("fourd_out/shards")
+    """Where shards, `jobs.json` and `failures.md` go."""
+
+    def run(self) -> None:
+        """Render what is missing; say how much there is, and list what failed.
+
+        Raises:
+            ValueError: neither or both of folder and ids, nothing found there, counts that make no sense, a folder
+                with another run's shards, or a network that fails.
+            FileNotFoundError: Blender or --kept is missing.
+        """
+        for name, least in dict(clips=1, views=2, times=2, size=16, per_shard=1, workers=1).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
+        which = re.fullmatch(r"(\d+)/(\d+)", self.machine)
+        if not which or int(which[1]) >= int(which[2]):
+            raise ValueError(f"--machine is {self.machine}; k/n is wanted, such as 0/4 for the first of four.")
+        blender_python()
+        began, jobs = time.perf_counter(), self._jobs()
+        mine = range(int(which[1]), -(-len(jobs) // self.per_shard), int(which[2]))
+        rendering = Rendering(jobs, self._locate(), self._render, self.out, self.per_shard)
+        rendering.run(mine, self.workers, self.retry_failed)
+        print(report(self.out), f"{time.perf_counter() - began:.0f} s.")
+
+    def _jobs(self) -> list[Job]:
+        """The list: that of the run which began here, or a new one, written down."""
+        of_the_run = ("assets", "objaverse", "kept", "per_shard", "workers", "machine", "retry_failed", "out")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_the_run}
+        asked, path = self._asked(), self.out / "jobs.json"
+        wanted = dict(settings=settings | dict(per_shard=self.per_shard), asked=asked)
+        if path.exists():
+            found = json.loads(path.read_text())
+            changed = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
+            changed += ["the list of assets"] * (found["asked"] != asked)
+            if changed:
+                raise ValueError(f"{path} belongs to another run ({', '.join(changed)} differ); use another --out.")
+            return [Job(*job) for job in found["jobs"]]
+        if self.kept:
+            jobs = [Job(*line.split("\t")) for line in asked]
+        else:
+            locate, jobs = self._locate(), []
+            for asset in tqdm(asked, unit="asset", desc="listing"):
+                jobs += [Job(asset, clip) for clip in longest_clips(locate(asset), self.clips)]
+        write_text(path, json.dumps(wanted | dict(jobs=jobs), indent=1))
+        return jobs
+
+    def _asked(self) -> list[str]:
+        """What the list is made of: files below the folder or of Objaverse, with their clips where these are chosen."""
+        if (self.assets is None) == (self.objaverse is None):
+            raise ValueError("give one of --assets and --objaverse.")
+        if self.assets is not None and not self.assets.is_dir():
+            raise ValueError(f"--assets is {self.assets}; a folder is wanted.")
+        if self.kept:
+            found = [line for line in self.kept.read_text().splitlines() if line]
+            if wrong := [line for line in found if len(line.split("\t")) != 2]:
+                raise ValueError(f"--kept is {self.kept} with the line {wrong[0]!r}; asset<tab>clip is wanted.")
+        elif self.objaverse:
+            found = [f"{name}.glb" for name in self.objaverse.read_text().split()]
+        else:
+            suffixes = (".glb", ".gltf")
+            found = [
+                p.relative_to(self.assets).as_posix() for p in self.assets.rglob("*") if p.suffix.lower() in suffixes
+            ]
+        if not found:
+            raise ValueError(f"{self.kept or self.objaverse or self.assets} holds no asset.")
+        return list(dict.fromkeys(found if self.kept or self.objaverse else sorted(found)))
+
+    def _locate(self) -> Callable[[str], Path]:
+        """From an asset's name to its file, which Objaverse has to send, one after the other."""
+        if self.assets:
+            return lambda asset: self.assets / asset
+        one = Lock()
+
+        def fetch(asset: str) -> Path:
+            with one:
+                return (fetch_objaverse([Path(asset).stem]) or [Path(asset)])[0]
+
+        return fetch
+
+    def _render(self, path: Path, clip: str) -> SceneRecord:
+        return render_asset(
+            path,
+            self.views,
+            self.times,
+            self.size,
+            clip or None,
+            azimuth_sweep_deg=360 * (1 - 1 / self.views) if self.sweep_deg is None else self.sweep_deg,
+            elevation_deg=self.elevation_deg,
+            radius=self.radius,
+            fov_deg=self.fov_deg,
+            oversample=self.oversample,
+        )
+
+
+def longest_clips(path: Path, most: int) -> list[str]:
+    """The clips of an asset that move, the longest first; one without a name where there is none, or no asset."""
+    try:
+        clips = sorted((clip for clip in list_clips(path) if clip.moves), key=lambda clip: -clip.duration_s)
+    except Exception:  # one file of thousands can be wrong in any way; rendering it will say how
+        clips = []
+    return list(dict.fromkeys(clip.name for clip in clips))[:most] or [""]
+
+
+def credit(path: Path) -> dict[str, Any]:
+    """What a glTF file says of its author, licence and source: its copyright and Sketchfab's extras."""
+    data = path.read_bytes()
+    if data[:4] == b"glTF":
+        (n,) = struct.unpack_from("<I", data, 12)
+        data = data[20 : 20 + n]
+    asset = json.loads(data)["asset"]
+    extras = asset.get("extras")
+    said = {"copyright": asset.get("copyright"), **(extras if isinstance(extras, dict) else {})}
+    return {name: said[name] for name in ("copyright", "title", "author", "license", "source") if said.get(name)}
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A list of clips on its way into a folder of shards."""
+
+    jobs: Sequence[Job]
+    locate: Callable[[str], Path]
+    """From an asset to its file; what it raises ends the run."""
+    render: Callable[[Path, str], SceneRecord]
+    """From a file and a clip to one scene on white; what it raises is listed in the shard."""
+    out: Path
+    per_shard: int
+
+    def run(self, shards: Sequence[int], workers: int = 1, retry_failed: bool = False) -> None:
+        """Make those of these shards that are not there, with so many threads.
+
+        Args:
+            shards: by number; no other run works on them.
+            workers: threads that render.
+            retry_failed: render again what failed in shards that are there, and make these anew.
+        """
+        self._tidy(shards)
+        left = [s for s in shards if not self.shard(s).exists() or (retry_failed and failures(self.shard(s)))]
+        for path in (self.shard(s) for s in left if self.shard(s).exists()):
+            self._put_back(path)
+        n_left, n_jobs = (sum(len(self.numbers(s)) for s in which) for which in (left, shards))
+        pool, n_failed = ThreadPoolExecutor(workers), 0
+        bar = tqdm(total=n_jobs, initial=n_jobs - n_left, unit="clip")
+        try:
+            made = {i: pool.submit(self._make, i) for s in left for i in self.numbers(s)}
+            for s in left:
+                failed = []
+                for i in self.numbers(s):
+                    if reason := made.pop(i).result():
+                        failed.append({**self.jobs[i]._asdict(), "number": i, "reason": reason})
+                        n_failed += 1
+                    bar.update()
+                    bar.set_postfix(failed=n_failed)
+                self._assemble(s, failed)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            bar.close()
+
+    def numbers(self, shard: int) -> range:
+        """The jobs of a shard."""
+        return range(len(self.jobs))[shard * self.per_shard : (shard + 1) * self.per_shard]
+
+    def shard(self, shard: int) -> Path:
+        return self.out / f"{shard:06}.tar"
+
+    def piece(self, i: int) -> Path:
+        """Where a rendered clip waits for the others of its shard."""
+        return self._waiting / f"{i:06}.tar"
+
+    @property
+    def _waiting(self) -> Path:
+        return self.out / "waiting"
+
+    def _make(self, i: int) -> str | None:
+        """Put a rendered clip among those that wait, or say why it cannot be."""
+        if self.piece(i).exists():
+            return None
+        path = self.locate(self.jobs[i].asset)
+        try:
+            record = self.render(path, self.jobs[i].clip)
+            members = sample(f"{i:06}", record, **self.jobs[i]._asdict(), credit=credit(path))
+        except Exception as error:  # one file of thousands can be wrong in any way
+            return f"{type(error).__name__}: {error}"
+        self._write(self.piece(i), members)
+        return None
+
+    def _assemble(self, shard: int, failed: list[dict[str, Any]]) -> None:
+        pieces = [self.piece(i) for i in self.numbers(shard) if i not in [f["number"] for f in failed]]
+        clips = (member for piece in pieces for member in read_tar(piece))
+        self._write(self.shard(shard), chain([(FAILURES, json.dumps(failed).encode())], clips))
+        for piece in pieces:
+            piece.unlink()
+
+    def _write(self, path: Path, members: Iterable[tuple[str, bytes]]) -> None:
+        with whole_file(path) as draft:
+            write_tar(draft, members)
+
+    def _tidy(self, shards: Sequence[int]) -> None:
+        """Remove what a killed run left: half files, and clips that wait though their shard is there."""
+        for folder, per_file in (self.out, 1), (self._waiting, self.per_shard):
+            for path in folder.glob("*.tar*"):
+                named = re.fullmatch(r"\.?(\d+)\.tar(\.\d+)?", path.name)
+                if named and (shard := int(named[1]) // per_file) in shards:
+                    late = folder == self._waiting and self.shard(shard).exists()
+                    if named[2] or late:
+                        path.unlink()
+
+    def _put_back(self, shard: Path) -> None:
+        """The clips of a shard wait again, so that only those that failed have to be rendered."""
+        members = (member for member in read_tar(shard) if member[0] != FAILURES)
+        for key, clip in groupby(members, key=lambda member: member[0].partition(".")[0]):
+            self._write(self.piece(int(key)), clip)
+
+
+def report(out: Path) -> str:
+    """How much a folder holds; what failed goes into its `failures.md`."""
+    jobs, shards = json.loads((out / "jobs.json").read_text()), sorted(out.glob("[0-9]*.tar"))
+    failed = [failure for shard in shards for failure in failures(shard)]
+    rows = [[f["asset"], f["clip"], f["reason"].replace("|", "/").replace("\n", " ")] for f in failed]
+    write_text(out / "failures.md", table(["asset", "clip", "reason"], rows) + "\n" if rows else "Nothing failed.\n")
+    per_shard, n_jobs = jobs["settings"]["per_shard"], len(jobs["jobs"])
+    reached = sum(min(per_shard, n_jobs - int(shard.stem) * per_shard) for shard in shards)
+    size = sum(shard.stat().st_size for shard in shards) / 1e6
+    return (
+        f"{out}: {reached - len(failed)} of {n_jobs} clips in {len(shards)} of {-(-n_jobs // per_shard)} shards, "
+        f"{size:.1f} MB; {len(failed)} failed, see failures.md."
+    )
