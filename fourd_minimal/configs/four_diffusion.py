@@ -1,4 +1,4 @@
-"""The four presets of 4DM. `full` has the paper's values, each with its source; what it trains on differs."""
+"""The four presets of 4DM. `full` has the paper's values, each with its source; what it trains on is the user's."""
 
 from dataclasses import dataclass
 
@@ -33,6 +33,14 @@ class FourDMPreset:
     parts: int = 1
     """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
+    shards: str = ""
+    """A folder that `fourd render-shards` wrote: what both parts learn from; procedural creatures where empty."""
+    caption: str = ""
+    """Of all objects, where the model reads text."""
+
+    def __post_init__(self):
+        if self.clips and self.shards:
+            raise ValueError(f"clips and shards are both given, {len(self.clips)} and {self.shards!r}; one is wanted.")
 
 
 def _toy(size: int, widths: tuple[int, ...], head_dim: int, dim: int, **training) -> FourDMPreset:
@@ -62,7 +70,7 @@ FOUR_DM = {
     "cpu": _toy(32, (48, 80, 80), 16, 96),
     "gpu": _toy(64, (64, 128, 256), 32, 192, base_steps=30_000, base_batch=64, motion_steps=6000, motion_batch=8),
     "full": FourDMPreset(
-        FourDMConfig(predicts="eps"),
+        FourDMConfig(predicts="eps", object_frame=True),  # ImageDream's
         base_steps=0,  # ImageDream's weights; 4Diffusion trains no base
         motion_steps=30_000,  # section 4.1
         motion_batch=32,  # section 4.1
@@ -72,4 +80,5 @@ FOUR_DM = {
         parts=16,  # section 4.1: 16 A100
     ),
 }
-"""Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens."""
+"""Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens and a
+caption, all made by frozen encoders (`systems/pretrained/encoders.py`)."""

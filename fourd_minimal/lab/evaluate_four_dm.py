@@ -17,7 +17,7 @@ from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
-from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, relative
+from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.weights import write_text
 
 QUESTIONS = {
@@ -153,7 +153,7 @@ def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg:
 def asset_orbit(
     config: FourDMConfig, asset: str
 ) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
-    """The same as `multiview.orbits` gives creatures: views, film, relative poses.
+    """The same as `multiview.orbits` gives creatures: views, film, poses.
 
     The views begin half a gap from the film, so that none is the film.
     """
@@ -162,5 +162,5 @@ def asset_orbit(
     return (
         rearrange(views, "n v t c h w -> n t v c h w"),
         film,
-        relative(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
+        config.told(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
     )

@@ -3,10 +3,13 @@
 Section 4.1 of 4Diffusion: four orthogonal videos, and a film from a random viewpoint as the reference; frames at a
 fixed stride; the reference withheld from some objects, for guidance.
 
-Departures: procedural creatures for Objaverse; the orthogonal views begin at a random angle from the film, so that a
-model can be asked for any; the paper withholds image and camera together, here the cameras stay; the error of the clean
-frames, not of the noise, is the loss, unless the model predicts noise; 15% of all noise levels are drawn from the last
-50 of 1000, the others from all.
+The paper's own configuration works on latents and reads CLIP's tokens: frozen encoders make them on the device that
+trains, so that a batch stays pixels, and a function of its number. Its base is ImageDream's (`published`).
+
+Departures: procedural creatures for Objaverse, where no shards are given; the orthogonal views begin at a random angle
+from the film, so that a model can be asked for any; the paper withholds image and camera together, here the cameras
+stay; the error of the clean frames, not of the noise, is the loss, unless the model predicts noise; 15% of all noise
+levels are drawn from the last 50 of 1000, the others from all.
 """
 
 from collections.abc import Iterator
@@ -16,13 +19,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fourd_minimal.configs.four_diffusion import FourDMPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.lab import shard_frames
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
-from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part, relative
+from fourd_minimal.lab.training import stored
+from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
+from fourd_minimal.systems.image_dream import is_image_dreams, load_image_dream
+from fourd_minimal.systems.pretrained.encoders import Encoders
+from fourd_minimal.systems.stable_diffusion import load_stable_diffusion
+from fourd_minimal.systems.weights import fingerprint
 
 
 class Batch(NamedTuple):
@@ -34,6 +45,8 @@ class Batch(NamedTuple):
     t: Tensor
     eps: Tensor
     shown: Tensor
+    draws: Tensor = torch.empty(0)
+    """Noise of the latents, where there are any: of all views, then of the reference."""
 
 
 def orbits(
@@ -55,8 +68,8 @@ def orbits(
         generator: of the cameras.
 
     Returns:
-        Clean views `(n, t, v, 3, h, w)` and the film `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, relative to
-        that of the film's camera, `(n, v, 4, 4)`.
+        Clean views `(n, t, v, 3, h, w)` and the film `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, as
+        `FourDMConfig.told` says, `(n, v, 4, 4)`.
     """
     generator = generator or torch.Generator().manual_seed(seed)
     film, offset = 360 * torch.rand(2, n, 1, generator=generator)
@@ -74,40 +87,84 @@ def orbits(
         spoilt=spoilt,
     )
     filmed, *views = (record.rgb * 2 - 1).unbind(1)
-    return torch.stack(views, 2), filmed, relative(record.c2w)
+    return torch.stack(views, 2), filmed, config.told(record.c2w)
 
 
-def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0) -> Batch:
-    """Objects, cameras, noise levels and noise of one part of a step."""
+def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, shrink: int | None = None) -> Batch:
+    """Objects, cameras, noise levels and noise of one part of a step; a latent has `shrink` pixels along its side."""
     run = preset.seed + (7 if stage == "base" else 8)
     generator = torch.Generator().manual_seed(run * 10_000_000 + number + part * PART)
     n, cfg = (preset.base_batch if stage == "base" else preset.motion_batch) // preset.parts, preset.model
-    if stage == "motion" and preset.clips:
+    times = 1 if stage == "base" else cfg.times
+    if preset.shards:
+        place = number, part, preset.parts, run
+        clean, reference, cameras = shard_frames.orbits(stored(preset.shards), cfg, n, times, *place)
+    elif stage == "motion" and preset.clips:
         chosen = torch.randint(len(preset.clips), (n,), generator=generator).tolist()
-        clips = [orbits(cfg, 1, cfg.times, *preset.clips[i], generator) for i in chosen]
+        clips = [orbits(cfg, 1, times, *preset.clips[i], generator) for i in chosen]
         clean, reference, cameras = map(torch.cat, zip(*clips, strict=True))
     else:
         seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
-        clean, reference, cameras = orbits(cfg, n, 1 if stage == "base" else cfg.times, seed)
+        clean, reference, cameras = orbits(cfg, n, times, seed)
     t = torch.randint(1000, (n,), generator=generator)
     pure = torch.rand(n, generator=generator) < 0.15
     t = torch.where(pure, 999 - torch.randint(50, (n,), generator=generator), t)
-    eps = torch.randn(clean.shape, generator=generator)
+    side = cfg.image_size // (shrink or 1)
+    shape = n, times, cfg.views, cfg.unet.image_channels, side, side
+    eps = torch.randn(shape, generator=generator)
     shown = torch.rand(n, generator=generator) >= preset.share_nothing_shown
-    return Batch(clean, reference, cameras, t, eps, shown)
+    if shrink is None:
+        return Batch(clean, reference, cameras, t, eps, shown)
+    draws = torch.randn(n, times, cfg.views + 1, *shape[3:], generator=generator)
+    return Batch(clean, reference, cameras, t, eps, shown, draws)
 
 
-def batch_loss(model: FourDM, batch: Batch, device: str | torch.device = "cpu") -> Tensor:
+def batch_loss(
+    model: FourDM, batch: Batch, device: str | torch.device = "cpu", encoders: Encoders | None = None
+) -> Tensor:
     """Squared error of what the model predicts: noise, as in the paper, or clean frames.
 
-    The same error of clean frames is (1 - abar) / abar times that of the noise: noisy levels count more.
+    The same error of clean frames is (1 - abar) / abar times that of the noise: noisy levels count more. With encoders,
+    frames are what they make of them.
     """
-    clean, reference, cameras, t, eps, shown = (a.to(device) for a in batch)
+    clean, reference, cameras, t, eps, shown, draws = (a.to(device) for a in batch)
+    told = {}
+    if encoders is not None:
+        told["tokens"] = encoders.tokens(reference)
+        told["text"] = None if encoders.text is None else encoders.text.expand(len(t), -1, -1)
+        *views, reference = encoders.latents(torch.cat([clean, reference[:, :, None]], 2), draws).unbind(2)
+        clean = torch.stack(views, 2)
     z = model.schedule.add_noise(clean, eps, t)
-    predicted = model.denoise(z, t, cameras, reference, shown)
+    predicted = model.denoise(z, t, cameras, reference, shown, **told)
     if model.config.predicts == "eps":
         return (model.schedule.eps_from_x0(z, predicted, t) - eps).square().mean()
     return (predicted - clean).square().mean()
+
+
+def published(preset: FourDMPreset, path: str | Path) -> tuple[FourDM, list[str]]:
+    """A base with the U-Net of somebody else's file: ImageDream's, or Stable Diffusion 2's, where ImageDream began.
+
+    Args:
+        preset: its model and seed, for what the file lacks.
+        path: a safetensors file, with the names of ImageDream's code or of diffusers.
+
+    Returns:
+        the base, and the names of what keeps its random start: none with ImageDream's.
+
+    Raises:
+        ValueError: no safetensors file, or one that does not fit.
+    """
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(preset.seed)
+        model = FourDM(preset.model, motion=False)
+    if is_image_dreams(state):
+        load_image_dream(model.unet, state)
+        return model, []
+    return model, load_stable_diffusion(model.unet, state)
 
 
 def train_four_dm(
@@ -118,6 +175,7 @@ def train_four_dm(
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
     scale: Scale = PLAIN,
+    encoders: Encoders | None = None,
 ) -> Iterator[Step[FourDM]]:
     """Train one part, yielding after every step; see `loop.fit`.
 
@@ -129,17 +187,22 @@ def train_four_dm(
         checkpoint_every: steps between checkpoints.
         device: where to train.
         scale: how steps are computed.
+        encoders: frozen; what a model of latents sees, which needs them. They are moved to the device.
 
     Raises:
-        ValueError: motion without a base, a base of another configuration, or a preset that works on latents, which
-            nothing here makes.
+        ValueError: motion without a base, a base of another configuration, latents without encoders or encoders that do
+            not fit; shards that cannot be read, or a checkpoint that went on other ones, or other encoders.
     """
     if part == "motion" and base is None:
         raise ValueError("base is None; motion modules are trained inside a trained base.")
     if base is not None and base.config != preset.model:
         raise ValueError("base has another configuration than the preset's model; the same is wanted.")
-    if preset.model.unet.image_channels != 3:
-        raise ValueError(f"preset works on {preset.model.unet.image_channels} latent channels; 3 colours are wanted.")
+    cfg, origin = preset.model.unet, [stored(preset.shards).fingerprint] if preset.shards else []
+    if encoders is not None:
+        encoders.refuse_others(cfg.image_channels, cfg.token_dim, cfg.text_dim, preset.model.image_size)
+        origin.append(fingerprint(encoders.to(device)))
+    elif cfg.image_channels != 3:
+        raise ValueError(f"preset works on {cfg.image_channels} latent channels; encoders to make them are wanted.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         model = FourDM(preset.model, motion=part == "motion").to(device)
@@ -150,12 +213,13 @@ def train_four_dm(
         model,
         part=lambda whole: whole.unet if part == "base" else whole.motion,
         steps=steps,
-        batch=partial(make_batch, part, preset),
-        loss=partial(batch_loss, device=device),
+        batch=partial(make_batch, part, preset, shrink=None if encoders is None else encoders.shrink),
+        loss=partial(batch_loss, device=device, encoders=encoders),
         rate=lambda number: warm_cosine(lr, number, steps, preset.warmup),
         decay=preset.ema,
         config=preset,
-        settings=asdict,
+        settings=lambda whole: {name: value for name, value in asdict(whole).items() if name != "shards"},
+        data=" ".join(origin),
         parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / f"{part}_checkpoint.safetensors"

@@ -16,14 +16,16 @@ from torch import Tensor
 
 from fourd_minimal.data.shards import WHITE, Shards
 from fourd_minimal.lab.loop import PART
-from fourd_minimal.systems.four_diffusion import FourDMConfig, relative
+from fourd_minimal.systems.four_diffusion import FourDMConfig
 
 Fit = Literal["contain", "cover"]
+APART = 10**11
+"""Between the seeds here and those of the trainers."""
 
 
 def batch_generator(seed: int, number: int, part: int) -> torch.Generator:
-    """The source of all that is random in one batch."""
-    return torch.Generator().manual_seed(seed * 10_000_000 + number + part * PART)
+    """The source of all that is random in one batch: never that of the noise which a trainer draws for it."""
+    return torch.Generator().manual_seed(APART + seed * 10_000_000 + number + part * PART)
 
 
 def grids(
@@ -89,7 +91,7 @@ def orbits(
         time_stride: at most so many stored times from one frame to the next; the paper's 8 frames lie 4 apart.
 
     Returns:
-        Clean views and the film in [-1, 1]; the poses of the views, relative to that of the film's camera.
+        Clean views and the film in [-1, 1]; the poses of the views, as `FourDMConfig.told` says.
 
     Raises:
         ValueError: cameras that do not stand evenly all around, a multiple of the model's views with one to spare, or
@@ -110,7 +112,7 @@ def orbits(
         frames.append(fitted(rgb.flatten(0, 1), (config.image_size,) * 2).unflatten(0, rgb.shape[:2]))
         cameras.append(c2w[rows])
     filmed, *clean = (torch.stack(frames) * 2 - 1).unbind(1)
-    return torch.stack(clean, 2), filmed, relative(torch.stack(cameras))
+    return torch.stack(clean, 2), filmed, config.told(torch.stack(cameras))
 
 
 def _check_orbit(c2w: Float[Tensor, "v 4 4"], elevation_deg: float) -> None:

@@ -14,7 +14,8 @@ what they say where they overlap (MultiDiffusion, Bar-Tal et al. 2023). The pape
 
 Departures at toy scale: pixels, not latents; x0 and not noise is predicted, which learns in half the time; tokens of
 the reference are its patches, not CLIP's; cameras are relative to the reference's camera, so that "azimuth 90" means 90
-degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess.)
+degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess; with
+`object_frame`, as in `full`, so are ours.)
 """
 
 import math
@@ -65,6 +66,9 @@ class FourDMConfig:
     """The longest clip they know positions for."""
     norm_groups: int = 32
     """Theirs."""
+    object_frame: bool = False
+    """Cameras are told in the object's own frame, as ImageDream's, where azimuth 0 sees its front; else in the frame of
+    the reference's camera."""
 
     def __post_init__(self):
         unet, side = self.unet, self.unet.patch * 2 ** (len(self.unet.widths) - 1)
@@ -75,6 +79,10 @@ class FourDMConfig:
             raise ValueError(f"token_dim is {unet.token_dim}; a patch has {unet.image_channels * self.token_patch**2}.")
         if self.views < 1 or self.times < 1:
             raise ValueError(f"views, times are {self.views}, {self.times}; at least 1 of each is wanted.")
+
+    def told(self, c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
+        """Poses of all cameras but the first, the reference's, as the network is told them."""
+        return c2w[..., 1:, :, :] if self.object_frame else relative(c2w)
 
     @property
     def motion_options(self) -> dict[str, int]:
@@ -129,7 +137,7 @@ class FourDM(nn.Module):
         Args:
             z: noisy frames.
             t: step of the schedule, one per object: all views and frames share it.
-            cameras: relative to the reference's camera.
+            cameras: as `FourDMConfig.told` says.
             reference: the input video, in [-1, 1]; as many frames as `z` has.
             shown: where it is False the model sees neither reference nor tokens.
             tokens: of the reference, where they are not its patches: CLIP's, in `full`.
@@ -155,9 +163,9 @@ class FourDM(nn.Module):
         return out if self.config.predicts == "x0" else self.schedule.x0_from_eps(z, out, t)
 
     def cameras(self, azimuths_deg: Sequence[float]) -> Float[Tensor, "v 4 4"]:
-        """Poses relative to that of the input video's camera."""
+        """Poses relative to that of the input video's camera, or in the object's own frame, as configured."""
         azimuth = torch.tensor([0.0, *azimuths_deg])
-        return relative(circular_trajectory(azimuth, self.config.elevation_deg, self.config.radius))
+        return self.config.told(circular_trajectory(azimuth, self.config.elevation_deg, self.config.radius))
 
     @torch.no_grad()
     def denoising(
@@ -176,7 +184,7 @@ class FourDM(nn.Module):
 
         Args:
             reference: the input videos, in [-1, 1].
-            cameras: relative to the reference's camera.
+            cameras: as `FourDMConfig.told` says.
             n_steps: of DDIM.
             guidance: 1 is none.
             noise: where to start; independent for every view and frame when left out.
@@ -229,7 +237,8 @@ class FourDM(nn.Module):
 
         Args:
             video: three colours, square frames of the size the model knows.
-            azimuths_deg: where from, relative to the input's camera; the model learned on views evenly around.
+            azimuths_deg: where from, relative to the input's camera, or to the object's front, as configured; the model
+                learned on views evenly around.
             n_steps: of DDIM.
             guidance: 1 is none.
             seed: of the noise.
