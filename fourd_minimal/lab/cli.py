@@ -24,6 +24,11 @@
     fourd rivals --out figures                                           both papers' rivals and systems, one table
     fourd metric-study --out figures                                     which metric sees which corruption
     fourd train-features --preset cpu                                    the toy features of the metrics
+    fourd plan --system four_real_video --devices 24                     memory and hours of a run before it starts
+    fourd render-shards --assets folder --out runs/shards                animated assets become training data
+    fourd train-wan --out runs/wan                                       synchronisation layers in Wan 2.1
+    fourd generate-wan --fixed-view a.mp4 --freeze-time b.mp4            two videos become a grid, by Wan 2.1
+    fourd distil-pretrained --prompt "a fox running"                     a caption, Stable Diffusion, a moving scene
 
 Every flag is a field of a dataclass (`Generate`, `Train`, ...), and below what trains the preset itself, so any of its
 values can be changed (`--settings.sync-batch 8`).
@@ -48,20 +53,24 @@ from fourd_minimal.lab.curation_ablation import AblateCuration
 from fourd_minimal.lab.devices import leave
 from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.distil_ablation import AblateDistil
+from fourd_minimal.lab.distil_pretrained import DistilPretrained
 from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.evaluate_distil import EvaluateDistil
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.feature_training import TrainFeatures
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.metric_study import MetricStudy
+from fourd_minimal.lab.planner import Plan
 from fourd_minimal.lab.presets import preset_name
 from fourd_minimal.lab.real_cameras import Cameras
 from fourd_minimal.lab.reconstruct import Reconstruct
+from fourd_minimal.lab.render_shards import RenderShards
 from fourd_minimal.lab.rivals_table import Rivals
 from fourd_minimal.lab.scenes import Scenes
 from fourd_minimal.lab.surround import Surround
 from fourd_minimal.lab.train import Train, TrainFourDM, TrainText, TrainUpsampler
 from fourd_minimal.lab.upsampling import Upsampling
+from fourd_minimal.lab.wan import GenerateWan, TrainWan
 from fourd_minimal.lab.windows import Windows
 
 
@@ -96,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[Rivals, tyro.conf.subcommand("rivals")]
         | Annotated[MetricStudy, tyro.conf.subcommand("metric-study")]
         | Annotated[TrainFeatures, tyro.conf.subcommand("train-features")]
+        | Annotated[Plan, tyro.conf.subcommand("plan")]
+        | Annotated[RenderShards, tyro.conf.subcommand("render-shards")]
+        | Annotated[TrainWan, tyro.conf.subcommand("train-wan")]
+        | Annotated[GenerateWan, tyro.conf.subcommand("generate-wan")]
+        | Annotated[DistilPretrained, tyro.conf.subcommand("distil-pretrained")]
     )
     command = tyro.cli(commands, args=arguments, prog="fourd", description="4D generation, small enough to read.")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"

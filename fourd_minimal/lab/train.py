@@ -13,9 +13,12 @@ from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, TextToVideoPreset
 from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
 from fourd_minimal.lab.devices import PLAIN, Scale, wait, world
+from fourd_minimal.lab.hardware import kind_here
 from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.multiview import published, train_four_dm
+from fourd_minimal.lab.planner import Plan
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.stages import StageName, System
 from fourd_minimal.lab.text import train_text_to_video
 from fourd_minimal.lab.training import STAGES, train
 from fourd_minimal.lab.upsampling import train_upsampler
@@ -35,6 +38,13 @@ def watched(run: Iterator[Step], steps: int, name: str) -> Step:
             if not math.isnan(step.loss):  # a run that was finished before has none
                 progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
     return step
+
+
+def announced(system: System, stage: StageName | None, preset: str, scale: Scale) -> None:
+    """Of a full configuration: what it will take, before anything starts."""
+    if preset == "full" and world()[0] == 0:
+        options = dict(precision=scale.precision, recompute=scale.recompute, shard=scale.shard)
+        Plan(system, stage, preset, world()[1], kind_here(), **options).run()
 
 
 def written(step: Step, save: Callable[[Any], Path]) -> None:
@@ -103,6 +113,7 @@ class Train:
         return FourRealVideo.from_pretrained(self.out, "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
+        announced("four_real_video", stage, self.preset, self.scale)
         run = train(stage, self.settings, self.out, base, device=device(), scale=self.scale)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train --preset {self.preset} --stage {stage}"
@@ -138,6 +149,7 @@ class TrainUpsampler:
             start = Upsampler.from_pretrained(self.start_from)
             command += f" --start-from {self.start_from}"
             earlier = dict(after=start.notes)
+        announced("upsampler", None, self.preset, self.scale)
         run = train_upsampler(self.settings, self.out, start, device=device(), scale=self.scale)
         step = watched(run, self.settings.steps, "upsampler")
         notes = how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
@@ -162,6 +174,7 @@ class TrainText:
     def run(self) -> None:
         """Train, and leave `text_to_video.safetensors` in `out`."""
         base = FourRealVideo.from_pretrained(self.start_from, "weighted").base if self.start_from else None
+        announced("text_to_video", None, self.preset, self.scale)
         run = train_text_to_video(self.settings, self.out, base, device=device(), scale=self.scale)
         step = watched(run, self.settings.steps, "text to video")
         command = f"fourd train-text --preset {self.preset}"
@@ -242,6 +255,7 @@ class TrainFourDM:
             copied(FILES["base"], folder, self.out)
         begin = folder or (self.out if stage == "motion" else None)
         start = FourDM.from_pretrained(begin, motion=bool(earlier) and stage == "motion") if begin else start
+        announced("four_diffusion", stage, self.preset, self.scale)
         options = dict(device=device(), scale=self.scale, encoders=encoders)
         run = train_four_dm(stage, self.settings, self.out, start, **options)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)

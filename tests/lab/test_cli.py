@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
+from fourd_minimal.lab import train
 from fourd_minimal.lab.cli import main
+from fourd_minimal.lab.devices import Scale
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
 from fourd_minimal.systems.upsampler import UpsamplerConfig
 from fourd_minimal.systems.weights import load_weights
@@ -214,3 +217,21 @@ def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):
     assert "soft__0" not in capsys.readouterr().out  # done already
     assert "--arms has 'warm'" in refused(capsys, *flags[:-1], "warm")
     assert "has another model" in refused(capsys, "ablate", "--preset", "cpu", "--weights", weights)
+
+
+@pytest.mark.parametrize(("preset", "said"), [("full", 1), ("smoke", 0)])
+def test_a_full_configuration_says_what_it_takes_before_it_starts(preset, said, monkeypatch, tmp_path):
+    plans = []
+    monkeypatch.setattr(train.Plan, "run", lambda self: plans.append((self.system, self.stage, self.precision)))
+
+    def stop(*_, **__):
+        raise ValueError("enough seen")
+
+    for name in ("train", "train_upsampler", "train_text_to_video"):
+        monkeypatch.setattr(train, name, stop)
+    scale = Scale(precision="bf16")
+    for command in (train.Train(preset, "base"), train.TrainUpsampler(preset), train.TrainText(preset)):
+        with pytest.raises(ValueError, match="enough seen"):
+            replace(command, out=tmp_path, scale=scale).run()
+    systems = (("four_real_video", "base"), ("upsampler", None), ("text_to_video", None))
+    assert plans == [(*system, "bf16") for system in systems] * said
