@@ -1,4 +1,4 @@
-"""4D generation, small enough to read: 4Real-Video rebuilt end to end, 4Diffusion on its way.
+"""4D generation, small enough to read: 4Real-Video and 4Diffusion, rebuilt end to end.
 
 Each file beside this one is one idea of the papers and stands alone: copy it and it works.
 `data` makes frames, `systems` puts the ideas together, `lab` is for the person experimenting.

@@ -9,6 +9,7 @@ from torch import nn
 from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.lab.training import Batch, base_batch, batch_loss
 from fourd_minimal.motion_module import MotionModule
@@ -94,3 +95,21 @@ def test_parts_and_sizes_that_make_no_sense(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(PRESETS["cpu"], **changes)
     assert isinstance(PRESETS["cpu"], FourRealVideoPreset)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        (
+            FOUR_DM["smoke"],
+            dict(motion_batch=4, parts=3, base_steps=0),
+            "motion_batch is 4; a multiple of its parts, 3",
+        ),
+        (FOUR_DM["smoke"], dict(base_batch=3, motion_batch=4, parts=2), "base_batch is 3; a multiple of its parts, 2"),
+        (UPSAMPLERS["smoke"], dict(batch=2, parts=3), "batch is 2; a multiple of its parts, 3"),
+        (TEXT_TO_VIDEO["smoke"], dict(batch=4, parts=4), "batch is 4; a multiple of twice its parts, 8"),
+    ],
+)
+def test_parts_divide_every_batch(preset, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(preset, **changes)

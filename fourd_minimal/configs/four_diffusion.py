@@ -39,6 +39,9 @@ class FourDMPreset:
     """Of all objects, where the model reads text."""
 
     def __post_init__(self):
+        for name in ("base_batch", "motion_batch") if self.base_steps else ("motion_batch",):
+            if self.parts < 1 or getattr(self, name) % self.parts:
+                raise ValueError(f"{name} is {getattr(self, name)}; a multiple of its parts, {self.parts}, is wanted.")
         if self.clips and self.shards:
             raise ValueError(f"clips and shards are both given, {len(self.clips)} and {self.shards!r}; one is wanted.")
 

@@ -35,9 +35,9 @@ BLENDER_ENVIRONMENT = (
     "python3.11 -m venv ~/.cache/fourd_minimal/blender && "
     '~/.cache/fourd_minimal/blender/bin/pip install "bpy==4.5.*" "numpy<2"'
 )
+"""Shell command for the environment that `render_asset` looks for."""
 PATIENCE_S = 3600
 """For one clip: of thousands of assets one can keep Blender busy for ever."""
-"""Shell command for the environment that `render_asset` looks for."""
 _DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5126: np.float32}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 

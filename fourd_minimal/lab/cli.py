@@ -78,14 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and run; bad input ends in one sentence and exit status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = _named_preset(arguments)
-    preset = dict(preset=name, settings=PRESETS[name])
-    upsampler, text = TrainUpsampler(name, settings=UPSAMPLERS[name]), TrainText(name, settings=TEXT_TO_VIDEO[name])
-    four_dm = TrainFourDM(name, settings=FOUR_DM[name])
+    preset, rare = dict(preset=name, settings=PRESETS[name]), dict(checkpoint_every=1000 if name == "full" else 100)
+    upsampler = TrainUpsampler(name, settings=UPSAMPLERS[name], **rare)
+    text = TrainText(name, settings=TEXT_TO_VIDEO[name], **rare)
+    four_dm = TrainFourDM(name, settings=FOUR_DM[name], **rare)
     distil = Distil(preset=name, settings=SCENES[name])
     commands = (
         Annotated[Generate, tyro.conf.subcommand("generate")]
         | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=Train(**preset))]
+        | Annotated[Train, tyro.conf.subcommand("train", default=Train(**preset, **rare))]
         | Annotated[TrainUpsampler, tyro.conf.subcommand("train-upsampler", default=upsampler)]
         | Annotated[TrainText, tyro.conf.subcommand("train-text", default=text)]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

@@ -150,9 +150,11 @@ class Devices:
         return (self.accelerator.reduce(value, "mean") if self.accelerator else value).item()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A copy on the CPU of a tensor that may be shared out; every process must ask."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu().clone()
+def whole(tensor: Tensor, keep: bool = True) -> Tensor | None:
+    """A copy on the CPU of a tensor that may be shared out: every process must ask, also those that do not keep it."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().cpu().clone() if keep else None
 
 
 def shared_as(tensor: Tensor, other: Tensor) -> Tensor:

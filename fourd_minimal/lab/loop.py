@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,8 +23,6 @@ from torch import Tensor, nn
 from fourd_minimal.lab.devices import PLAIN, Devices, Scale, shared_as, whole
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
 
-PART = 10**12
-"""Between the seeds of two parts of a step, further apart than any two steps."""
 Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 
@@ -47,6 +46,8 @@ class Recipe(Generic[Model, Batch]):
     """A dataclass, written into the checkpoint."""
     settings: Callable[[Any], dict]
     """What of `config` the result depends on: a checkpoint goes on only where all of it is equal."""
+    origin: str = ""
+    """Which weights it begins with, where precision is not to count; else the fingerprint of all of them."""
     data: str = ""
     """Which data, where not all is in `config`: a checkpoint goes on only with the same."""
     parts: int = 1
@@ -63,6 +64,18 @@ class Step(Generic[Model]):
     """Spent on this run, also before an interruption."""
     averaged: Callable[[], Model]
     """Makes the model with the averaged weights: the result so far. With several processes all of them must ask."""
+
+
+def seeded(run: int, number: int, part: int = 0, of: str = "") -> torch.Generator:
+    """The source of what is random in one part of a step.
+
+    torch's generator looks at 32 bits of a seed, into which steps, parts and runs do not fit side by side: all but the
+    first parts have hashed ones, as has whatever is `of` something else than the run's own draws.
+    """
+    seed = run * 10_000_000 + number
+    if part or of:
+        seed = int.from_bytes(blake2b(f"{of} {run} {number} {part}".encode(), digest_size=4).digest(), "big")
+    return torch.Generator().manual_seed(seed)
 
 
 def prefetched(make: Callable[[int], Batch], numbers: range) -> Iterator[tuple[int, Batch]]:
@@ -119,7 +132,7 @@ def fit(
     """
     devices, model = Devices(scale), recipe.model.requires_grad_(False)
     mine = devices.mine(recipe.parts)
-    origin = dict(began_with=fingerprint(model), data=recipe.data)
+    origin = dict(began_with=recipe.origin or fingerprint(model), data=recipe.data)
     part = recipe.part(model).requires_grad_(True)
     device = next(part.parameters()).device
     plain = model if scale == PLAIN else copy.deepcopy(model).cpu()
@@ -159,19 +172,21 @@ def fit(
             torch._foreach_lerp_([*averaged.values()], [*weights.values()], now)
         done, seconds = number + 1, time.perf_counter() - began
         if path is not None and (done % checkpoint_every == 0 or done == recipe.steps):
-            state = _state(weights, averaged, optimiser)
+            state = _state(weights, averaged, optimiser, keep=devices.rank == 0)
             if devices.rank == 0:
                 save_weights(path, state, recipe.config, step=done, seconds=seconds, **origin)
         yield Step(done, devices.mean(total), seconds, snapshot)
 
 
-def _state(weights: dict[str, Tensor], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer):
-    """Everything a run needs to go on, as flat named tensors, none of them shared out."""
-    state = {f"part.{name}": whole(weight) for name, weight in weights.items()}
-    state |= {f"averaged.{name}": whole(weight) for name, weight in averaged.items()}
+def _state(
+    weights: dict[str, Tensor], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer, keep: bool
+) -> dict[str, Tensor | None]:
+    """Everything a run needs to go on, as flat named tensors, none of them shared out; only one process keeps them."""
+    state = {f"part.{name}": weight for name, weight in weights.items()}
+    state |= {f"averaged.{name}": weight for name, weight in averaged.items()}
     for name, weight in weights.items():
-        state |= {f"optimiser.{name}.{key}": whole(value) for key, value in optimiser.state.get(weight, {}).items()}
-    return state
+        state |= {f"optimiser.{name}.{key}": value for key, value in optimiser.state.get(weight, {}).items()}
+    return {name: whole(tensor, keep) for name, tensor in state.items()}
 
 
 def _resume(path: Path, recipe: Recipe, origin: dict[str, str], weights, averaged, optimiser) -> tuple[int, float]:

@@ -27,7 +27,7 @@ from fourd_minimal.configs.four_diffusion import FourDMPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.lab import shard_frames
 from fourd_minimal.lab.devices import PLAIN, Scale
-from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.training import stored
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
 from fourd_minimal.systems.image_dream import is_image_dreams, load_image_dream
@@ -93,7 +93,7 @@ def orbits(
 def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, shrink: int | None = None) -> Batch:
     """Objects, cameras, noise levels and noise of one part of a step; a latent has `shrink` pixels along its side."""
     run = preset.seed + (7 if stage == "base" else 8)
-    generator = torch.Generator().manual_seed(run * 10_000_000 + number + part * PART)
+    generator = seeded(run, number, part)
     n, cfg = (preset.base_batch if stage == "base" else preset.motion_batch) // preset.parts, preset.model
     times = 1 if stage == "base" else cfg.times
     if preset.shards:

@@ -5,7 +5,8 @@
 
 What is rendered is a list, written once (`jobs.json`); clip i of it belongs to shard i // per_shard. A shard is whole
 or not there, and so is a rendered clip that waits for the others of its shard (`waiting/`): a run that is killed loses
-the clips that were being rendered, and nothing comes twice. A clip that cannot be rendered is listed in its shard.
+the clips that were being rendered, and nothing comes twice. A clip that cannot be rendered is listed in its shard. Of
+several machines let one write the list before the others begin.
 """
 
 import json
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from fourd_minimal.data.gltf import blender_python, list_clips, render_asset
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.data.shards import FAILURES, failures, read_tar, sample, write_tar
+from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
 from fourd_minimal.lab.curate import fetch_objaverse
 from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.weights import whole_file, write_text
@@ -91,6 +92,23 @@ class RenderShards:
         which = re.fullmatch(r"(\d+)/(\d+)", self.machine)
         if not which or int(which[1]) >= int(which[2]):
             raise ValueError(f"--machine is {self.machine}; k/n is wanted, such as 0/4 for the first of four.")
+        limits = {
+            f"--times and --size are {self.times} and {self.size}; rows of at most {LONGEST} pixels are wanted.": (
+                self.times * self.size <= LONGEST
+            ),
+            f"--oversample is {self.oversample}; it must be odd and positive.": (
+                self.oversample > 0 and self.oversample % 2 == 1
+            ),
+            f"--radius is {self.radius}; more than 1, where the object ends, is wanted.": self.radius > 1,
+            f"--fov-deg is {self.fov_deg}; it must lie between 0 and 180.": 0 < self.fov_deg < 180,
+            f"--elevation-deg is {self.elevation_deg}; it must lie between -90 and 90.": abs(self.elevation_deg) < 90,
+        }
+        for message, holds in limits.items():
+            if not holds:
+                raise ValueError(message)
+        for flag, path in {"--kept": self.kept, "--objaverse": self.objaverse}.items():
+            if path is not None and not path.is_file():
+                raise ValueError(f"{flag} is {path}; there is no such file.")
         blender_python()
         began, jobs = time.perf_counter(), self._jobs()
         mine = range(int(which[1]), -(-len(jobs) // self.per_shard), int(which[2]))

@@ -15,17 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.data.shards import WHITE, Shards
-from fourd_minimal.lab.loop import PART
+from fourd_minimal.lab.loop import seeded
 from fourd_minimal.systems.four_diffusion import FourDMConfig
 
 Fit = Literal["contain", "cover"]
-APART = 10**11
-"""Between the seeds here and those of the trainers."""
 
 
 def batch_generator(seed: int, number: int, part: int) -> torch.Generator:
     """The source of all that is random in one batch: never that of the noise which a trainer draws for it."""
-    return torch.Generator().manual_seed(APART + seed * 10_000_000 + number + part * PART)
+    return seeded(seed, number, part, of="shards")
 
 
 def grids(

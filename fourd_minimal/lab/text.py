@@ -14,7 +14,7 @@ from torch import Tensor
 from fourd_minimal.configs.text_to_video import TextToVideoPreset
 from fourd_minimal.data.procedural import COLOURS, HELD_OUT, colour_name, sample_scenes
 from fourd_minimal.lab.devices import PLAIN, Scale
-from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.training import random_masks, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.text_to_video import TextToVideo
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
 def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) -> list[Batch]:
     """Captioned videos: one half fixed-view, the other freeze-time."""
-    generator = torch.Generator().manual_seed((preset.seed + 2_000) * 10_000_000 + number + part * PART)
+    generator = seeded(preset.seed + 2_000, number, part)
     cfg, n, batches = preset.model, preset.batch // preset.parts // 2, []
     names, shares = zip(*preset.families, strict=True)
 

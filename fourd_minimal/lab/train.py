@@ -16,7 +16,7 @@ from fourd_minimal.lab.devices import PLAIN, Scale, wait, world
 from fourd_minimal.lab.hardware import kind_here
 from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.multiview import published, train_four_dm
-from fourd_minimal.lab.planner import Plan
+from fourd_minimal.lab.planner import announce
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.stages import StageName, System
 from fourd_minimal.lab.text import train_text_to_video
@@ -40,11 +40,10 @@ def watched(run: Iterator[Step], steps: int, name: str) -> Step:
     return step
 
 
-def announced(system: System, stage: StageName | None, preset: str, scale: Scale) -> None:
+def announced(system: System, stage: StageName | None, run: Any) -> None:
     """Of a full configuration: what it will take, before anything starts."""
-    if preset == "full" and world()[0] == 0:
-        options = dict(precision=scale.precision, recompute=scale.recompute, shard=scale.shard)
-        Plan(system, stage, preset, world()[1], kind_here(), **options).run()
+    if run.preset == "full" and world()[0] == 0:
+        announce(system, stage, run.settings, run.preset, world()[1], run.scale, kind_here())
 
 
 def written(step: Step, save: Callable[[Any], Path]) -> None:
@@ -84,6 +83,8 @@ class Train:
     """Every value of the preset, to be changed one by one."""
     scale: Scale = PLAIN
     """Devices, precision and memory: the same result up to rounding."""
+    checkpoint_every: int = 100
+    """Steps; in the preset `full` a checkpoint has gigabytes, and 1000 is the default there."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`."""
@@ -113,8 +114,8 @@ class Train:
         return FourRealVideo.from_pretrained(self.out, "weighted")
 
     def _stage(self, stage: Part, base: FourRealVideo | None) -> None:
-        announced("four_real_video", stage, self.preset, self.scale)
-        run = train(stage, self.settings, self.out, base, device=device(), scale=self.scale)
+        announced("four_real_video", stage, self)
+        run = train(stage, self.settings, self.out, base, self.checkpoint_every, device(), self.scale)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train --preset {self.preset} --stage {stage}"
         notes = how_made(command, self.settings, PRESETS[self.preset], step.seconds)
@@ -139,6 +140,8 @@ class TrainUpsampler:
     """Every value of the preset, to be changed one by one."""
     scale: Scale = PLAIN
     """Devices, precision and memory: the same result up to rounding."""
+    checkpoint_every: int = 100
+    """Steps; in the preset `full` a checkpoint has gigabytes, and 1000 is the default there."""
 
     def run(self) -> None:
         """Train, and leave `upsampler.safetensors` in `out`."""
@@ -149,8 +152,8 @@ class TrainUpsampler:
             start = Upsampler.from_pretrained(self.start_from)
             command += f" --start-from {self.start_from}"
             earlier = dict(after=start.notes)
-        announced("upsampler", None, self.preset, self.scale)
-        run = train_upsampler(self.settings, self.out, start, device=device(), scale=self.scale)
+        announced("upsampler", None, self)
+        run = train_upsampler(self.settings, self.out, start, self.checkpoint_every, device(), self.scale)
         step = watched(run, self.settings.steps, "upsampler")
         notes = how_made(command, self.settings, UPSAMPLERS[self.preset], step.seconds)
         written(step, lambda model: model.save_pretrained(self.out, **notes, **earlier))
@@ -170,12 +173,14 @@ class TrainText:
     """Every value of the preset, to be changed one by one."""
     scale: Scale = PLAIN
     """Devices, precision and memory: the same result up to rounding."""
+    checkpoint_every: int = 100
+    """Steps; in the preset `full` a checkpoint has gigabytes, and 1000 is the default there."""
 
     def run(self) -> None:
         """Train, and leave `text_to_video.safetensors` in `out`."""
         base = FourRealVideo.from_pretrained(self.start_from, "weighted").base if self.start_from else None
-        announced("text_to_video", None, self.preset, self.scale)
-        run = train_text_to_video(self.settings, self.out, base, device=device(), scale=self.scale)
+        announced("text_to_video", None, self)
+        run = train_text_to_video(self.settings, self.out, base, self.checkpoint_every, device(), self.scale)
         step = watched(run, self.settings.steps, "text to video")
         command = f"fourd train-text --preset {self.preset}"
         command += f" --start-from {self.start_from}" if self.start_from else ""
@@ -200,6 +205,8 @@ class TrainFourDM:
     """Every value of the preset, to be changed one by one."""
     scale: Scale = PLAIN
     """Devices, precision and memory: the same result up to rounding."""
+    checkpoint_every: int = 100
+    """Steps; in the preset `full` a checkpoint has gigabytes, and 1000 is the default there."""
     encoders: tuple[str, str] | None = None
     """For a model of latents, such as `full`: names or folders of a Stable Diffusion 2 and of a CLIP."""
     base_weights: Path | None = None
@@ -255,8 +262,8 @@ class TrainFourDM:
             copied(FILES["base"], folder, self.out)
         begin = folder or (self.out if stage == "motion" else None)
         start = FourDM.from_pretrained(begin, motion=bool(earlier) and stage == "motion") if begin else start
-        announced("four_diffusion", stage, self.preset, self.scale)
-        options = dict(device=device(), scale=self.scale, encoders=encoders)
+        announced("four_diffusion", stage, self)
+        options = dict(checkpoint_every=self.checkpoint_every, device=device(), scale=self.scale, encoders=encoders)
         run = train_four_dm(stage, self.settings, self.out, start, **options)
         step = watched(run, getattr(self.settings, f"{stage}_steps"), stage)
         command = f"fourd train-4dm --preset {self.preset} --stage {stage}"

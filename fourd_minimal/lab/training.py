@@ -23,7 +23,7 @@ from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.shards import Shards
 from fourd_minimal.lab.devices import PLAIN, Scale
-from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.shard_frames import grids
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
@@ -46,8 +46,7 @@ class Batch(NamedTuple):
 
 def step_generator(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> torch.Generator:
     """The source of all randomness of one part of a step."""
-    run = preset.seed * len(STAGES) + STAGES.index(stage)
-    return torch.Generator().manual_seed(run * 10_000_000 + number + part * PART)
+    return seeded(preset.seed * len(STAGES) + STAGES.index(stage), number, part)
 
 
 def sample_frames(

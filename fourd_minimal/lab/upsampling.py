@@ -18,7 +18,7 @@ from fourd_minimal.lab.consistency import flicker, reprojection_error
 from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.evaluation import Grids, moving_pixels, predict
-from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.training import sample_frames, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
@@ -42,7 +42,7 @@ def make_batch(preset: UpsamplerPreset, number: int, part: int = 0) -> Batch:
     Every fourth batch holds whole grids; the others as many frames, of more scenes: the four corners of theirs, so
     that what is learned there is the single frame. tau is uniform, and 0 for half of the scenes.
     """
-    generator = torch.Generator().manual_seed((preset.seed + 1_000) * 10_000_000 + number + part * PART)
+    generator = seeded(preset.seed + 1_000, number, part)
     cfg, (views, times) = preset.model, (preset.views, preset.times) if number % 4 == 0 else (2, 2)
     n = preset.batch // preset.parts * preset.views * preset.times // (views * times)
     clean = sample_frames(preset.families, cfg.dit.image_size, n, views, times, generator)

@@ -23,9 +23,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.data.video import count_frames, read_video
-from fourd_minimal.lab.devices import PLAIN, Scale
+from fourd_minimal.lab.devices import PLAIN, Devices, Scale
 from fourd_minimal.lab.generate import OURS, opaque, whole_folder, write
-from fourd_minimal.lab.loop import PART, Recipe, Step, fit, warm_cosine
+from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.shard_frames import grids
 from fourd_minimal.lab.train import how_made, watched, written
@@ -34,6 +34,7 @@ from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import sample_sigma
 from fourd_minimal.systems.pretrained.wan import TwoStreamWan
 from fourd_minimal.systems.pretrained.wan_text import Contexts, contexts, embed_texts
+from fourd_minimal.systems.weights import fingerprint
 
 MODEL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 """The smallest of its family: 30 blocks of 1536 channels."""
@@ -94,7 +95,7 @@ class Batch(NamedTuple):
 
 def generator_of(seed: int, number: int, part: int, of: int = 0) -> torch.Generator:
     """The source of what is random in a step's part: the noise (0), scenes (1), films (2), motions (3)."""
-    return torch.Generator().manual_seed((seed * 4 + of) * 10_000_000 + number + part * PART)
+    return seeded(seed * 4 + of, number, part)
 
 
 def scenes(preset: WanPreset, n: int, views: int, times: int, size: tuple[int, int], number: int, part: int) -> Tensor:
@@ -203,8 +204,6 @@ def train_wan(
         ValueError: a checkpoint of another preset or base; frames in sizes that the model cannot take; `scale.compile`,
             which does not see the sync layers between the blocks.
     """
-    if scale.compile:
-        raise ValueError("compile is on; it does not go with Wan, whose sync layers are hooks on its blocks.")
     recipe = Recipe(
         model,
         part=TwoStreamWan.trained,
@@ -217,11 +216,24 @@ def train_wan(
         decay=preset.ema,
         config=preset,
         settings=lambda preset: {k: v for k, v in asdict(preset).items() if k != "shards"},
+        origin=f"{model.base_fingerprint()} {fingerprint(model.trained())}",
         data=stored(preset.shards).fingerprint if preset.shards else "",
         parts=preset.parts,
     )
+    refuse(preset, scale)
     path = None if folder is None else Path(folder) / "checkpoint.safetensors"
     yield from fit(recipe, path, checkpoint_every, scale)
+
+
+def refuse(preset: WanPreset, scale: Scale) -> None:
+    """What does not go, said before anything is loaded.
+
+    Raises:
+        ValueError: `scale.compile`, processes that cannot share the parts, or nothing to share weights out over.
+    """
+    if scale.compile:
+        raise ValueError("compile is on; it does not go with Wan, whose sync layers are hooks on its blocks.")
+    Devices(scale).mine(preset.parts)
 
 
 def learning_rate(preset: WanPreset, number: int) -> float:
@@ -248,13 +260,16 @@ class TrainWan:
     """Every value of the run."""
     scale: Scale = PLAIN
     """Devices, precision and memory: the same result up to rounding. In bf16 the base's weights are, too."""
+    checkpoint_every: int = 500
+    """Steps; a checkpoint of the 1.3B model's soft sync layers has 9 GB."""
 
     def run(self) -> None:
         """Train, and leave `sync.safetensors` in `out`."""
+        refuse(self.settings, self.scale)  # before some ten gigabytes are read
         where, dtype, frames = device(), dtype_of(self.scale.precision), frames_of(self.settings)
         texts = embed_texts(self.model, [*contexts(self.settings.prompt), ""], where, dtype)
         model = TwoStreamWan.from_pretrained(self.model, self.settings.sync, dtype).to(where)
-        run = train_wan(model, self.settings, texts, self.out, frames, scale=self.scale)
+        run = train_wan(model, self.settings, texts, self.out, frames, self.checkpoint_every, self.scale)
         step = watched(run, self.settings.steps, "wan")
         notes = how_made(f"fourd train-wan --model {self.model}", self.settings, WanPreset(), step.seconds)
         notes |= {name: getattr(self.settings, name) for name in ("views", "times", "image_size")}

@@ -6,7 +6,7 @@
 1. A training step of each stage, one part of it: seconds, and the share of the device's peak that the model's own
    floating-point operations are (MFU; recomputed ones do not count).
 2. Seconds for one 8x8 grid at 288x512, two videos in: base, synchronisation and upsampler; the paper says about one
-   minute. As it is written, then with each block compiled, then with CUDA graphs.
+   minute. As it is written, then with each block compiled.
 """
 
 import argparse
@@ -16,17 +16,19 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.upsampler import UPSAMPLERS
+from fourd_minimal.lab.cost import trace
 from fourd_minimal.lab.devices import blocks, recompute
-from fourd_minimal.lab.hardware import EFFICIENCY, KINDS
+from fourd_minimal.lab.hardware import EFFICIENCY, KINDS, kind_here
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.stages import find_stage
 from fourd_minimal.lab.training import base_batch, batch_loss, grid_batch
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -51,13 +53,12 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
 
 def peak_flops() -> float | None:
     """Of bf16, as the datasheet says; None for a device that is in no table."""
-    name = torch.cuda.get_device_name() if CUDA else ""
-    kind = next((k for n, k in KINDS.items() if n.split("-")[0] in name), None)
+    kind = KINDS.get(kind_here())
     return kind and kind.bf16 and kind.bf16 / EFFICIENCY
 
 
-def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
-    """Forward and backward of one part of a step, and the update."""
+def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[], torch.Tensor], flops: float) -> None:
+    """Forward and backward of one part of a step, and the update; `flops` without what is recomputed."""
     model.requires_grad_(False)
     part.requires_grad_(True)
     optimiser = torch.optim.AdamW(part.parameters(), fused=True)
@@ -66,8 +67,6 @@ def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[
         with torch.autocast(device().type, torch.bfloat16):
             return loss()
 
-    with FlopCounterMode(display=False) as counter:
-        half_precision().backward()
     recompute(model)
 
     def step() -> None:
@@ -77,17 +76,24 @@ def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[
 
     if CUDA:
         torch.cuda.reset_peak_memory_stats()
-    taken, flops, peak = seconds(step), counter.get_total_flops(), peak_flops()
+    taken, peak = seconds(step), peak_flops()
     memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if CUDA else ""
     mfu = f", MFU {flops / taken / peak:.0%}" if peak else ""
     print(f"  {name:22s} {taken:.3f} s, {flops / 1e12:.3g} TFLOP{mfu}{memory}")
+
+
+def counted(system: str, stage: str, preset: Any, n: int) -> float:
+    """Operations of a micro-batch of so many, at the last of its sizes."""
+    return trace(find_stage(system, stage, preset), n, "bf16").tallies[-1].flops
 
 
 def four_real_video(name: str) -> None:
     preset, where = PRESETS[name], device()
     for stage, batch in (("base", base_batch(preset, preset.base_steps - 1)), ("sync", grid_batch(preset, "sync", 0))):
         model = FourRealVideo(preset.model).to(where)
-        training_step(f"4Real-Video, {stage}", model, model.part(stage), partial(batch_loss, model, batch, where))
+        n = getattr(preset, f"{stage}_batch") // preset.parts
+        loss, flops = partial(batch_loss, model, batch, where), counted("four_real_video", stage, preset, n)
+        training_step(f"4Real-Video, {stage}", model, model.part(stage), loss, flops)
 
 
 def four_diffusion(name: str) -> None:
@@ -104,7 +110,7 @@ def four_diffusion(name: str) -> None:
     def loss() -> torch.Tensor:
         return model.denoise(views, t, cameras, views[:, :, 0], tokens=tokens, text=text).square().mean()
 
-    training_step("4DM, motion modules", model, model.motion, loss)
+    training_step("4DM, motion modules", model, model.motion, loss, counted("four_diffusion", "motion", preset, n))
 
 
 @torch.no_grad()
@@ -121,11 +127,9 @@ def one_grid(name: str, base_steps: int, large_steps: int) -> None:
         with torch.autocast(device().type, torch.bfloat16):
             upsampler.upsample(base.generate(*videos, n_steps=base_steps), n_steps=large_steps)
 
-    for way, mode in (("as written", None), ("compiled", "default"), ("CUDA graphs", "reduce-overhead")):
-        if mode and not CUDA:
-            continue
-        for block in (*blocks(base), *blocks(upsampler)) if mode else ():
-            block.compile(mode=mode)
+    for way in ("as written", "compiled") if CUDA else ("as written",):
+        for block in (*blocks(base), *blocks(upsampler)) if way == "compiled" else ():
+            block.compile()
         print(f"  {base_steps} + {large_steps} steps, {way}: {seconds(grid, 2):.1f} s")
 
 

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab import train
 from fourd_minimal.lab.cli import main
 from fourd_minimal.lab.devices import Scale
+from fourd_minimal.lab.planner import announce
+from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
 from fourd_minimal.systems.upsampler import UpsamplerConfig
 from fourd_minimal.systems.weights import load_weights
@@ -222,16 +225,34 @@ def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):
 @pytest.mark.parametrize(("preset", "said"), [("full", 1), ("smoke", 0)])
 def test_a_full_configuration_says_what_it_takes_before_it_starts(preset, said, monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(train.Plan, "run", lambda self: plans.append((self.system, self.stage, self.precision)))
+    monkeypatch.setattr(train, "announce", lambda system, stage, *rest: plans.append((system, stage, rest[0])))
 
     def stop(*_, **__):
         raise ValueError("enough seen")
 
     for name in ("train", "train_upsampler", "train_text_to_video"):
         monkeypatch.setattr(train, name, stop)
-    scale = Scale(precision="bf16")
-    for command in (train.Train(preset, "base"), train.TrainUpsampler(preset), train.TrainText(preset)):
+    commands = train.Train(preset, "base"), train.TrainUpsampler(preset), train.TrainText(preset)
+    for command in commands:
         with pytest.raises(ValueError, match="enough seen"):
-            replace(command, out=tmp_path, scale=scale).run()
+            replace(command, out=tmp_path).run()
     systems = (("four_real_video", "base"), ("upsampler", None), ("text_to_video", None))
-    assert plans == [(*system, "bf16") for system in systems] * said
+    assert plans == [(*system, c.settings) for system, c in zip(systems, commands, strict=True)] * said
+
+
+def test_the_plan_of_a_run_is_of_its_own_settings_and_stops_nothing(capsys):
+    smoke, sixteen = PRESETS["smoke"], replace(PRESETS["smoke"], base_batch=32, sync_batch=16, parts=16)
+    announce("four_real_video", "sync", sixteen, "full", 16, Scale(precision="bf16"), "A100-80GB")
+    assert "on 16 x A100-80GB" in capsys.readouterr().out
+    announce("four_real_video", "sync", smoke, "full", 16, Scale(), "A100-80GB")
+    assert "No plan of this run: parts is 1; a multiple of the 16 devices is wanted." in capsys.readouterr().out
+    announce("four_diffusion", "base", FOUR_DM["full"], "full", 1, Scale(), "T4")
+    assert "No plan of this run: stage 'base'" in capsys.readouterr().out
+
+
+def test_each_process_has_a_device_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert device() == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert device() == torch.device("cuda", 3)

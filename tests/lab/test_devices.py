@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.lab.devices import Devices, Scale, blocks, recompute
+from fourd_minimal.lab.loop import seeded
 from fourd_minimal.lab.multiview import make_batch
 from fourd_minimal.lab.training import base_batch, batch_loss, grid_batch, train
 from fourd_minimal.systems.four_diffusion import FourDM
@@ -111,6 +112,14 @@ def test_parts_are_different_and_their_mean_is_the_step():
     model = FourRealVideo(PRESET.model)
     wanted = sum(batch_loss(model, base_batch(PRESET, 0, part)).item() for part in range(4)) / 4
     assert next(train("base", PRESET)).loss == pytest.approx(wanted, rel=1e-6)
+
+
+def test_every_part_of_every_step_has_numbers_of_its_own():
+    """torch's generator reads 32 bits of a seed: parts may not lie 2^32 apart."""
+    which = [(run, number, part) for run in (0, 3) for number in range(20) for part in range(200)]
+    draws = {tuple(torch.rand(3, generator=seeded(*numbers)).tolist()) for numbers in which}
+    assert len(draws) == len(which)
+    assert seeded(3, 5).initial_seed() == 30_000_005 != seeded(3, 5, of="shards").initial_seed()
 
 
 def test_what_is_recomputed_has_the_same_gradients():

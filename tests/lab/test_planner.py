@@ -20,6 +20,7 @@ from fourd_minimal.lab.hardware import KINDS, Device, find_device, measured
 from fourd_minimal.lab.planner import Plan, hours
 from fourd_minimal.lab.stages import MAKERS, Case, Stage, find_stage
 from fourd_minimal.lab.tally import Operation, Tally
+from fourd_minimal.lab.upsampling import make_batch
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 TOY = Device("toy", fp32=1e9, bf16=2e9, bandwidth=1e8, memory=1e9)
@@ -363,3 +364,22 @@ def test_bad_input_is_one_sentence(call, sentence):
 def test_presets_are_planned_as_they_are():
     assert find_stage("text_to_video", preset="cpu").batch == TEXT_TO_VIDEO["cpu"].batch
     assert find_stage("upsampler").parts == UPSAMPLERS["full"].parts
+
+
+def test_the_upsamplers_two_shapes_come_as_often_as_they_are_planned():
+    preset = UPSAMPLERS["smoke"]
+    preset = replace(preset, views=3, times=3)
+    stage = find_stage("upsampler", None, preset)
+    made = [tuple(make_batch(preset, number).clean.shape[1:3]) for number in range(8)]
+    for case in stage.cases:
+        seen = []
+
+        def loss(n, tally, case=case, seen=seen):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    upsampling, "batch_loss", lambda _, batch: seen.append(batch.clean.shape) or torch.ones(1)
+                )
+                case.loss(nn.Identity(), n, tally)
+
+        loss(stage.batch, Tally())
+        assert made.count(tuple(seen[0][1:3])) / len(made) == case.share

@@ -252,3 +252,21 @@ def test_what_cannot_run_is_said_before(model, texts, tmp_path):
     ):
         with pytest.raises(ValueError, match=sentence):
             wrong.run()
+
+
+def test_prompts_are_left_out_as_often_as_the_preset_says():
+    few = replace(PRESET, drop_text=0.1, batch=100, parts=1)
+    frames = lambda n, views, times, size, number, part: torch.zeros(n, views, times, 3, *size)  # noqa: E731
+    silent = torch.cat([make_batch(few, frames, (1, 1, 1), 1.0, number, 0).silent for number in range(5)])
+    assert 0.05 < silent.float().mean() < 0.16
+    for share, wanted in ((0.0, False), (1.0, True)):
+        batch = make_batch(replace(few, drop_text=share), frames, (1, 1, 1), 1.0, 0, 0)
+        assert (batch.silent == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"), [(Scale(compile=True), "compile is on"), (Scale(shard=True), "there is one")]
+)
+def test_what_does_not_go_is_said_before_anything_is_read(scale, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        TrainWan(str(tmp_path / "nowhere"), tmp_path, PRESET, scale).run()

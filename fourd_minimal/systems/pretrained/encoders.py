@@ -87,7 +87,8 @@ class Encoders(nn.Module):
             return said.mean.float() + said.std.float() * noise
 
         pairs = zip(frames.flatten(0, -4).split(self.at_once), noise.flatten(0, -4).split(self.at_once), strict=True)
-        drawn = torch.cat([draw(*pair) for pair in pairs]) * self.vae.config.scaling_factor
+        with torch.autocast(frames.device.type, enabled=False):  # what is to be learned is not rounded
+            drawn = torch.cat([draw(*pair) for pair in pairs]) * self.vae.config.scaling_factor
         return drawn.reshape(noise.shape)
 
     @torch.no_grad()
@@ -97,7 +98,8 @@ class Encoders(nn.Module):
         def read(some: Tensor) -> Tensor:
             return self.vision(self.prepare(some), output_hidden_states=True).hidden_states[-2].float()
 
-        found = torch.cat([read(some) for some in frames.flatten(0, -4).split(self.at_once)])
+        with torch.autocast(frames.device.type, enabled=False):
+            found = torch.cat([read(some) for some in frames.flatten(0, -4).split(self.at_once)])
         return found.reshape(*frames.shape[:-3], *found.shape[1:])
 
     def prepare(self, frames: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 y y"]:
