@@ -84,7 +84,7 @@ class RenderShards:
         Raises:
             ValueError: neither or both of folder and ids, nothing found there, counts that make no sense, a folder
                 with another run's shards, or a network that fails.
-            FileNotFoundError: Blender or --kept is missing.
+            FileNotFoundError: Blender is missing.
         """
         for name, least in dict(clips=1, views=2, times=2, size=16, per_shard=1, workers=1).items():
             if getattr(self, name) < least:
@@ -106,9 +106,6 @@ class RenderShards:
         for message, holds in limits.items():
             if not holds:
                 raise ValueError(message)
-        for flag, path in {"--kept": self.kept, "--objaverse": self.objaverse}.items():
-            if path is not None and not path.is_file():
-                raise ValueError(f"{flag} is {path}; there is no such file.")
         blender_python()
         began, jobs = time.perf_counter(), self._jobs()
         mine = range(int(which[1]), -(-len(jobs) // self.per_shard), int(which[2]))
@@ -144,6 +141,9 @@ class RenderShards:
             raise ValueError("give one of --assets and --objaverse.")
         if self.assets is not None and not self.assets.is_dir():
             raise ValueError(f"--assets is {self.assets}; a folder is wanted.")
+        for flag, path in {"--kept": self.kept, "--objaverse": self.objaverse}.items():
+            if path is not None and not path.is_file():
+                raise ValueError(f"{flag} is {path}; there is no such file.")
         if self.kept:
             found = [line for line in self.kept.read_text().splitlines() if line]
             if wrong := [line for line in found if len(line.split("\t")) != 2]:

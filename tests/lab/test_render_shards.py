@@ -253,6 +253,11 @@ def test_objaverse_is_asked_for_one_at_a_time(command, assets, tmp_path, monkeyp
         (dict(assets=Path("nowhere"), per_shard=0), "--per-shard is 0; at least 1"),
         (dict(assets=Path("nowhere"), machine="2/2"), "--machine is 2/2; k/n is wanted"),
         (dict(assets=Path("nowhere"), machine="one"), "--machine is one"),
+        (dict(assets=Path("nowhere"), oversample=4), "--oversample is 4; it must be odd"),
+        (dict(assets=Path("nowhere"), times=64), "--times and --size are 64 and 256; rows of at most 16383 pixels"),
+        (dict(assets=Path("nowhere"), radius=0.5), "--radius is 0.5; more than 1"),
+        (dict(assets=Path("nowhere"), fov_deg=180.0), "--fov-deg is 180.0; it must lie between"),
+        (dict(objaverse=Path("nowhere")), "--objaverse is nowhere; there is no such file"),
     ],
 )
 def test_bad_input_is_named(command, options, message):

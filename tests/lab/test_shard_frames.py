@@ -92,7 +92,7 @@ def test_a_batch_depends_on_nothing_but_its_numbers(ring):
 
 def test_orbits_are_even_views_and_a_film_from_another(ring):
     films, begins, steps = set(), set(), set()
-    for number in range(30):
+    for number in range(60):
         clean, film, cameras = orbits(ring, CONFIG, 2, 3, number, time_stride=2)
         size = CONFIG.image_size
         assert clean.shape == (2, 3, CONFIG.views, 3, size, size) and film.shape == (2, 3, 3, size, size)
