@@ -1,6 +1,6 @@
 """The motion module: attention over time that turns a model of images into a model of videos.
 
-4Diffusion, section 3.1: 4DM is a frozen multi-view model with one of these after every residual block of its encoder
+4Diffusion, section 3.2: 4DM is a frozen multi-view model with one of these after every residual block of its encoder
 and decoder and one in the middle, and they are all that is trained. Its structure is AnimateDiff's (Guo et al. 2024):
 
     x + W_out block(W_in GroupNorm(x)),    W_out = 0 at the start: the identity

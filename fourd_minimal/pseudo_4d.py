@@ -1,7 +1,7 @@
 """Pseudo-4D: turn one video into a whole grid by moving its picture plane.
 
-Section 3.3 of 4Real-Video trains the synchronisation layers first on "2D transformed videos": "applying continuous 2D
-affine transformation sequences to video frames, mimicking camera motion". Row v of the grid is the video under map M_v:
+Section 3.3 of 4Real-Video trains the synchronisation layers first on videos to which sequences of continuous 2D affine
+transformations are applied, which look like camera motion. Row v of the grid is the video under map M_v:
 
     grid[v, t](p) = video[t](M_v^-1 p)         M_v = exp(s_v G),   s_0 = 0 so that row 0 is the video itself
 

@@ -1,6 +1,6 @@
 """Score distillation: a diffusion model looks at renders and says how to change what was rendered.
 
-4Diffusion, section 3.2 (DreamFusion, Poole et al. 2022, in the clean-image form of MVDream and ImageDream). Renders x
+4Diffusion, section 3.3 (DreamFusion, Poole et al. 2022, in the clean-image form of MVDream and ImageDream). Renders x
 are noised, and the model, guided, predicts what they should have been:
 
     z_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps

@@ -1,8 +1,8 @@
 """Sliding windows: a grid longer in time and wider in view than the model was trained for.
 
-Section 3.3 of 4Real-Video: the model makes 8x8 frames at a time; "an autoregressive sliding window" along both axes
-makes more. A window needs its own first row and first column, and nothing else. So the next window along time starts at
-the last column of the one before, the next along view at its last row:
+Section 3.3 of 4Real-Video: the model makes 8x8 frames at a time; a sliding window, moved on autoregressively along both
+axes, makes more. A window needs its own first row and first column, and nothing else. So the next window along time
+starts at the last column of the one before, the next along view at its last row:
 
     given  given  given  given  given          windows of 3x3 over a grid of 5x5, in this order:
     given    1      1      2      2                (0, 0), (0, 2),

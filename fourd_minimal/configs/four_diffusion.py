@@ -75,12 +75,12 @@ FOUR_DM = {
     "full": FourDMPreset(
         FourDMConfig(predicts="eps", object_frame=True),  # ImageDream's
         base_steps=0,  # ImageDream's weights; 4Diffusion trains no base
-        motion_steps=30_000,  # section 4.1
-        motion_batch=32,  # section 4.1
-        motion_lr=1e-4,  # section 4.1, AdamW
+        motion_steps=30_000,  # section 4
+        motion_batch=32,  # section 4
+        motion_lr=1e-4,  # section 4, AdamW
         warmup=0,  # assumed
         ema=0.0,  # assumed: none
-        parts=16,  # section 4.1: 16 A100
+        parts=16,  # section 4: 16 A100
     ),
 }
 """Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens and a

@@ -1,8 +1,8 @@
 """Which animated objects are worth learning from: 4Diffusion's curation, by measurement.
 
-Section 4.1 of 4Diffusion: of about 44,000 animated objects of Objaverse, 926 were picked by hand; left out was what
-does not move, what moves out of the scene, what merely turns in front of the camera, and what means nothing. Here each
-of the four is a number, measured on a small render (a few cameras around, a few moments):
+Sections 3.2 and A.1 of 4Diffusion: of about 44,000 animated objects of Objaverse, 926 were picked by hand; left out was
+what does not move, what moves out of the scene, what merely turns in front of the camera, and what means nothing. Here
+each of the four is a number, measured on a small render (a few cameras around, a few moments):
 
     empty       how much of the picture is covered: next to nothing, or nearly all, from inside
     flat        how much colours differ over the object: a silhouette, a missing texture

@@ -1,6 +1,6 @@
 """A film of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
 
-4Diffusion takes "a monocular video" whose background is gone (section 4.1). What says where the object is, in order:
+4Diffusion takes "a monocular video" whose background is gone (section 3). What says where the object is, in order:
 a folder of masks; a matting library; the file's own alpha; a white background.
 """
 

@@ -7,7 +7,7 @@
         000096.view001.webp    ...
 
 Rendering animated assets takes days and training passes over them many times: 926 objects from 32 cameras each in
-4Diffusion (section 4.1), about 15,000 in 4Real-Video (section 3.3). A row is one picture, so four views of 32 cost an
+4Diffusion (section A.1), about 15,000 in 4Real-Video (section 3.3). A row is one picture, so four views of 32 cost an
 eighth of the whole. Its colour is straight, not multiplied by alpha, and 0 where alpha is: whoever reads it chooses the
 background. What is stored are 8 bits, without loss.
 

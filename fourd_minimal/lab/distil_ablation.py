@@ -13,7 +13,7 @@ Errors, each against the true films of those cameras, pooled over creatures:
     perceptual     LPIPS, or its form on random features, which are then other ones than the anchor's
     flicker        squared distance from the truth's second difference over time, over the object
 
-Departures: the paper judges by CLIP scores, FVD and people; it has no strong plain baseline, and no truth.
+Departures: the paper judges five objects by CLIP scores, FVD, LPIPS and PSNR, and has no strong plain baseline.
 """
 
 import json

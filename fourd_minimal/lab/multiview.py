@@ -1,6 +1,6 @@
 """How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules.
 
-Section 4.1 of 4Diffusion: four orthogonal videos, and a film from a random viewpoint as the reference; frames at a
+Section 3.2 of 4Diffusion: four orthogonal videos, and a film from a random viewpoint as the reference; frames at a
 fixed stride; the reference withheld from some objects, for guidance.
 
 The paper's own configuration works on latents and reads CLIP's tokens: frozen encoders make them on the device that

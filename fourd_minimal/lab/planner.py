@@ -28,7 +28,7 @@ PAPER = {
     ("four_diffusion", "motion"): (16, 2 * 24.0),
     ("film_to_scene", None): (1, 12.0),
 }
-"""How many A100 the papers had, and for how many hours (4Real-Video, section 4.1; 4Diffusion, section 4.1)."""
+"""How many A100 the papers had, and for how many hours (4Real-Video, section 4.1; 4Diffusion, section 4)."""
 HEAD = [
     "stage",
     "devices",

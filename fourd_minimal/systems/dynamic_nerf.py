@@ -1,6 +1,6 @@
 """A scene that moves, as a field in space and time, and what cameras see of it.
 
-4Diffusion, section 3.2. Two hash grids (`hash_grid.py`), one over space, one over space and time; their features are
+4Diffusion, section 3.3. Two hash grids (`hash_grid.py`), one over space, one over space and time; their features are
 summed, and two small MLPs read density and colour from them:
 
     h = P_xyz(x) + P_xyzt(x, t)

@@ -1,6 +1,6 @@
 """A film of an object becomes a scene that moves: 4Diffusion from end to end.
 
-Sections 3.2 and 3.3. 4DM surrounds the film with videos; a dynamic NeRF is optimised until 4DM finds nothing to say
+Section 3.3 of the paper. 4DM surrounds the film with videos; a dynamic NeRF is optimised until 4DM finds nothing to say
 about its renders, and until they look like those videos:
 
     each step   one random turn u of four cameras around, all frames       x = render(u + 0, 90, 180, 270 degrees)

@@ -1,6 +1,6 @@
 """4DM: one video of an object becomes videos of it from all around.
 
-4Diffusion, section 3.1. The base is an image-conditioned multi-view model (`multiview_unet.py`): noisy views of one
+4Diffusion, section 3.2. The base is an image-conditioned multi-view model (`multiview_unet.py`): noisy views of one
 moment, shown that moment's picture, become clean views. It knows no time. 4DM puts motion modules
 (`motion_module.py`) between its blocks and trains these alone, so that the moments of a video agree.
 

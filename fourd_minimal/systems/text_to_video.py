@@ -1,6 +1,6 @@
 """Text to two videos: what the paper's chain "text -> two videos -> 4D" starts with, in small.
 
-Section 4.1 of 4Real-Video: its inputs, a fixed-view video and a freeze-time video that start at the same picture, come
+Section 4.2 of 4Real-Video: its inputs, a fixed-view video and a freeze-time video that start at the same picture, come
 from a text-to-video model and from a model that moves the camera through a still scene. Here both are one network, the
 base model's DiT with cross-attention to words:
 

@@ -1,9 +1,9 @@
 """A diffusion upsampler for grids: the details of a large picture, given a small one.
 
-Section 4.1 of 4Real-Video: the model works on small frames, and "a diffusion upsampler" makes large ones of them. The
-network is the same DiT as the base model's (`video_dit`), trained on large frames. What it is given is the small grid,
-enlarged by bicubic interpolation, in the place where the base model is given its seen frames; what it predicts is the
-difference to the large frames. So before training it IS bicubic interpolation.
+Section 4.1 of 4Real-Video: the model works on small frames, and a diffusion-based upsampler makes large ones of them.
+The network is the same DiT as the base model's (`video_dit`), trained on large frames. What it is given is the small
+grid, enlarged by bicubic interpolation, in the place where the base model is given its seen frames; what it predicts is
+the difference to the large frames. So before training it IS bicubic interpolation.
 
     x = up(s') + phi(d, up(s'), sigma, tau)           s' = (1 - tau) s + tau eps, the small frames
     d = w (x_sigma - (1 - sigma) up(s'))              w = (1 - sigma) r^2 / ((1 - sigma)^2 r^2 + sigma^2)
