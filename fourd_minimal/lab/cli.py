@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
-            "\nfourd: stopped. (Training goes on from its last checkpoint: run the same line again.)", file=sys.stderr
+            "\nfourd: stopped. What was written is whole: the same line again goes on from there, or from the start.",
+            file=sys.stderr,
         )
         raise SystemExit(130) from None
     finally:

@@ -117,7 +117,10 @@ class Devices:
             ValueError: parts that processes cannot share evenly.
         """
         if parts % self.count:
-            raise ValueError(f"parts is {parts} and there are {self.count} processes; they must divide it.")
+            raise ValueError(
+                f"parts is {parts} and there are {self.count} processes, which must divide it: start fewer, or choose "
+                "other --settings.parts, which is another run."
+            )
         return range(self.rank, parts, self.count)
 
     def spread(self, objective: nn.Module) -> nn.Module:

@@ -154,6 +154,8 @@ def published(preset: FourDMPreset, path: str | Path) -> tuple[FourDM, list[str]
     Raises:
         ValueError: no safetensors file, or one that does not fit.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is no file; ImageDream's or Stable Diffusion's U-Net as safetensors is wanted.")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -197,6 +199,9 @@ def train_four_dm(
         raise ValueError("base is None; motion modules are trained inside a trained base.")
     if base is not None and base.config != preset.model:
         raise ValueError("base has another configuration than the preset's model; the same is wanted.")
+    if preset.shards and stored(preset.shards).times < preset.model.times:
+        has, wants = stored(preset.shards).times, preset.model.times
+        raise ValueError(f"shards hold {has} times; {wants} are wanted: render-shards --times {wants} or more.")
     cfg, origin = preset.model.unet, [stored(preset.shards).fingerprint] if preset.shards else []
     if encoders is not None:
         encoders.refuse_others(cfg.image_channels, cfg.token_dim, cfg.text_dim, preset.model.image_size)

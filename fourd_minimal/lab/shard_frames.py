@@ -97,7 +97,10 @@ def orbits(
     """
     generator, around = batch_generator(seed, number, part), shards.views
     if around % config.views or around == config.views:
-        raise ValueError(f"shards hold {around} views; a larger multiple of the model's {config.views} is wanted.")
+        raise ValueError(
+            f"shards hold {around} views; a larger multiple of the model's {config.views}, evenly all around and from "
+            f"an elevation of {config.elevation_deg:g} degrees, is wanted."
+        )
     frames, cameras = [], []
     for i in shards.items(number, part, n, parts, seed):
         c2w = shards.c2w(i)

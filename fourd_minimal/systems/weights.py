@@ -43,6 +43,9 @@ def save_weights(path: str | Path, tensors: dict[str, Tensor], config: Any, **no
     metadata = {"class": type(config).__name__, "config": json.dumps(dataclasses.asdict(config)), **_json(notes)}
     with whole_file(path) as draft:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, draft, metadata)
+        mask = os.umask(0)  # safetensors leaves files that only their owner reads
+        os.umask(mask)
+        draft.chmod(0o666 & ~mask)
     return Path(path)
 
 

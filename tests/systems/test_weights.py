@@ -81,3 +81,9 @@ def test_whole_file_leaves_no_draft_behind(tmp_path):
     with whole_file(tmp_path / "a.txt") as draft:
         draft.write_text("whole")
     assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_weights_are_as_readable_as_any_other_file(tmp_path):
+    (tmp_path / "plain").write_text("")
+    path = save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, Config(Inner()))
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -41,7 +41,10 @@ def from_library(name: str | Path, wanted: str) -> Iterator[None]:
         raise ValueError(f'Wan needs more packages ({error}): pip install "fourd-minimal[pretrained]".') from None
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} has no {wanted} that diffusers loads from safetensors ({reason}).") from error
+        raise ValueError(
+            f"{name}: its {wanted} cannot be loaded ({reason}); a folder with it as safetensors, or a network, is "
+            "wanted."
+        ) from error
 
 
 def embed_texts(
