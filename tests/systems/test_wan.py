@@ -12,7 +12,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from einops import rearrange, repeat
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -385,6 +385,16 @@ def test_what_cannot_be_loaded_is_said_in_one_sentence(load, tmp_path):
 def test_pickled_weights_are_refused(folder, tmp_path):
     tiny_base().save_pretrained(tmp_path / "transformer", safe_serialization=False)
     with pytest.raises(ValueError, match="a folder with it as safetensors"):
+        TwoStreamWan.from_pretrained(tmp_path)
+
+
+def test_a_model_that_lacks_a_tensor_is_refused(folder, tmp_path):
+    base = tiny_base()
+    base.save_pretrained(tmp_path / "transformer")
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = {name: value for name, value in load_file(file).items() if name != "proj_out.bias"}
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"/transformer' lacks 1 tensors .*, such as proj_out\.bias"):
         TwoStreamWan.from_pretrained(tmp_path)
 
 

@@ -13,14 +13,14 @@ are prepared as CLIP's own: bicubic, antialiased, colours standardised.
 Departures: no rounding to 256 levels between resizing and standardising. One caption serves all objects.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fourd_minimal.systems.pretrained.published import load, load_model, missing
 from fourd_minimal.systems.pretrained.stable_guide import read_captions
 
 
@@ -128,29 +128,8 @@ class Encoders(nn.Module):
             from diffusers import AutoencoderKL
             from transformers import AutoImageProcessor, CLIPVisionModel
         except ImportError as reason:
-            missing = reason.name or reason
-            raise ValueError(f'{missing} is missing; pip install "fourd-minimal[pretrained]" is wanted.') from None
-        vae, vision = _whole(AutoencoderKL, stable_diffusion, "vae"), _whole(CLIPVisionModel, clip_vision)
-        colours = _loaded(AutoImageProcessor.from_pretrained, clip_vision)
+            raise missing(reason) from None
+        vae, vision = load_model(AutoencoderKL, stable_diffusion, "vae"), load_model(CLIPVisionModel, clip_vision)
+        colours = load(AutoImageProcessor.from_pretrained, clip_vision)
         text = None if caption is None else read_captions(stable_diffusion, [caption])[0]
         return cls(vae, vision, text, colours.image_mean, colours.image_std, at_once)
-
-
-def _whole(kind: Any, name: str, part: str = "") -> nn.Module:
-    """A model with all its tensors."""
-    model, info = _loaded(kind.from_pretrained, name, part, use_safetensors=True, output_loading_info=True)
-    gaps = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
-    if gaps:
-        where = f"{name}/{part}" if part else name
-        raise ValueError(f"{where!r} lacks {len(gaps)} tensors or has them in another shape, such as {gaps[0]}.")
-    return model
-
-
-def _loaded(from_pretrained: Callable, name: str, part: str = "", **options: Any) -> Any:
-    where = dict(subfolder=part) if part else {}
-    try:
-        return from_pretrained(name, **where, **options)
-    except (OSError, ValueError) as reason:
-        said = str(reason).strip().partition("\n")[0].rstrip(".")
-        what = f"the {part} of {name!r}" if part else repr(name)
-        raise ValueError(f"{what} cannot be loaded ({said}); a folder with it, or a network, is wanted.") from None

@@ -18,9 +18,9 @@ in the square root, and a guide with motion takes the former. The encoder's mean
 "overhead view": cameras have one elevation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange, repeat
@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from fourd_minimal.ddpm import NoiseSchedule
 from fourd_minimal.sds import Distilled, Guess, score_distillation
 from fourd_minimal.systems.pretrained.animate_diff import joint_views
+from fourd_minimal.systems.pretrained.published import load, load_model, missing
 
 SIDES = "front view", "side view", "back view"
 """How captions end."""
@@ -231,19 +232,19 @@ class StableGuide(nn.Module):
         try:
             from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
         except ImportError as reason:
-            raise _missing(reason) from None
-        unet = _whole(UNet2DConditionModel, model, "unet", dtype)
+            raise missing(reason) from None
+        unet = load_model(UNet2DConditionModel, model, "unet", torch_dtype=dtype)
         if motion is not None:
-            adapter = _whole(MotionAdapter, motion, "", dtype)
+            adapter = load_model(MotionAdapter, motion, torch_dtype=dtype)
             try:
                 unet = UNetMotionModel.from_unet2d(unet, adapter)
             except (ValueError, RuntimeError) as reason:
                 said = str(reason).strip().partition("\n")[0].rstrip(".:")
                 raise ValueError(f"motion {motion!r} does not fit {model!r} ({said}).") from None
-        vae = _whole(AutoencoderKL, model, "vae")
+        vae = load_model(AutoencoderKL, model, "vae")
         betas = betas or ("linear" if motion is not None else None)
         options = {} if betas is None else dict(beta_schedule=betas)
-        scheduler = _load(DDIMScheduler.from_pretrained, model, "scheduler", **options)
+        scheduler = load(DDIMScheduler.from_pretrained, model, "scheduler", **options)
         schedule = NoiseSchedule(len(scheduler.alphas_cumprod))
         schedule.abar = scheduler.alphas_cumprod.float()
         if text is None:
@@ -262,43 +263,12 @@ def read_captions(model: str, captions: Sequence[str]) -> Float[Tensor, "n l d"]
     try:
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as reason:
-        raise _missing(reason) from None
-    tokenizer = _load(CLIPTokenizer.from_pretrained, model, "tokenizer")
-    reader, info = _load(
-        CLIPTextModel.from_pretrained, model, "text_encoder", use_safetensors=True, output_loading_info=True
-    )
-    _refuse_gaps(f"{model}/text_encoder", info)
+        raise missing(reason) from None
+    tokenizer = load(CLIPTokenizer.from_pretrained, model, "tokenizer")
+    reader = load_model(CLIPTextModel, model, "text_encoder")
     if len(tokenizer) < reader.config.vocab_size:  # where there are no files, transformers makes up an empty one
         said = f"{len(tokenizer)} tokens, and its text encoder reads {reader.config.vocab_size}"
         raise ValueError(f"the tokenizer of {model!r} has {said}; a tokenizer with as many is wanted.")
     longest = reader.config.max_position_embeddings
     options = dict(padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
     return reader.eval()(tokenizer(list(captions), **options).input_ids)[0].float()
-
-
-def _whole(kind: Any, name: str, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A model of diffusers with all its tensors."""
-    options = dict(use_safetensors=True, output_loading_info=True, torch_dtype=dtype)
-    found, info = _load(kind.from_pretrained, name, part, **options)
-    _refuse_gaps(f"{name}/{part}" if part else name, info)
-    return found
-
-
-def _load(from_pretrained: Callable, name: str, part: str, **options: Any) -> Any:
-    where = dict(subfolder=part) if part else {}
-    try:
-        return from_pretrained(name, **where, **options)
-    except (OSError, ValueError) as reason:
-        said = str(reason).strip().partition("\n")[0].rstrip(".")
-        what = f"the {part} of {name!r}" if part else repr(name)
-        raise ValueError(f"{what} cannot be loaded ({said}); a folder with it, or a network, is wanted.") from None
-
-
-def _refuse_gaps(name: str, info: dict[str, Any]) -> None:
-    gaps = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
-    if gaps:
-        raise ValueError(f"{name!r} lacks {len(gaps)} tensors or has them in another shape, such as {gaps[0]}.")
-
-
-def _missing(reason: ImportError) -> ValueError:
-    return ValueError(f'{reason.name or reason} is missing; pip install "fourd-minimal[pretrained]" is wanted.')

@@ -38,8 +38,9 @@ from fourd_minimal.rectified_flow import add_noise, euler, velocity
 from fourd_minimal.systems.designs import build
 from fourd_minimal.systems.four_real_video import FIRST_FRAMES_FAIL, assemble, known_cells
 from fourd_minimal.systems.pixels import check_pixels
+from fourd_minimal.systems.pretrained.published import load, load_model, missing
 from fourd_minimal.systems.pretrained.synchronised import synchronised
-from fourd_minimal.systems.pretrained.wan_text import Contexts, from_library
+from fourd_minimal.systems.pretrained.wan_text import Contexts
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import TwoStream, columns, rows
 
@@ -121,15 +122,15 @@ class TwoStreamWan(nn.Module):
             dtype: of the base; the VAE and the sync layers are in fp32.
 
         Raises:
-            ValueError: no such model, or no safetensors.
+            ValueError: no such model, no safetensors, or tensors that are not there.
         """
-        with from_library(name, "Wan"):
+        try:
             from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-
-            load = partial(WanTransformer3DModel.from_pretrained, name, use_safetensors=True)
-            base = load(subfolder="transformer", torch_dtype=dtype)
-            vae = AutoencoderKLWan.from_pretrained(name, subfolder="vae", use_safetensors=True)
-            scheduler = UniPCMultistepScheduler.load_config(name, subfolder="scheduler")
+        except ImportError as reason:
+            raise missing(reason) from None
+        base = load_model(WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
+        vae = load_model(AutoencoderKLWan, name, "vae")
+        scheduler = load(UniPCMultistepScheduler.load_config, name, "scheduler")
         vae.enable_slicing()  # one frame after another: memory does not grow with the grid
         return cls(base, vae, sync, scheduler.get("flow_shift") or scheduler.get("shift") or 3.0, str(name))
 

@@ -7,14 +7,15 @@ its sequences are.
 Departures: that, and the sentences, which are assumed.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from fourd_minimal.systems.pretrained.published import load, load_model, missing
 
 WORDS = 512
 """Tokens of a prompt, as Wan was trained."""
@@ -32,21 +33,6 @@ class Contexts(NamedTuple):
     dynamic: Float[Tensor, "_ l d"]
 
 
-@contextmanager
-def from_library(name: str | Path, wanted: str) -> Iterator[None]:
-    """One sentence for whatever keeps diffusers from loading a part."""
-    try:
-        yield
-    except ImportError as error:
-        raise ValueError(f'Wan needs more packages ({error}): pip install "fourd-minimal[pretrained]".') from None
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{name}: its {wanted} cannot be loaded ({reason}); a folder with it as safetensors, or a network, is "
-            "wanted."
-        ) from error
-
-
 def embed_texts(
     name: str | Path, texts: Sequence[str], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "n l d"]:
@@ -57,12 +43,13 @@ def embed_texts(
     Raises:
         ValueError: no text encoder there.
     """
-    with from_library(name, "text encoder"):
+    try:
         from diffusers import WanPipeline
         from transformers import AutoTokenizer, UMT5EncoderModel
-
-        tokenizer = AutoTokenizer.from_pretrained(name, subfolder="tokenizer")
-        encoder = UMT5EncoderModel.from_pretrained(name, subfolder="text_encoder", dtype=dtype, use_safetensors=True)
+    except ImportError as reason:
+        raise missing(reason) from None
+    tokenizer = load(AutoTokenizer.from_pretrained, name, "tokenizer")
+    encoder = load_model(UMT5EncoderModel, name, "text_encoder", dtype=dtype)
     reader = WanPipeline(tokenizer, encoder.to(device), vae=None, scheduler=None)
     with torch.no_grad():
         return reader.encode_prompt([*texts], do_classifier_free_guidance=False, max_sequence_length=WORDS)[0]
