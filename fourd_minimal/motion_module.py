@@ -11,6 +11,9 @@ where the block sees, at every place of the picture, the frames as a sequence:
     h <- h + GEGLU(LayerNorm(h))
 
 Positions are sinusoidal, and enter each attention anew, so that the module knows which frame is which.
+
+Departures: none in what is computed. Dropout, 0 there, is left out, and `norm_over_clip` is diffusers' reading of the
+group norm, for its checkpoints.
 """
 
 import math

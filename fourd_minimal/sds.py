@@ -13,6 +13,9 @@ single image, four views, or each frame on its own are the same call with anothe
 
 Why this is score distillation: x - x0 = sqrt(1 - abar) / sqrt(abar) (e - eps), so that L's gradient at the renders is
 DreamFusion's, times a weight that depends on t alone. `form="eps"` leaves the weight out.
+
+Departures: the paper's eq. 10 has a factor of 2 and no division; this loss is divided by the number of images, as in
+the authors' code, so that a step size fits any number of them. Bringing x0 to another spread is in their code too.
 """
 
 from collections.abc import Callable

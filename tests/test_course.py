@@ -1,6 +1,6 @@
 """The pages beside the notebooks hold: equations are where they say, links lead somewhere, words are spelt right.
 
-Code that moves takes its line numbers along: `python tests/test_course.py` writes them anew.
+Code that moves takes its line numbers along, notebooks their minutes: `python tests/test_course.py` writes both anew.
 """
 
 import ast
@@ -190,6 +190,26 @@ def test_notebooks_have_the_headings_that_a_page_names(page):
     assert [(n, h) for n, h in named if not (COURSE / n).is_file() or h not in headings(COURSE / n)] == []
 
 
+# The README's table of the course
+
+MINUTES = re.compile(r"^(\| \[\d\d\]\((notebooks/\w+\.ipynb)\) \| .*? \| )([\d.]+)( \|)$", re.MULTILINE)
+
+
+def minutes(notebook):
+    """What a notebook's own table says of its run on a CPU."""
+    return re.search(r"^\| time, minutes \| [\d.]+ \| ([\d.]+) \|", told(notebook), re.MULTILINE)[1]
+
+
+def with_minutes(readme):
+    return MINUTES.sub(lambda row: f"{row[1]}{minutes(ROOT / row[2])}{row[4]}", readme.read_text())
+
+
+def test_the_readme_names_every_notebook_and_its_minutes():
+    readme = ROOT / "README.md"
+    assert [ROOT / row[1] for row in MINUTES.findall(readme.read_text())] == NOTEBOOKS
+    assert with_minutes(readme) == readme.read_text(), "run `python tests/test_course.py`"
+
+
 # The other pages
 
 
@@ -272,3 +292,4 @@ def test_words_are_spelt_right(tmp_path):
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(written_anew(page))
+    (ROOT / "README.md").write_text(with_minutes(ROOT / "README.md"))

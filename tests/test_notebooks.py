@@ -1,6 +1,8 @@
-"""Every notebook keeps its form: what a reader is told, and exercises whose check tells a starter from a solution."""
+"""Every notebook keeps its form: what a reader is told, exercises with checks, outputs of one clean run."""
 
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -9,11 +11,19 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
+QUESTION = re.compile(
+    r"^\*\*(\d)\.\*\* .*?\S.*?<details><summary>Answer</summary>\s+\S.*?</details>", re.DOTALL | re.MULTILINE
+)
 HINT = re.compile(r"<details>\s*<summary>Hint</summary>.*?\S.*?</details>", re.DOTALL)
 
 
+@cache
+def read(notebook):
+    return nbformat.read(notebook, as_version=4)
+
+
 def cells(notebook):
-    return nbformat.read(notebook, as_version=4).cells
+    return read(notebook).cells
 
 
 def tagged(notebook, tag):
@@ -115,12 +125,30 @@ def test_it_sets_up_once_and_first_of_all(notebook):
     """But for the cell that fetches the package in Colab, of which tests/test_colab.py knows more."""
     first, second, *_ = (i for i, c in enumerate(cells(notebook)) if c.cell_type == "code")
     assert (tagged(notebook, "colab"), tagged(notebook, "setup")) == ([first], [second])
+    assert re.search(r"= start\(", setup(notebook)), "fourd_minimal.lab.notebook.start says what a result depends on"
 
 
 @each_notebook
-def test_it_says_what_the_reader_should_see(notebook):
+def test_it_asks_for_predictions_and_says_what_the_reader_should_see(notebook):
     told = "\n".join(c.source for c in cells(notebook) if c.cell_type == "markdown")
-    assert told.count("You should see") >= 2
+    assert told.count("**Predict first.**") >= 2 and told.count("**You should see**") >= 2
+
+
+@each_notebook
+def test_it_closes_with_what_is_toy_and_three_questions(notebook):
+    told = "\n\n".join(c.source for c in cells(notebook) if c.cell_type == "markdown")
+    assert "## What is faithful, what is toy, what changes at scale" in told
+    asked = told.split("\n## Three questions\n")
+    assert len(asked) == 2, "a section 'Three questions', once"
+    assert QUESTION.findall(asked[1]) == ["1", "2", "3"], "three, each with a folded answer"
+
+
+@each_notebook
+def test_its_colours_are_those_that_all_readers_tell_apart(notebook):
+    code = "\n".join(c.source for c in cells(notebook) if c.cell_type == "code")
+    assert (
+        re.findall(r"#[0-9A-Fa-f]{6}\b|\btab:\w+|\b(?:jet|rainbow|hsv|RdYlGn|nipy_spectral|tab10|tab20)\b", code) == []
+    )
 
 
 @each_notebook
@@ -133,3 +161,42 @@ def test_no_placeholder_is_left(notebook):
 def test_its_code_cells_are_short(notebook):
     lengths = {i: c.source.count("\n") + 1 for i, c in enumerate(cells(notebook)) if c.cell_type == "code"}
     assert {i: n for i, n in lengths.items() if n > 25} == {}
+
+
+# Outputs
+
+
+def outputs(notebook):
+    return [output for cell in cells(notebook) if cell.cell_type == "code" for output in cell.outputs]
+
+
+@each_notebook
+def test_its_outputs_come_from_one_clean_run_in_the_preset_cpu(notebook):
+    code = [cell for cell in cells(notebook) if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert [output.get("name", output.output_type) for output in outputs(notebook)].count("stderr") == 0
+    assert [output for output in outputs(notebook) if output.output_type == "error"] == []
+    printed = "".join(output.text for output in code[1].outputs if output.output_type == "stream")
+    assert "device cpu, preset cpu" in printed
+
+
+@each_notebook
+def test_it_is_small_and_knows_no_place_on_a_disk(notebook):
+    assert notebook.stat().st_size < 1_500_000
+    pictures = re.compile(r"[A-Za-z0-9+/=\\n]{400,}")  # base64
+    text = pictures.sub("", json.dumps([cells(notebook)]))
+    assert re.findall(r"(?<![\w.])/(?:home|root|tmp|usr|var|work|Users|mnt|content)/[\w./-]*|site-packages", text) == []
+
+
+@each_notebook
+def test_its_pictures_have_words_and_its_widgets_are_kept(notebook):
+    kept = read(notebook).metadata.get("widgets", {})
+    kept = kept.get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    for output in outputs(notebook):
+        for kind, data in output.get("data", {}).items():
+            if kind.startswith("image/"):
+                assert output.metadata.get(kind, {}).get("alt"), "Image(..., alt=...), or a figure with titles"
+            if kind == "application/vnd.jupyter.widget-view+json":
+                assert data["model_id"] in kept, "run with widgets' state stored"
+            if kind == "text/html":
+                assert "<img" not in data or "alt=" in data

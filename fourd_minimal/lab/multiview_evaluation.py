@@ -8,7 +8,8 @@ shared noise may freeze. So flicker is measured by distance from the TRUTH's cha
 
 Pixels in [0, 1]; over the object: what it covers in the truth in any frame of that view.
 
-Departures: the paper's table has CLIP scores, FVD and LPIPS, and measures no change over time.
+Departures: the paper's table has CLIP-I, CLIP-C (which compares moments), FVD, LPIPS and PSNR; change over time is
+measured here against the truth's, since a frozen video is best in CLIP-C.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

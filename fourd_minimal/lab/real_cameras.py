@@ -99,5 +99,5 @@ class Cameras:
         return (
             f"A real recording ({self.recording.name}): each camera predicted from the others. {self.frames} frames of "
             f"{self.size} pixels, {self.steps} steps, CPU, seed {self.seed}; PSNR in dB of all / the person's pixels. "
-            f"Made by `fourd cameras{target}`.\n\n{table(head, rows)}\n"
+            f"Made by `fourd cameras --recording {self.recording.name}{target}`.\n\n{table(head, rows)}\n"
         )

@@ -9,6 +9,9 @@ summed, and two small MLPs read density and colour from them:
 What never moves can live in the first grid alone. The term b is a blob at the start: with no density anywhere, nothing
 would have a gradient. The colour does not depend on where it is seen from. A picture is composited along rays
 (`volume_rendering.py`) over one colour, white unless asked otherwise.
+
+Departures: a pixel may be the mean of several rays (`rays_per_side`; the paper has one), since toys have few pixels;
+from which density a cell counts is assumed.
 """
 
 import math

@@ -1,0 +1,99 @@
+"""The start of a notebook: what it says, what it sets, and the words that pictures keep."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from fourd_minimal.lab import notebook
+
+
+@pytest.fixture(autouse=True)
+def own_style():
+    with plt.rc_context():
+        yield
+    plt.close("all")
+
+
+def test_sizes_are_those_of_the_preset(monkeypatch, capsys):
+    sizes = dict(smoke=dict(scenes=2), otherwise=dict(scenes=64))
+    for preset, scenes in (("smoke", 2), ("cpu", 64), ("gpu", 64)):
+        monkeypatch.setenv("FOURD_PRESET", preset)
+        begun = notebook.start(**sizes)
+        assert (begun.preset, begun.seed, begun.sizes) == (preset, 0, dict(scenes=scenes))
+        said = capsys.readouterr().out
+        assert f"preset {preset}" in said and f"torch {torch.__version__}" in said and "seed 0" in said
+    monkeypatch.setenv("FOURD_PRESET", "huge")
+    with pytest.raises(ValueError, match="FOURD_PRESET is 'huge'"):
+        notebook.start(**sizes)
+
+
+def test_the_seed_is_torchs():
+    notebook.start({}, {}, seed=3)
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(4))
+
+
+def test_lines_take_the_palette_in_turn():
+    notebook.start({}, {})
+    _, axis = plt.subplots()
+    drawn = [axis.plot([0, 1])[0].get_color() for _ in range(4)]
+    assert drawn == [notebook.BLUE, notebook.ORANGE, notebook.GREEN, notebook.PINK]
+
+
+def seen(colour, lost):
+    """A colour as an eye without one of its three receptors sees it, by Viénot, Brettel and Mollon (1999)."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = torch.tensor([red, green, blue]) ** 2.2
+    to_lms = torch.tensor([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    long, medium, short = to_lms @ linear
+    if lost == "protan":
+        long = 2.02344 * medium - 2.52581 * short
+    else:
+        medium = 0.494207 * long + 1.24827 * short
+    return (torch.linalg.inv(to_lms) @ torch.stack([long, medium, short])).clamp(0, 1) ** (1 / 2.2)
+
+
+@pytest.mark.parametrize("lost", ["protan", "deutan"])
+def test_the_palette_is_told_apart_without_red_or_without_green(lost):
+    names = ("BLUE", "ORANGE", "GREEN", "PINK", "SKY", "AMBER", "YELLOW")
+    colours = torch.stack([seen(getattr(notebook, name), lost) for name in names])
+    apart = torch.cdist(colours, colours) + 10 * torch.eye(len(names))
+    assert apart.min() > 0.14
+
+
+def test_the_palette_is_not_every_palette():
+    """matplotlib's own green and orange are one colour to an eye without the receptor for red."""
+    assert torch.dist(seen("#2ca02c", "protan"), seen("#ff7f0e", "protan")) < 0.1
+
+
+def test_words_say_every_title_once_and_then_the_axes():
+    figure, axes = plt.subplots(1, 2)
+    figure.suptitle("Both fall")
+    for axis in axes:
+        axis.set(title="loss\nof one", xlabel="step", ylabel="loss")
+    axes[1].set_title("the left", loc="left")
+    assert notebook.words(figure) == "Both fall; loss of one; the left. Axes: step, loss."
+    assert notebook.words(plt.figure()) == "A picture without a title."
+
+
+@pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")
+def test_a_figure_shown_in_a_notebook_keeps_its_words(tmp_path):
+    script = tmp_path / "cells.ipy"
+    script.write_text("""
+%matplotlib inline
+import matplotlib.pyplot as plt
+from fourd_minimal.lab.notebook import start
+start({}, {}), start({}, {})  # a set-up cell that is run again
+figure, axis = plt.subplots()
+axis.set(title="Loss falls", xlabel="step")
+picture, known = get_ipython().display_formatter.formatters["image/png"].lookup_by_type(type(figure))(figure)
+print(len(picture) > 100, known["alt"])
+""")
+    command = [sys.executable, "-m", "IPython", "--no-banner", "--quick", str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert "True Loss falls. Axes: step." in run.stdout, run.stderr
