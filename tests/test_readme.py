@@ -41,6 +41,7 @@ ONLY_READ = {  # read by its program, not run, for want of
     "fourd generate --asset": "Blender and an asset (tests/data/test_gltf.py renders some where they are)",
     "fourd train": "hours; in the preset smoke tests/lab/test_cli.py trains each",
     "fourd evaluate-4dm": "half an hour; tests/lab/test_four_dm_commands.py runs it on little",
+    "fourd evaluate-distil": "minutes; tests/lab/test_distil_commands.py runs it on little",
     "fourd plan": "a minute; tests/lab/test_planner.py plans",
     "fourd curate": "assets; tests/lab/test_curate.py has some",
     "fourd render-shards": "Blender; tests/lab/test_render_shards.py has some",
