@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Literal
@@ -95,7 +96,7 @@ class Ablate:
         minutes = f", {mean(seconds) / 60:.1f} minutes each" if seconds else ""
         lines = [
             f"{self.steps} training steps, {self.seeds} seeds, {self.scenes} held-out scenes, base '{self.weights}', "
-            f"preset {self.preset}, trained on {where}{minutes}. Made by `fourd ablate`.",
+            f"preset {self.preset}, trained on {where}{minutes}. Made by `fourd ablate`, {date.today()}.",
             "PSNR is pooled, in dB, over all, moving and hidden pixels (surfaces the fixed view does not show); +- "
             "is a 95% interval of the mean over seeds. Flicker and reprojection error: beside the truth's. GFLOP: "
             f"one evaluation of one grid. Last column: the moving pixels' gain over '{REFERENCE}' on the same scenes, "

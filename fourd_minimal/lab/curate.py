@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,7 +75,11 @@ class Curate:
         lines = [
             dict(asset=j.asset, clip=j.clip, scores=j.scores and asdict(j.scores), reasons=j.reasons) for j in found
         ]
-        write_text(self.out / "curation.md", report(found, self.thresholds) + "\n")
+        made = (
+            f"{self.views} views x {self.times} times of {self.size} pixels, nothing random, rendered by Blender. "
+            f"Made by `fourd curate`, {date.today()}."
+        )
+        write_text(self.out / "curation.md", f"{made}\n\n{report(found, self.thresholds)}\n")
         write_text(self.out / "curation.json", json.dumps(lines, indent=1))
         write_text(self.out / "kept.txt", "".join(f"{j.asset}\t{j.clip}\n" for j in found if not j.reasons))
 

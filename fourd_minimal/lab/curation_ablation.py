@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -158,7 +159,7 @@ class AblateCuration:
                 f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
                 f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
                 f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
-                f"training(s) of each; {device().type.upper()}. Made by `fourd ablate-curation`.",
+                f"training(s) of each; {device().type.upper()}. Made by `fourd ablate-curation`, {date.today()}.",
                 "### The collection",
                 table(["clips", "in all", "kept", "refused because"], rows),
                 "### Scores",

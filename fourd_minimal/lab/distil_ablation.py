@@ -21,6 +21,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -274,7 +275,7 @@ class AblateDistil:
                 f"Scenes from one film, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
                 f"creatures, seeds {', '.join(map(str, self.seeds))}, {device().type.upper()}; {CAMERAS} cameras "
                 "between the sampled ones, against their true films; what counts first is the object's PSNR. "
-                "Made by `fourd ablate-distil`. "
+                f"Made by `fourd ablate-distil`, {date.today()}. "
                 f"The anchor's perceptual distance, and the column 'perceptual': {label}. Seconds: of one scene, after "
                 "sampling (twice as long for 8 views), on a machine that did other things too.",
                 result_table(results),

@@ -1,6 +1,7 @@
 """The README's numbers, made again by one command."""
 
 from dataclasses import asdict, dataclass
+from datetime import date
 from json import dumps
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Evaluate:
 
         say(
             f"Unseen cells of {size} grids of {h}x{w} pixels; pooled PSNR; weights '{self.weights}', CPU, seed 0. "
-            "Made by `fourd evaluate`."
+            f"Made by `fourd evaluate`, {date.today()}."
         )
         for family in self.families:
             record = held_out(model, family, self.scenes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,8 @@ class EvaluateDistil:
         text = (
             f"Films made into scenes, preset '{self.preset}', weights '{self.weights}', seed {self.seed}, "
             f"{device().type.upper()}, against what {CAMERAS} cameras between the sampled ones would have seen. "
-            "Made by `fourd evaluate-distil`. The object: every pixel that it covers in any frame of the view.\n\n"
+            f"Made by `fourd evaluate-distil`, {date.today()}. "
+            "The object: every pixel that it covers in any frame of the view.\n\n"
         )
         write_text(self.out / "distil.md", text + table(["", "", "PSNR, dB", "object, dB"], rows) + "\n")
         picture_rows(lines, self.out / "distil.png", headings={0: "film", 2: "cameras around, at two moments"})

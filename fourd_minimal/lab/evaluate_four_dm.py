@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -70,7 +71,8 @@ class EvaluateFourDM:
         say(
             f"4DM and its base, weights '{self.weights}', {cfg.image_size} pixels, {cfg.views} views, {self.steps} "
             f"steps, guidance {self.guidance:g}, {len(self.seeds)} sampling seeds (± is half of the 95% interval over "
-            "them), CPU. Made by `fourd evaluate-4dm`. The object: every pixel that it covers in any frame of the view."
+            f"them), CPU. Made by `fourd evaluate-4dm`, {date.today()}. "
+            "The object: every pixel that it covers in any frame of the view."
         )
         exams = {
             f"The base on single pictures of {self.scenes} held-out creatures": self._creatures(cfg, 1),

@@ -1,6 +1,7 @@
 """The README's pictures that no measurement makes, by `python -m fourd_minimal.lab.figures`."""
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
-from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.systems.weights import whole_file, write_text
 
 HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
 SCENES = (3, 9, 17)
@@ -91,13 +92,15 @@ def free_camera(scenes: tuple[int, ...] = SCENES, frames: int = 24, side: int = 
 
 
 def main(folder: str | Path = "figures") -> None:
-    """Write `hero.gif` and `free_camera.gif`, each with a still beside it, and `text_to_4d.png`."""
+    """Write `hero.gif` and `free_camera.gif`, each with a still beside it, `text_to_4d.png`, and who made them."""
     from_words(Path(folder) / "text_to_4d.png")
     for name, pictures, each_ms in (("hero", hero(), 250), ("free_camera", free_camera(), 120)):
         film = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
         for kind, options in (("gif", film), ("png", {})):
             with whole_file(Path(folder) / f"{name}.{kind}") as draft:
                 pictures[0].save(draft, kind.upper(), **options)
+    made = f"Made by `python -m fourd_minimal.lab.figures`, {date.today()}."
+    write_text(Path(folder) / "pictures.md", f"Hero, free camera, text to 4D: weights 'toy', CPU, seed 0. {made}\n")
 
 
 if __name__ == "__main__":

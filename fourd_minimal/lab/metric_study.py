@@ -22,6 +22,7 @@ of every fourth view at every fourth time, to spare the reader's.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -416,7 +417,8 @@ class MetricStudy:
     def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> str:
         parts = [
             f"{self.scenes} held-out scenes per family, {self.views} views x {self.times} times of {self.size}x"
-            f"{self.size} pixels, seed {self.seed}, {device().type.upper()}. Made by `fourd metric-study`. Features: "
+            f"{self.size} pixels, seed {self.seed}, {device().type.upper()}. "
+            f"Made by `fourd metric-study`, {date.today()}. Features: "
             f"'{self.features}', made by `{features.notes.get('made_by', 'nobody who said so')}`; they stand in for "
             "CLIP's and I3D's, and no number of theirs is CLIP-I, CLIP-C or FVD. "
             f"Perceptual distance: {about}. Frechet distances: {self.scenes * self.views} videos on either side. "

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -99,5 +100,6 @@ class Cameras:
         return (
             f"A real recording ({self.recording.name}): each camera predicted from the others. {self.frames} frames of "
             f"{self.size} pixels, {self.steps} steps, CPU, seed {self.seed}; PSNR in dB of all / the person's pixels. "
-            f"Made by `fourd cameras --recording {self.recording.name}{target}`.\n\n{table(head, rows)}\n"
+            f"Made by `fourd cameras --recording {self.recording.name}{target}`, {date.today()}.\n\n"
+            f"{table(head, rows)}\n"
         )

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -231,7 +232,7 @@ class Rivals:
         parts = [
             f"Preset '{self.preset}', weights 'toy', {self.scenes} held-out scenes, seeds "
             f"{', '.join(map(str, self.seeds))}, {device().type.upper()} with {torch.get_num_threads()} thread(s). "
-            "Made by `fourd rivals`. In brackets: 95% over scenes. 'perceptual': "
+            f"Made by `fourd rivals`, {date.today()}. In brackets: 95% over scenes. 'perceptual': "
             f"{label}. Toy features: a small network that names what moves how in our toy worlds; neither CLIP's nor "
             "I3D's. 'change over time': distance from the truth's second difference."
         ]

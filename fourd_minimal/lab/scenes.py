@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ class Scenes:
 
         say(
             f"PSNR in dB at views between the given ones. Weights '{self.weights}', CPU, seed {self.seed}. "
-            "Made by `fourd scenes`."
+            f"Made by `fourd scenes`, {date.today()}."
         )
         large = {}
         if self.fits:

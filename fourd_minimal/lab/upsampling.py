@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -204,7 +205,8 @@ class Upsampling:
         (h, w), (small_h, small_w) = upsampler.config.dit.image_size, upsampler.config.small_size
         report = [
             f"{small_h}x{small_w} to {h}x{w} pixels, {self.scenes} held-out scenes per family, weights "
-            f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated frames. Made by `fourd upsampling`.",
+            f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated frames. "
+            f"Made by `fourd upsampling`, {date.today()}.",
             "PSNR in dB is pooled, over all cells where the small frames are true, over unseen cells where they are "
             "generated. Sharpness: mean squared gradient over moving pixels, as a share of the truth's. Flicker and "
             "reprojection error: beside the truth's.",

@@ -69,34 +69,43 @@ class GridViewer(anywidget.AnyWidget):
         time: int = 0,
         view: int = 0,
     ):
-        frames = labelled_frames(grid)
-        views, times, height, width, _ = next(iter(frames.values())).shape
-        if not fps > 0:
-            raise ValueError(f"fps is {fps}; give a number of steps a second above 0.")
-        self._last = {"time": times - 1, "view": views - 1}
-        super().__init__(
-            time=time,
-            view=view,
-            _grid={
-                "panels": [{"label": label, "sprite": _sprite(f)} for label, f in frames.items()],
-                "views": views,
-                "times": times,
-                "height": height,
-                "width": width,
-                "known": known_cells(known, views, times).tolist(),
-                "title": title,
-                "scale": whole_scale(scale, width, target=PANEL_WIDTH),
-                "smooth": width >= SMOOTH_FROM if smooth is None else smooth,
-                "fps": fps,
-            },
-        )
+        state = _state(grid, title, scale, known, smooth, fps, time, view)
+        self._last = {axis: state["_grid"][f"{axis}s"] - 1 for axis in ("time", "view")}
+        super().__init__(**state)
 
     @traitlets.validate("time", "view")
     def _inside(self, proposal: dict) -> int:
         name, value = proposal["trait"].name, proposal["value"]
-        if not 0 <= value <= self._last[name]:
-            raise ValueError(f"{name} is {value}; this grid has {name}s 0 to {self._last[name]}.")
+        _check_inside(name, value, self._last[name])
         return value
+
+
+def _state(grid, title="", scale=None, known=True, smooth=None, fps=8, time=0, view=0) -> dict:
+    """What the browser is told."""
+    frames = labelled_frames(grid)
+    views, times, height, width, _ = next(iter(frames.values())).shape
+    if not fps > 0:
+        raise ValueError(f"fps is {fps}; give a number of steps a second above 0.")
+    _check_inside("time", time, times - 1)
+    _check_inside("view", view, views - 1)
+    looks = {
+        "panels": [{"label": label, "sprite": _sprite(f)} for label, f in frames.items()],
+        "views": views,
+        "times": times,
+        "height": height,
+        "width": width,
+        "known": known_cells(known, views, times).tolist(),
+        "title": title,
+        "scale": whole_scale(scale, width, target=PANEL_WIDTH),
+        "smooth": width >= SMOOTH_FROM if smooth is None else smooth,
+        "fps": fps,
+    }
+    return {"time": time, "view": view, "_grid": looks}
+
+
+def _check_inside(name: str, value: int, last: int) -> None:
+    if not 0 <= value <= last:
+        raise ValueError(f"{name} is {value}; this grid has {name}s 0 to {last}.")
 
 
 def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, title: str = "", **options) -> None:
@@ -116,9 +125,7 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_html(torch.rand(4, 6, 3, 16, 16), f"{folder}/noise.html", title="Noise", fps=4)
     """
-    viewer = GridViewer(grid, title=title, **options)
-    state = {name: getattr(viewer, name) for name in ("time", "view", "_grid")}
-    viewer.close()
+    state = _state(grid, title, **options)
     write_page(path, title or "4D grid", (HERE / "viewer.js").read_text(), (HERE / "viewer.css").read_text(), state)
 
 

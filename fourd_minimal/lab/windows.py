@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -181,7 +182,7 @@ class Windows:
         shown = [d for d in (1, 2, 3, 4, 6, 9, 12, 15) if d <= len(next(iter(quality.values())))]
         lines = [
             f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
-            f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`.",
+            f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`, {date.today()}.",
             "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell",
             table(
                 ["", *map(str, shown), *["orbit closes"] * bool(closed)],

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from statistics import mean
 from unittest.mock import MagicMock
@@ -146,7 +147,7 @@ def main() -> None:
     text = (
         f"Fields fitted to the truth for {given.seconds:g} s on one thread of a CPU: {TIMES} frames of 32 pixels, "
         f"{given.objects} held-out creatures; PSNR at views between, all pixels, mean (worst to best). "
-        "Made by `python tests/benchmarks/dynamic_nerf.py`.\n\n"
+        f"Made by `python tests/benchmarks/dynamic_nerf.py`, {date.today()}.\n\n"
     )
     text += table(["field", "numbers", "steps", "seconds", *(f"from {v} views, dB" for v in given.views)], rows) + "\n"
     print(text)
