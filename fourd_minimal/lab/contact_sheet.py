@@ -121,7 +121,8 @@ def picture_rows(
     strips = [repeat(_as_bytes(label, frames[None])[0], "n h w c -> (h a) (n w b) c", a=scale, b=scale)
               for label, frames in rows]  # fmt: skip
     height, width = strips[0].shape[0], max(strip.shape[1] for strip in strips)
-    left, top = int(max(small.getlength(label) for label, _ in rows)) + 4 * gap, MARGIN[1] if headings else 0
+    lines = [line for label, _ in rows for line in label.split("\n")]
+    left, top = int(max(map(small.getlength, lines))) + 4 * gap, MARGIN[1] if headings else 0
     canvas = Image.new("RGB", (left + width, top + len(rows) * (height + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     for number, text in (headings or {}).items():
