@@ -69,6 +69,7 @@ function render({ model, el }) {
   const home = create("button", { type: "button", textContent: "back to the start", className: "home" });
   const controls = create("div", { className: "controls" }, button, slider, home);
   const root = create("div", { className: "scene-viewer" }, create("header", { textContent: data.title }), canvas, controls);
+  for (const part of [button, slider, home]) part.dataset.lmSuppressShortcuts = "true"; // keys are not JupyterLab's
   el.append(root);
 
   const renderer = new THREE.WebGLRenderer({ canvas, alpha: true, antialias: false, preserveDrawingBuffer: true });

@@ -65,7 +65,8 @@ function render({ model, el }) {
     create("div", { className: "controls" }, labels.time, labels.view, map, players, place),
   );
   root.classList.toggle("pixelated", !grid.smooth);
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab leaves the arrow keys to us
+  const parts = [panels, ...Object.values(sliders), ...Object.values(buttons)];
+  for (const part of parts) part.dataset.lmSuppressShortcuts = "true"; // keys are not JupyterLab's
   const sizes = {
     views: grid.views,
     times: grid.times,

@@ -1,21 +1,13 @@
 """The user study as an evaluator meets it: in JupyterLab, in Chromium, clicked to the end; then its file is read."""
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 
 from fourd_minimal.lab.user_study import LEFT, QUESTIONS, read_answers, summary
+from tests import browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SUBJECTS = ("fox", "ball")
 CELL = """
 import torch
@@ -27,69 +19,29 @@ UserStudy({subject: {"ours": shades, "theirs": 1 - shades} for subject in ("fox"
 
 @pytest.fixture
 def lab(tmp_path):
-    """The address of a JupyterLab that knows no settings but its own, with one notebook in it."""
+    """The address of a JupyterLab with one notebook in it."""
     pytest.importorskip("jupyterlab", reason="needs JupyterLab: pip install -e '.[notebooks]'")
     cell = dict(cell_type="code", id="study", metadata={}, execution_count=None, outputs=[], source=CELL.strip())
     kernel = dict(name="python3", display_name="Python 3", language="python")
     notebook = dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
     (tmp_path / "work").mkdir()
     (tmp_path / "work/study.ipynb").write_text(json.dumps(notebook))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings")}
-    own |= {"JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")}
-    options = ["--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    options += ["--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path / 'work'}"]
-    options += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--allow-root")
-    with (tmp_path / "log").open("w") as log:
-        command = [sys.executable, "-m", "jupyterlab", *options]
-        server = subprocess.Popen(command, env=os.environ | own, cwd=tmp_path, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        patience = time.monotonic() + 240  # seconds that are only spent on a machine busy with other things
-        while True:
-            if server.poll() is not None or time.monotonic() > patience:
-                pytest.fail(f"JupyterLab does not answer: {(tmp_path / 'log').read_text()[-2000:]}")
-            try:
-                urllib.request.urlopen(f"{address}/api/status", timeout=5).close()
-                break
-            except (urllib.error.URLError, TimeoutError):
-                time.sleep(0.1)
+    with browser.lab(tmp_path) as address:
         yield address
-    finally:
-        server.terminate()
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:  # its kernel ends with it
-            server.kill()
-            server.wait()
 
 
 @pytest.fixture
 def page():
     """A page of a real browser; `page.errors` collects what went wrong in it."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    if not CHROMIUM:
+    pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    if not browser.CHROMIUM:
         pytest.skip("needs Chromium: no chromium, chromium-browser or google-chrome on the path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1600})
-        page.set_default_timeout(240_000)
-        page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
+    with browser.page() as page:
         yield page
-        browser.close()
 
 
 def test_a_study_is_answered_by_clicks_and_its_file_is_read(page, lab, tmp_path):
-    page.goto(f"{lab}/lab/tree/study.ipynb?reset")
-    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-    page.get_by_text("| Idle").first.wait_for()  # or what is run before the kernel is there is lost
+    browser.open_notebook(page, lab, "study.ipynb")
     page.locator(".jp-CodeCell .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     study = page.locator(".jp-OutputArea-output .widget-vbox").first
