@@ -87,9 +87,9 @@ def test_the_first_cell_fetches_and_keeps_torch_in_colab_and_does_nothing_elsewh
     for tool, does in (("git", 'mkdir -p "${@: -1}/notebooks" "${@: -1}/fourd_minimal"'), ("pip", ":")):
         (tools / tool).write_text(f'#!/bin/bash\necho "{tool} $@" >> {tmp_path}/called\n{does}\n')
         (tools / tool).chmod(0o755)
-    colab_is = f"""
-import sys, types
-sys.path.remove("{ROOT}")  # as where it is not installed
+    colab_is = """
+import pathlib, sys, types
+sys.path = [place for place in sys.path if not pathlib.Path(place, "fourd_minimal/lab").is_dir()]  # not installed
 output = types.SimpleNamespace(enable_custom_widget_manager=lambda: print("widgets"))
 sys.modules["google"] = types.ModuleType("google")
 sys.modules["google.colab"] = types.SimpleNamespace(output=output)
