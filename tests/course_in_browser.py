@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from browser import lab, open_notebook, page
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = 3600  # seconds a notebook may take
 MOVE = 60  # seconds until something that was moved shows it
@@ -104,8 +106,6 @@ def main() -> int:
 
 def visit(notebook: Path, preset: str, out: Path) -> Visit:
     """Everything with one notebook, in a JupyterLab and a page of its own."""
-    from browser import lab, page  # is beside this file, and no module to those who import it from elsewhere
-
     folder = out / notebook.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -136,8 +136,6 @@ def copy_alone(notebook: Path, work: Path) -> None:
 
 
 def look_at_everything(visited: Visit, address: str, path: str) -> None:
-    from browser import open_notebook
-
     open_notebook(visited.page, address, path)
     visited.shoot(visited.page, "top_as_opened")
     run_all_cells(visited)

@@ -5,7 +5,6 @@ Code that moves takes its line numbers along, notebooks their minutes: `python t
 
 import ast
 import io
-import json
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from pages import cells, told
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE = ROOT / "notebooks"
@@ -60,19 +60,6 @@ PLACE = re.compile(r"\[`(?P<shown>[\w./]+):(?P<line>\d+)`\]\((?P<link>[\w./]+)#L
 HEADING = re.compile(r"\[\d\d\]\((?P<notebook>\w+\.ipynb)\) \*(?P<heading>[^*]+)\*")
 SPELT = {}
 """Words that the spelling check takes for slips, each with the reason why it is none."""
-
-
-@cache
-def cells(notebook):
-    found = json.loads(notebook.read_text())["cells"]
-    return tuple((cell["cell_type"], "".join(cell["source"])) for cell in found)
-
-
-def told(file):
-    """What a page, or the markdown of a notebook, says."""
-    if file.suffix == ".md":
-        return file.read_text()
-    return "\n\n".join(source for kind, source in cells(file) if kind == "markdown")
 
 
 def without_fences(text):

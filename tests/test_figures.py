@@ -3,13 +3,13 @@
 That the gallery's `fourd` commands are known to their program is in `test_readme.py`, which reads every page.
 """
 
-import json
 import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from pages import told
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "figures"
@@ -34,14 +34,6 @@ def by_hand_or_twin(file):
 
 def linked(text):
     return {(FIGURES / at).resolve() for at in re.findall(r"\]\((?!\w+:)([^)\s#]+)", text)}
-
-
-def told(file):
-    """What a page says; of a notebook, its words."""
-    if file.suffix != ".ipynb":
-        return file.read_text()
-    cells = json.loads(file.read_text())["cells"]
-    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(FIGURES)))
@@ -108,13 +100,3 @@ def test_pictures_have_words_and_lie_with_the_figures(page):
         assert len(alt.split()) >= 3, f"{at}: a picture needs a few words for those who cannot see it"
         file = (page.parent / at).resolve()
         assert re.match(r"\w+:", at) or (file.is_file() and file.is_relative_to(FIGURES)), f"{at} is no figure of ours"
-
-
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda file: file.stem)
-def test_pictures_that_a_notebook_draws_have_words(notebook):
-    for cell in json.loads(notebook.read_text())["cells"]:
-        for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
-                assert output["metadata"].get("image/png", output["metadata"]).get("alt"), (
-                    f"{notebook.name}: {cell['id']}"
-                )

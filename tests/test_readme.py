@@ -3,7 +3,6 @@
 `.ci/run` runs those that install, and the two that start the project and its tests; they are `IN_CI` here.
 """
 
-import json
 import re
 import shlex
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from pages import told
 
 from fourd_minimal.data.gltf import BLENDER_ENVIRONMENT
 from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
@@ -51,13 +51,6 @@ ONLY_READ = {  # read by its program, not run, for want of
     "python -m fourd_minimal.lab.figures": "a minute of pictures",
     "python tests/benchmarks/": "a quiet machine",
 }
-
-
-def told(file):
-    if file.suffix != ".ipynb":
-        return file.read_text()
-    cells = json.loads(file.read_text())["cells"]
-    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def commands(file):

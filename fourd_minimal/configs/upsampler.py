@@ -33,7 +33,7 @@ class UpsamplerPreset:
         for name, least in dict(views=2, times=2, steps=1, batch=1, warmup=1).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        if self.parts < 1 or self.batch % (self.parts):
+        if self.parts < 1 or self.batch % self.parts:
             raise ValueError(f"batch is {self.batch}; a multiple of its parts, {self.parts}, is wanted.")
 
 

@@ -3,13 +3,13 @@
 import json
 import time
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.tables import made_by
 from fourd_minimal.lab.verdicts import (
     interval,
     judge,
@@ -96,7 +96,7 @@ class Ablate:
         minutes = f", {mean(seconds) / 60:.1f} minutes each" if seconds else ""
         lines = [
             f"{self.steps} training steps, {self.seeds} seeds, {self.scenes} held-out scenes, base '{self.weights}', "
-            f"preset {self.preset}, trained on {where}{minutes}. Made by `fourd ablate`, {date.today()}.",
+            f"preset {self.preset}, trained on {where}{minutes}. {made_by('fourd ablate')}",
             "PSNR is pooled, in dB, over all, moving and hidden pixels (surfaces the fixed view does not show); +- "
             "is a 95% interval of the mean over seeds. Flicker and reprojection error: beside the truth's. GFLOP: "
             f"one evaluation of one grid. Last column: the moving pixels' gain over '{REFERENCE}' on the same scenes, "

@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from tqdm import tqdm
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
 from fourd_minimal.data.gltf import BlenderError, blender_python, list_clips, render_asset
 from fourd_minimal.lab.contact_sheet import picture_rows
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.weights import write_text
 
 
@@ -77,7 +76,7 @@ class Curate:
         ]
         made = (
             f"{self.views} views x {self.times} times of {self.size} pixels, nothing random, rendered by Blender. "
-            f"Made by `fourd curate`, {date.today()}."
+            f"{made_by('fourd curate')}"
         )
         write_text(self.out / "curation.md", f"{made}\n\n{report(found, self.thresholds)}\n")
         write_text(self.out / "curation.json", json.dumps(lines, indent=1))

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -22,8 +21,8 @@ from fourd_minimal.data.procedural import HELD_OUT, SPOILT, sample_scenes
 from fourd_minimal.lab.multiview import orbits, train_four_dm
 from fourd_minimal.lab.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, gain_table, score_table
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.train import watched
-from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import write_text
 
@@ -159,7 +158,7 @@ class AblateCuration:
                 f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
                 f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
                 f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
-                f"training(s) of each; {device().type.upper()}. Made by `fourd ablate-curation`, {date.today()}.",
+                f"training(s) of each; {device().type.upper()}. {made_by('fourd ablate-curation')}",
                 "### The collection",
                 table(["clips", "in all", "kept", "refused because"], rows),
                 "### Scores",

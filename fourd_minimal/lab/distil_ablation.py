@@ -21,7 +21,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -39,8 +38,8 @@ from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview_evaluation import PASTE, score
 from fourd_minimal.lab.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.verdicts import paired, told
-from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_scene, surroundings
 from fourd_minimal.systems.four_diffusion import FourDM
@@ -275,7 +274,7 @@ class AblateDistil:
                 f"Scenes from one film, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
                 f"creatures, seeds {', '.join(map(str, self.seeds))}, {device().type.upper()}; {CAMERAS} cameras "
                 "between the sampled ones, against their true films; what counts first is the object's PSNR. "
-                f"Made by `fourd ablate-distil`, {date.today()}. "
+                f"{made_by('fourd ablate-distil')} "
                 f"The anchor's perceptual distance, and the column 'perceptual': {label}. Seconds: of one scene, after "
                 "sampling (twice as long for 8 views), on a machine that did other things too.",
                 result_table(results),

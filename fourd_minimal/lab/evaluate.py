@@ -1,7 +1,6 @@
 """The README's numbers, made again by one command."""
 
 from dataclasses import asdict, dataclass
-from datetime import date
 from json import dumps
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fourd_minimal.lab.evaluation import (
     markdown,
     moving_pixels,
 )
+from fourd_minimal.lab.tables import made_by
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
 
@@ -53,7 +53,7 @@ class Evaluate:
 
         say(
             f"Unseen cells of {size} grids of {h}x{w} pixels; pooled PSNR; weights '{self.weights}', CPU, seed 0. "
-            f"Made by `fourd evaluate`, {date.today()}."
+            f"{made_by('fourd evaluate')}"
         )
         for family in self.families:
             record = held_out(model, family, self.scenes)

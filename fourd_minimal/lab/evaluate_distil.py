@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from fourd_minimal.lab.evaluate_four_dm import asset_turn
 from fourd_minimal.lab.multiview_evaluation import PASTE, score
 from fourd_minimal.lab.perceptual import lpips_vgg
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.film_to_scene import optimise_scene, surroundings
 from fourd_minimal.systems.four_diffusion import FourDM
@@ -105,7 +104,7 @@ class EvaluateDistil:
         text = (
             f"Films made into scenes, preset '{self.preset}', weights '{self.weights}', seed {self.seed}, "
             f"{device().type.upper()}, against what {CAMERAS} cameras between the sampled ones would have seen. "
-            f"Made by `fourd evaluate-distil`, {date.today()}. "
+            f"{made_by('fourd evaluate-distil')} "
             "The object: every pixel that it covers in any frame of the view.\n\n"
         )
         write_text(self.out / "distil.md", text + table(["", "", "PSNR, dB", "object, dB"], rows) + "\n")

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
+from fourd_minimal.lab.tables import made_by
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.weights import write_text
 
@@ -71,7 +71,7 @@ class EvaluateFourDM:
         say(
             f"4DM and its base, weights '{self.weights}', {cfg.image_size} pixels, {cfg.views} views, {self.steps} "
             f"steps, guidance {self.guidance:g}, {len(self.seeds)} sampling seeds (± is half of the 95% interval over "
-            f"them), CPU. Made by `fourd evaluate-4dm`, {date.today()}. "
+            f"them), CPU. {made_by('fourd evaluate-4dm')} "
             "The object: every pixel that it covers in any frame of the view."
         )
         exams = {

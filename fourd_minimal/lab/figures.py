@@ -1,7 +1,6 @@
 """The README's pictures that no measurement makes, by `python -m fourd_minimal.lab.figures`."""
 
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.lab.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
+from fourd_minimal.lab.tables import made_by
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.text_to_video import TextToVideo
@@ -99,7 +99,7 @@ def main(folder: str | Path = "figures") -> None:
         for kind, options in (("gif", film), ("png", {})):
             with whole_file(Path(folder) / f"{name}.{kind}") as draft:
                 pictures[0].save(draft, kind.upper(), **options)
-    made = f"Made by `python -m fourd_minimal.lab.figures`, {date.today()}."
+    made = made_by("python -m fourd_minimal.lab.figures")
     write_text(Path(folder) / "pictures.md", f"Hero, free camera, text to 4D: weights 'toy', CPU, seed 0. {made}\n")
 
 

@@ -22,7 +22,6 @@ of every fourth view at every fourth time, to spare the reader's.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +40,7 @@ from fourd_minimal.lab.consistency import flicker, reprojection_error
 from fourd_minimal.lab.matching import classical
 from fourd_minimal.lab.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.systems.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import whole_file, write_text
@@ -418,7 +417,7 @@ class MetricStudy:
         parts = [
             f"{self.scenes} held-out scenes per family, {self.views} views x {self.times} times of {self.size}x"
             f"{self.size} pixels, seed {self.seed}, {device().type.upper()}. "
-            f"Made by `fourd metric-study`, {date.today()}. Features: "
+            f"{made_by('fourd metric-study')} Features: "
             f"'{self.features}', made by `{features.notes.get('made_by', 'nobody who said so')}`; they stand in for "
             "CLIP's and I3D's, and no number of theirs is CLIP-I, CLIP-C or FVD. "
             f"Perceptual distance: {about}. Frechet distances: {self.scenes * self.views} videos on either side. "

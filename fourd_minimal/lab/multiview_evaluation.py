@@ -20,8 +20,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fourd_minimal.lab.tables import table
 from fourd_minimal.lab.verdicts import interval, paired, told
-from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.four_diffusion import FourDM
 
 Videos = Float[Tensor, "b f v c h w"]

@@ -18,7 +18,7 @@ from fourd_minimal.lab.cost import Cost, Precision, cost, cure
 from fourd_minimal.lab.devices import Scale
 from fourd_minimal.lab.hardware import EFFICIENCY, Device, KindName, find_device
 from fourd_minimal.lab.stages import MAKERS, PresetName, Stage, StageName, System, find_stage
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import table
 from fourd_minimal.systems.weights import write_text
 
 PAPER = {

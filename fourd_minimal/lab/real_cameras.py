@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.lab.contact_sheet import compare_sheet
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
 from fourd_minimal.systems.weights import write_text
 
@@ -100,6 +99,6 @@ class Cameras:
         return (
             f"A real recording ({self.recording.name}): each camera predicted from the others. {self.frames} frames of "
             f"{self.size} pixels, {self.steps} steps, CPU, seed {self.seed}; PSNR in dB of all / the person's pixels. "
-            f"Made by `fourd cameras --recording {self.recording.name}{target}`, {date.today()}.\n\n"
+            f"{made_by(f'fourd cameras --recording {self.recording.name}{target}')}\n\n"
             f"{table(head, rows)}\n"
         )

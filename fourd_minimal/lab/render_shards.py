@@ -27,7 +27,7 @@ from fourd_minimal.data.gltf import blender_python, list_clips, render_asset
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
 from fourd_minimal.lab.curate import fetch_objaverse
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import table
 from fourd_minimal.systems.weights import whole_file, write_text
 
 

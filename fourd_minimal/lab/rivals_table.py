@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -37,8 +36,8 @@ from fourd_minimal.lab.rivals import (
     Task,
     chosen_methods,
 )
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.verdicts import paired, told
-from fourd_minimal.lab.windows import table
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.systems.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import write_text
@@ -232,7 +231,7 @@ class Rivals:
         parts = [
             f"Preset '{self.preset}', weights 'toy', {self.scenes} held-out scenes, seeds "
             f"{', '.join(map(str, self.seeds))}, {device().type.upper()} with {torch.get_num_threads()} thread(s). "
-            f"Made by `fourd rivals`, {date.today()}. In brackets: 95% over scenes. 'perceptual': "
+            f"{made_by('fourd rivals')} In brackets: 95% over scenes. 'perceptual': "
             f"{label}. Toy features: a small network that names what moves how in our toy worlds; neither CLIP's nor "
             "I3D's. 'change over time': distance from the truth's second difference."
         ]

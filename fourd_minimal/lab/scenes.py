@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -12,8 +11,8 @@ import torch
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.lab.reconstruction import Line, even_views, measure, reconstruct
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.verdicts import paired, verdict
-from fourd_minimal.lab.windows import table
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
@@ -66,7 +65,7 @@ class Scenes:
 
         say(
             f"PSNR in dB at views between the given ones. Weights '{self.weights}', CPU, seed {self.seed}. "
-            f"Made by `fourd scenes`, {date.today()}."
+            f"{made_by('fourd scenes')}"
         )
         large = {}
         if self.fits:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,6 +19,7 @@ from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.evaluation import Grids, moving_pixels, predict
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.lab.tables import made_by
 from fourd_minimal.lab.training import sample_frames, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
@@ -206,7 +206,7 @@ class Upsampling:
         report = [
             f"{small_h}x{small_w} to {h}x{w} pixels, {self.scenes} held-out scenes per family, weights "
             f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated frames. "
-            f"Made by `fourd upsampling`, {date.today()}.",
+            f"{made_by('fourd upsampling')}",
             "PSNR in dB is pooled, over all cells where the small frames are true, over unseen cells where they are "
             "generated. Sharpness: mean squared gradient over moving pixels, as a share of the truth's. Flicker and "
             "reprojection error: beside the truth's.",

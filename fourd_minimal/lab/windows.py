@@ -10,9 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from itertools import cycle
 from pathlib import Path
 from statistics import median
@@ -27,6 +25,7 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.evaluation import TRIVIAL, Grids, moving_pixels, psnr
 from fourd_minimal.lab.memory import peak_mib
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import whole_file, write_text
 
@@ -182,7 +181,7 @@ class Windows:
         shown = [d for d in (1, 2, 3, 4, 6, 9, 12, 15) if d <= len(next(iter(quality.values())))]
         lines = [
             f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
-            f"family simple, weights '{self.weights}', CPU, seed 0. Made by `fourd windows`, {date.today()}.",
+            f"family simple, weights '{self.weights}', CPU, seed 0. {made_by('fourd windows')}",
             "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell",
             table(
                 ["", *map(str, shown), *["orbit closes"] * bool(closed)],
@@ -211,11 +210,6 @@ class Windows:
                 f"{flat[0]:.1f} against {flat[1]:.1f} MiB."
             )
         return "\n\n".join(lines) + "\n"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:

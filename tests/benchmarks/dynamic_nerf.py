@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from statistics import mean
 from unittest.mock import MagicMock
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.film_to_scene import CPU
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS, sample_scenes
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps
 from fourd_minimal.systems.weights import write_text
 
@@ -147,7 +146,7 @@ def main() -> None:
     text = (
         f"Fields fitted to the truth for {given.seconds:g} s on one thread of a CPU: {TIMES} frames of 32 pixels, "
         f"{given.objects} held-out creatures; PSNR at views between, all pixels, mean (worst to best). "
-        f"Made by `python tests/benchmarks/dynamic_nerf.py`, {date.today()}.\n\n"
+        f"{made_by('python tests/benchmarks/dynamic_nerf.py')}\n\n"
     )
     text += table(["field", "numbers", "steps", "seconds", *(f"from {v} views, dB" for v in given.views)], rows) + "\n"
     print(text)

@@ -37,7 +37,7 @@ from fourd_minimal.lab.hardware import Device, measured
 from fourd_minimal.lab.loop import Recipe, fit
 from fourd_minimal.lab.memory import peak_mib
 from fourd_minimal.lab.stages import find_stage
-from fourd_minimal.lab.windows import table
+from fourd_minimal.lab.tables import table
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, known_cells
 from fourd_minimal.systems.weights import write_text

@@ -3,10 +3,10 @@
 import json
 import re
 
+import browser
 import pytest
 
 from fourd_minimal.lab.user_study import LEFT, QUESTIONS, read_answers, summary
-from tests import browser
 
 SUBJECTS = ("fox", "ball")
 CELL = """

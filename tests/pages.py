@@ -1,0 +1,19 @@
+"""What the pages that readers read say, for the tests that look at words."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def cells(notebook: Path) -> tuple[tuple[str, str], ...]:
+    """Kind and source of every cell."""
+    found = json.loads(notebook.read_text())["cells"]
+    return tuple((cell["cell_type"], "".join(cell["source"])) for cell in found)
+
+
+def told(page: Path) -> str:
+    """A page's text; of a notebook, its Markdown."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    return "\n\n".join(source for kind, source in cells(page) if kind == "markdown")
