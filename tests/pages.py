@@ -17,3 +17,8 @@ def told(page: Path) -> str:
     if page.suffix != ".ipynb":
         return page.read_text()
     return "\n\n".join(source for kind, source in cells(page) if kind == "markdown")
+
+
+def programs(notebook: Path) -> str:
+    """A notebook's code, but for the cell that fetches the package in Colab."""
+    return "\n\n".join(source for kind, source in cells(notebook) if kind == "code" and "google.colab" not in source)

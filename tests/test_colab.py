@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from pages import programs, told
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -74,8 +75,16 @@ def test_badge_and_first_cell_know_where_the_repository_lives(notebook):
 
 
 def test_no_other_place_says_where_the_repository_lives():
-    said = [ROOT / "README.md", ROOT / "CITATION.cff", *(ROOT / "fourd_minimal").rglob("*.py")]
-    assert [file.name for file in said if re.search(r"github\.com/OWNER", BADGE.sub("", file.read_text()))] == []
+    read = [
+        *ROOT.glob("*.md"),
+        ROOT / "CITATION.cff",
+        *(ROOT / "figures").rglob("*.md"),
+        *(ROOT / "notebooks").iterdir(),
+    ]
+    said = {file: told(file) for file in [*read, *(ROOT / "fourd_minimal").rglob("*.py")]}
+    said |= {file: BADGE.sub("", told(file)) + programs(file) for file in NOTEBOOKS}
+    ours = re.compile(rf"{re.escape(ADDRESS)}|github\.com/[\w-]+/{Path(ADDRESS).name}\b")
+    assert [file.name for file, text in said.items() if ours.search(text)] == []
 
 
 @pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")

@@ -32,6 +32,29 @@ def by_hand_or_twin(file):
     return file in (GALLERY, FIGURES / "results.md") or (file.suffix == ".json" and file.with_suffix(".md").is_file())
 
 
+INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?: dB)?(?: \(|, 95% interval over scenes )([+-]?\d+\.\d+) to ([+-]?\d+\.\d+)")
+
+
+def intervals(page):
+    """(value, low, high), as they are printed."""
+    return INTERVAL.findall(" ".join(told(page).replace("−", "-").replace("**", "").split()))
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.suffix in (".md", ".ipynb") and intervals(p)], ids=lambda p: p.name
+)
+def test_a_number_with_an_interval_is_that_of_a_table(page):
+    """Copied by hand, it may be rounded and no more."""
+    tables = [file for file in FIGURES.glob("*.md") if file not in (GALLERY, FIGURES / "results.md")]
+    if page in tables:
+        return
+    measured = [tuple(map(float, found)) for table in tables for found in intervals(table)]
+    for said in intervals(page):
+        half = [0.5 * 10.0 ** -len(x.split(".")[1]) + 1e-9 for x in said]
+        found = any(all(abs(float(x) - y) <= h for x, y, h in zip(said, m, half, strict=True)) for m in measured)
+        assert found, f"{page.name} says {said[0]} ({said[1]} to {said[2]}), and no table of figures/ does"
+
+
 def linked(text):
     return {(FIGURES / at).resolve() for at in re.findall(r"\]\((?!\w+:)([^)\s#]+)", text)}
 

@@ -5,16 +5,18 @@ it, are its titles and axes; notebooks keep them beside the picture, as `alt`.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import fourd_minimal
 from fourd_minimal.lab import presets
+from fourd_minimal.lab.contact_sheet import picture_rows, png
 
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, AMBER, YELLOW, GREY = "#56B4E9", "#E69F00", "#F0E442", "#999999"
@@ -66,6 +68,35 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
     print(f"Python {platform.python_version()}")
     print(f"device {device.type}, preset {preset}: {sizes}, seed {seed}")
     return Start(device, preset, seed, sizes)
+
+
+def picture(x: Tensor) -> Tensor:
+    """What a model works on, in [-1, 1], as a picture in [0, 1].
+
+    >>> picture(torch.tensor([-1.5, 0.0, 1.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return (x.detach().cpu().clamp(-1, 1) + 1) / 2
+
+
+def show(
+    rows: Mapping[str, Tensor] | Sequence[tuple[str, Tensor]],
+    alt: str,
+    target: int = 64,
+    headings: Mapping[int, str] | None = None,
+) -> None:
+    """Displays lines of pictures, each behind its label.
+
+    Args:
+        rows: label -> pictures `(n, 3, h, w)` in [0, 1]; or pairs of them, where labels come twice.
+        alt: what is to be seen, in words.
+        target: screen pixels that a picture is brought near to.
+        headings: number of a picture in its line -> what stands above it.
+    """
+    from IPython.display import Image, display
+
+    lines = list(rows.items() if isinstance(rows, Mapping) else rows)
+    display(Image(png(picture_rows(lines, target=target, headings=headings)), alt=alt))
 
 
 def words(figure: Figure) -> str:
