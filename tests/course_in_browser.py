@@ -3,12 +3,15 @@
     python tests/course_in_browser.py --out visits
     python tests/course_in_browser.py --notebooks 00 04 --preset cpu --out visits
 
-Each notebook is alone in a new folder, with the pictures that its text shows. What is wrong ends in a table, in
-`report.md`, and in the exit status 1; beside it are screenshots to look at: of every widget before and after it was
-moved, and of the whole notebook in pieces. It takes minutes for each notebook, so it is no part of the test suite.
+Each notebook is alone in a new folder, with the pictures that its text shows. What was done and what was wrong ends in
+a table, `report.md`, and in the exit status; wrong is also what a stored notebook has that moves and was not seen to
+move. Beside it are screenshots to look at: of every widget before and after it was moved, and of the whole notebook in
+pieces. It takes minutes for each notebook, so it is no part of the test suite; figures/course_in_browser.md is the
+table of a run of them all.
 """
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -21,6 +24,8 @@ from functools import partial
 from pathlib import Path
 
 from browser import lab, open_notebook, page
+
+from fourd_minimal.lab.tables import made_by
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = 3600  # seconds a notebook may take
@@ -118,10 +123,29 @@ def visit(notebook: Path, preset: str, out: Path) -> Visit:
             except Exception as error:
                 visited.wrong.append(f"the visit broke off: {type(error).__name__}: {str(error)[:300]}")
                 visited.shoot(opened, "broken_off")
+            for kind, n in moves(notebook).items():
+                if visited.done[kind] < n:
+                    visited.wrong.append(f"{kind}: {visited.done[kind]} of {n}")
             console = [text for text in opened.errors if text not in HARMLESS]
             visited.done["console errors"] = len(console)
             visited.wrong += [f"console: {text}" for text in dict.fromkeys(console)]
     return visited
+
+
+def moves(notebook: Path) -> Counter:
+    """What there is to be moved, by the notebook's text, its outputs and the state of the widgets that it stores."""
+    book, found = json.loads(notebook.read_text()), Counter()
+    for cell in book["cells"]:
+        found["folds opened"] += "".join(cell["source"]).count("<details>") * (cell["cell_type"] == "markdown")
+        found["films played"] += sum("image/gif" in output.get("data", {}) for output in cell.get("outputs", ()))
+    stored = book["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    for model in stored.values():
+        name, ours = model["model_name"], model["state"].get("_anywidget_id", "")
+        found["sliders moved"] += name.endswith("SliderModel")
+        found["menus used"] += name == "DropdownModel"
+        found["players played"] += name == "PlayModel"
+        found["viewers dragged"] += ours.endswith("Viewer")
+    return found
 
 
 def copy_alone(notebook: Path, work: Path) -> None:
@@ -340,7 +364,11 @@ COLUMNS += ("pairs judged", "viewers dragged", "viewers' sliders", "viewers play
 
 def report(visits: list[Visit], preset: str) -> str:
     """A table of what was done, then what was wrong, then what is only worth a look."""
-    lines = [f"# Notebooks in JupyterLab, in Chromium, preset {preset}", ""]
+    lines = [
+        f"Notebooks in JupyterLab, in Chromium, preset {preset}, CPU: what was done, one by one, and was seen to work. "
+        + made_by("python tests/course_in_browser.py --out visits"),
+        "",
+    ]
     lines += ["| notebook | " + " | ".join(COLUMNS) + " | seconds |", "|---" * (len(COLUMNS) + 2) + "|"]
     for v in visits:
         lines.append(f"| {v.name} | " + " | ".join(str(v.done[c]) for c in COLUMNS) + f" | {v.seconds:.0f} |")

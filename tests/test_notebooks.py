@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from pages import programs, told
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
@@ -130,31 +131,31 @@ def test_it_sets_up_once_and_first_of_all(notebook):
 
 @each_notebook
 def test_it_asks_for_predictions_and_says_what_the_reader_should_see(notebook):
-    told = "\n".join(c.source for c in cells(notebook) if c.cell_type == "markdown")
-    assert told.count("**Predict first.**") >= 2 and told.count("**You should see**") >= 2
+    text = told(notebook)
+    assert text.count("**Predict first.**") >= 2 and text.count("**You should see**") >= 2
 
 
 @each_notebook
 def test_it_closes_with_what_is_toy_and_three_questions(notebook):
-    told = "\n\n".join(c.source for c in cells(notebook) if c.cell_type == "markdown")
-    assert "## What is faithful, what is toy, what changes at scale" in told
-    asked = told.split("\n## Three questions\n")
+    assert "## What is faithful, what is toy, what changes at scale" in told(notebook)
+    asked = told(notebook).split("\n## Three questions\n")
     assert len(asked) == 2, "a section 'Three questions', once"
     assert QUESTION.findall(asked[1]) == ["1", "2", "3"], "three, each with a folded answer"
 
 
 @each_notebook
 def test_its_colours_are_those_that_all_readers_tell_apart(notebook):
-    code = "\n".join(c.source for c in cells(notebook) if c.cell_type == "code")
+    code = programs(notebook)
     assert (
         re.findall(r"#[0-9A-Fa-f]{6}\b|\btab:\w+|\b(?:jet|rainbow|hsv|RdYlGn|nipy_spectral|tab10|tab20)\b", code) == []
     )
+    named = re.findall(r"""\b(?:color|edgecolors?|facecolors?|fc|ec)=["']([a-z]+)["']""", code)
+    assert set(named) <= {"black", "white", "k", "w", "none", "whitesmoke"}, "lab.notebook has colours for the rest"
 
 
 @each_notebook
 def test_no_placeholder_is_left(notebook):
-    text = "\n".join(c.source for c in cells(notebook))
-    assert not re.findall(r"\b(?:SMOKE_MIN|CPU_MIN|MEM)\b|<!-- range -->", text)
+    assert not re.findall(r"\b(?:SMOKE_MIN|CPU_MIN|MEM)\b|<!-- range -->", told(notebook))
 
 
 @each_notebook
@@ -176,6 +177,9 @@ def test_its_outputs_come_from_one_clean_run_in_the_preset_cpu(notebook):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert [output.get("name", output.output_type) for output in outputs(notebook)].count("stderr") == 0
     assert [output for output in outputs(notebook) if output.output_type == "error"] == []
+    shown = [output.data for output in outputs(notebook) if output.output_type == "execute_result"]
+    left_over = [data["text/plain"] for data in shown if set(data) == {"text/plain"}]
+    assert [text for text in left_over if re.match(r"Text\(|\[?<", text)] == [], "end the cell with plt.show()"
     printed = "".join(output.text for output in code[1].outputs if output.output_type == "stream")
     assert "device cpu, preset cpu" in printed
 

@@ -50,6 +50,8 @@ ONLY_READ = {  # read by its program, not run, for want of
     "fourd distil-pretrained": "published weights; tests/lab/test_distil_pretrained.py has tiny ones",
     "python -m fourd_minimal.lab.figures": "a minute of pictures",
     "python tests/benchmarks/": "a quiet machine",
+    "python tests/run_course.py": "half an hour; as `pytest` it runs every notebook in the preset smoke",
+    "python tests/course_in_browser.py": "a quarter of an hour; tests/lab/test_user_study_browser.py has one notebook",
 }
 
 

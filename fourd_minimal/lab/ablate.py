@@ -9,7 +9,7 @@ from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.tables import made_by
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.verdicts import (
     interval,
     judge,
@@ -106,13 +106,13 @@ class Ablate:
         steps = list(dict.fromkeys(setting.split(", ")[1] for setting in settings))
         if judged := judge(results, steps):
             lines.append("### Claims: gain on moving pixels, both families in one exam, with its 95% interval")
-            rows = [["claim", *(f"{n} sampling step{'s' * (n != '1')}" for n in steps)], ["---"] * (1 + len(steps))]
+            rows = []
             for claim, found in judged.items():
                 said = (
                     f"{g:+.2f} dB ({low:+.2f} to {high:+.2f}): {verdict(low, high)}" for g, low, high in found.values()
                 )
                 rows.append([claim, *said])
-            lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+            lines.append(table(["claim", *(f"{n} sampling step{'s' * (n != '1')}" for n in steps)], rows))
         shares = {n: share for n in steps if (share := share_of_flat_data(results, n)) is not None}
         if shares:
             said = " and ".join(f"{share:.0%} with {n}" for n, share in shares.items())
@@ -120,8 +120,7 @@ class Ablate:
         for setting in settings:
             family, steps = setting.split(", ")
             lines.append(f"### Family {family}, {steps} sampling step{'s' * (steps != '1')}")
-            rows = [HEAD, ["---"] * len(HEAD), *(self._row(name, results, setting) for name in results)]
-            lines.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+            lines.append(table(HEAD, [self._row(name, results, setting) for name in results]))
         return "\n\n".join(lines) + "\n"
 
     @staticmethod

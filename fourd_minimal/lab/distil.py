@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,7 @@ class Distil:
             began = time.perf_counter()
             scene = self._optimised(film, model, eyes)
             print(f"A scene from {frames} frames of {film.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
+            print("Writing a turn around it, and a page to look around in", flush=True)
             look_around(scene, model, self.settings.fov_deg, frames, self.size, folder)
             if self.meshes:
                 write_meshes(scene, folder / "meshes", frames, f".{self.meshes}")
@@ -92,8 +94,9 @@ class Distil:
             print(f"Anchor: {label}")
         print(f"Sampling {self.settings.sampled_views} views, then a fit to them, then score distillation", flush=True)
         steps = optimise_steps(film, model, self.settings, perceptual, None, self.seed, self.checkpoint, eyes=eyes)
-        with tqdm(total=self.settings.n_steps, desc="scene", unit="step") as progress:
-            for step in steps:
+        first = next(steps)  # sampling and the fit come before it, and are not what a step takes
+        with tqdm(total=self.settings.n_steps, initial=first.number - 1, desc="scene", unit="step") as progress:
+            for step in chain((first,), steps):
                 progress.update(step.number - progress.n)
                 progress.set_postfix({k: f"{v:.3g}" for k, v in step.losses.items() if v}, refresh=False)
         return step.scene.requires_grad_(False)

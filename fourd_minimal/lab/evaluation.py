@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.lab.tables import table
 from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 
@@ -165,8 +166,8 @@ def evaluate_base(model: FourRealVideo, record: SceneRecord, steps: Sequence[int
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table for a page."""
-    lines = ["| method | all pixels, dB | moving pixels, dB |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {r.method} | {r.all_pixels:.2f} | {r.moving_pixels:.2f} |" for r in rows])
+    cells = [[r.method, f"{r.all_pixels:.2f}", f"{r.moving_pixels:.2f}"] for r in rows]
+    return table(["method", "all pixels, dB", "moving pixels, dB"], cells)
 
 
 def best_trivial(rows: Sequence[Row]) -> Row:

@@ -7,6 +7,7 @@ it, are its titles and axes; notebooks keep them beside the picture, as `alt`.
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import date
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -57,7 +58,8 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
 
     >>> device, preset, seed, sizes = start(smoke=dict(scenes=2), otherwise=dict(scenes=64))  # doctest: +ELLIPSIS
     20..., fourd_minimal ..., torch ..., Python ...
-    device ..., preset ...: {'scenes': ...}, seed 0
+    device ..., preset ..., seed 0
+    scenes ...
     """
     device, preset = presets.device(), presets.preset_name()
     sizes = dict(smoke if preset == "smoke" else otherwise)
@@ -66,7 +68,8 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
     keep_words_with_pictures()
     print(f"{date.today()}, fourd_minimal {fourd_minimal.__version__}, torch {torch.__version__}, ", end="")
     print(f"Python {platform.python_version()}")
-    print(f"device {device.type}, preset {preset}: {sizes}, seed {seed}")
+    print(f"device {device.type}, preset {preset}, seed {seed}")
+    print(fill(", ".join(f"{name} {size}" for name, size in sizes.items()), 100))
     return Start(device, preset, seed, sizes)
 
 
@@ -84,6 +87,7 @@ def show(
     alt: str,
     target: int = 64,
     headings: Mapping[int, str] | None = None,
+    shades: int = 256,
 ) -> None:
     """Displays lines of pictures, each behind its label.
 
@@ -92,11 +96,13 @@ def show(
         alt: what is to be seen, in words.
         target: screen pixels that a picture is brought near to.
         headings: number of a picture in its line -> what stands above it.
+        shades: of each colour; a few keep a notebook small.
     """
     from IPython.display import Image, display
 
     lines = list(rows.items() if isinstance(rows, Mapping) else rows)
-    display(Image(png(picture_rows(lines, target=target, headings=headings)), alt=alt))
+    sheet, step = picture_rows(lines, target=target, headings=headings), 255 / (shades - 1)
+    display(Image(png(((sheet / step).round() * step).astype("uint8")), alt=alt))
 
 
 def words(figure: Figure) -> str:

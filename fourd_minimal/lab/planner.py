@@ -8,7 +8,6 @@ Nothing is trained and no device is needed: `cost.py` says what is counted, `sta
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from fourd_minimal.lab.cost import Cost, Precision, cost, cure
 from fourd_minimal.lab.devices import Scale
 from fourd_minimal.lab.hardware import EFFICIENCY, Device, KindName, find_device
 from fourd_minimal.lab.stages import MAKERS, PresetName, Stage, StageName, System, find_stage
-from fourd_minimal.lab.tables import table
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.systems.weights import write_text
 
 PAPER = {
@@ -91,7 +90,7 @@ class Plan:
         print(text)
         if self.out:
             command = f"fourd plan --all --out {self.out}" if self.all else "fourd plan"
-            stamp = f"Made by `{command}`, {datetime.now(UTC):%Y-%m-%d}, torch {torch.__version__}, no device needed."
+            stamp = f"{made_by(command)} Torch {torch.__version__}; no device needed."
             write_text(self.out / "plan.md", f"{text}\n\n{stamp}\n")
             write_text(self.out / "plan.json", json.dumps(numbers, indent=1))
 

@@ -19,7 +19,7 @@ from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.evaluation import Grids, moving_pixels, predict
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
-from fourd_minimal.lab.tables import made_by
+from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.training import sample_frames, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
@@ -233,9 +233,8 @@ class Upsampling:
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table for a page."""
-    lines = ["| | all, dB | moving, dB | sharpness | flicker | reprojection |", "|---|---|---|---|---|---|"]
+    cells = []
     for r in rows:
         quality = (f"{r.all_pixels:.2f}", f"{r.moving_pixels:.2f}") if r.method != "truth" else ("", "")
-        cells = r.method, *quality, f"{r.sharpness:.2f}", f"{r.flicker:.4f}", f"{r.reprojection:.4f}"
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells.append([r.method, *quality, f"{r.sharpness:.2f}", f"{r.flicker:.4f}", f"{r.reprojection:.4f}"])
+    return table(["", "all, dB", "moving, dB", "sharpness", "flicker", "reprojection"], cells)

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from importlib.util import find_spec
+from io import BytesIO
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fourd_minimal.lab import notebook
 
@@ -79,6 +82,24 @@ def test_words_say_every_title_once_and_then_the_axes():
     axes[1].set_title("the left", loc="left")
     assert notebook.words(figure) == "Both fall; loss of one; the left. Axes: step, loss."
     assert notebook.words(plt.figure()) == "A picture without a title."
+
+
+@pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")
+@pytest.mark.parametrize("kind", [dict, list])
+def test_lines_of_pictures_are_shown_with_their_words(kind, monkeypatch):
+    from IPython import display
+
+    shown = []
+    monkeypatch.setattr(display, "display", shown.append)
+    rows = [("truth", torch.zeros(2, 3, 8, 8)), ("made", torch.ones(1, 3, 8, 8))]
+    notebook.show(kind(rows), "Black, and a white one.", target=16, headings={0: "first"})
+    (image,) = shown
+    seen = np.asarray(Image.open(BytesIO(image.data)))
+    assert image.alt == "Black, and a white one."
+    assert (seen[..., 0] == 0).sum() == 2 * 16 * 16  # two black pictures, of twice the size
+    notebook.show([("a ramp", torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(-1, 3, -1, -1))], "A ramp.", shades=6)
+    few = np.unique(np.asarray(Image.open(BytesIO(shown[1].data))))
+    assert few.tolist() == [0, 51, 102, 153, 204, 255]
 
 
 @pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")
