@@ -13,6 +13,7 @@ table of a run of them all.
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from browser import lab, open_notebook, page
 
-from fourd_minimal.lab.tables import made_by
+from fourd_minimal.lab.tables import made_by, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = 3600  # seconds a notebook may take
@@ -366,12 +367,11 @@ def report(visits: list[Visit], preset: str) -> str:
     """A table of what was done, then what was wrong, then what is only worth a look."""
     lines = [
         f"Notebooks in JupyterLab, in Chromium, preset {preset}, CPU: what was done, one by one, and was seen to work. "
-        + made_by("python tests/course_in_browser.py --out visits"),
+        + made_by(shlex.join(["python", "tests/course_in_browser.py", *sys.argv[1:]])),
         "",
     ]
-    lines += ["| notebook | " + " | ".join(COLUMNS) + " | seconds |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for v in visits:
-        lines.append(f"| {v.name} | " + " | ".join(str(v.done[c]) for c in COLUMNS) + f" | {v.seconds:.0f} |")
+    rows = [[v.name, *(str(v.done[kind]) for kind in COLUMNS), f"{v.seconds:.0f}"] for v in visits]
+    lines.append(table(["notebook", *COLUMNS, "seconds"], rows))
     for title, kind in (("Wrong", "wrong"), ("Worth a look", "notes")):
         found = [f"- {v.name}: {' '.join(text.split())}" for v in visits for text in getattr(v, kind)]
         lines += ["", f"## {title}", "", *(found or ["Nothing."])]

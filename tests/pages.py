@@ -1,8 +1,14 @@
-"""What the pages that readers read say, for the tests that look at words."""
+"""Which pages readers read, and what these say, for the tests that look at words."""
 
 import json
 from functools import cache
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BESIDE = sorted((ROOT / "notebooks").glob("*.md"))
+"""The pages beside the notebooks."""
+PAGES = [ROOT / "README.md", *sorted((ROOT / "figures").rglob("*.md")), *BESIDE, *NOTEBOOKS]
 
 
 @cache

@@ -18,15 +18,14 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+from pages import NOTEBOOKS, ROOT
 
 
 def run(book: nbformat.NotebookNode, preset: str) -> tuple[float, float]:
     """Fills in the outputs; returns minutes, and the most GiB that the kernel and its children held."""
     os.environ |= {"FOURD_PRESET": preset, "OMP_NUM_THREADS": "1"}
     client = NotebookClient(
-        book, timeout=3600, store_widget_state=True, resources={"metadata": {"path": str(NOTEBOOKS)}}
+        book, timeout=3600, store_widget_state=True, resources={"metadata": {"path": str(ROOT / "notebooks")}}
     )
     held, done = [0.0], threading.Event()
 
@@ -77,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", default=[""], help="beginnings of their names; all by default")
     asked = tuple(parser.parse_args().notebooks)
-    for file in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for file in NOTEBOOKS:
         if not file.name.startswith(asked):
             continue
         book = nbformat.read(file, as_version=4)

@@ -14,10 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from pages import programs, told
+from pages import NOTEBOOKS, PAGES, ROOT, programs, told
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ADDRESS = re.search(r'^Repository = "(.+?)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 BADGE = re.compile(r"^\[!\[Open in Colab\].*\n\n?", re.MULTILINE)
 
@@ -75,13 +73,8 @@ def test_badge_and_first_cell_know_where_the_repository_lives(notebook):
 
 
 def test_no_other_place_says_where_the_repository_lives():
-    read = [
-        *ROOT.glob("*.md"),
-        ROOT / "CITATION.cff",
-        *(ROOT / "figures").rglob("*.md"),
-        *(ROOT / "notebooks").iterdir(),
-    ]
-    said = {file: told(file) for file in [*read, *(ROOT / "fourd_minimal").rglob("*.py")]}
+    sources = (ROOT / "fourd_minimal").rglob("*.py")
+    said = {file: told(file) for file in [*PAGES, *ROOT.glob("*.md"), ROOT / "CITATION.cff", *sources]}
     said |= {file: BADGE.sub("", told(file)) + programs(file) for file in NOTEBOOKS}
     ours = re.compile(rf"{re.escape(ADDRESS)}|github\.com/[\w-]+/{Path(ADDRESS).name}\b")
     assert [file.name for file, text in said.items() if ours.search(text)] == []

@@ -14,13 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from pages import programs, told
+from pages import BESIDE, NOTEBOOKS, PAGES, ROOT, programs, told
 
-ROOT = Path(__file__).resolve().parents[1]
 COURSE = ROOT / "notebooks"
 SEEDS = ROOT.parent / "shared/seeds"
-PAGES = sorted(COURSE.glob("*.md"))
-NOTEBOOKS = sorted(COURSE.glob("*.ipynb"))
 SOURCES = sorted((ROOT / "fourd_minimal").rglob("*.py"))
 
 
@@ -119,7 +116,7 @@ def table(page, heading=None):
     return [re.split(r" +\| +", row) for row in rows]
 
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+each_page = pytest.mark.parametrize("page", BESIDE, ids=lambda page: page.stem)
 each_paper = pytest.mark.parametrize("paper", WANTED)
 
 
@@ -223,7 +220,7 @@ def test_every_file_that_departs_from_its_paper_is_listed():
 # Links and words, of all that is read
 
 
-READ = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "figures").rglob("*.md")), *PAGES, *NOTEBOOKS]
+READ = sorted({*ROOT.glob("*.md"), *PAGES})
 
 
 def anchors(file):
@@ -277,6 +274,6 @@ def test_words_are_spelt_right(tmp_path):
 
 
 if __name__ == "__main__":
-    for page in PAGES:
+    for page in BESIDE:
         page.write_text(written_anew(page))
     (ROOT / "README.md").write_text(with_minutes(ROOT / "README.md"))

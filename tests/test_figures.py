@@ -6,17 +6,16 @@ That the gallery's `fourd` commands are known to their program is in `test_readm
 import re
 import shlex
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-from pages import told
+from pages import PAGES, ROOT, told
 
-ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "figures"
 GALLERY = FIGURES / "README.md"
 SECTIONS = [part for part in re.split(r"^##+ ", GALLERY.read_text(), flags=re.MULTILINE)[1:] if "\nmade by " in part]
 FILES = [file for file in sorted(FIGURES.rglob("*")) if file.is_file()]
-PAGES = [ROOT / "README.md", *sorted(FIGURES.rglob("*.md")), *sorted((ROOT / "notebooks").iterdir())]
+BY_HAND = GALLERY, FIGURES / "results.md"
+TABLES = [file for file in sorted(FIGURES.glob("*.md")) if file not in BY_HAND]
 PICTURE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<at>[^)\s]+)\)|<img\b(?P<tag>[^>]*)>")
 MADE = re.compile(
     r"^made by (?P<by>`[^`]+`|hand) · preset (?P<preset>[^·]+) · seed (?P<seed>[^·]+) · device (?P<device>[^·]+)"
@@ -29,7 +28,7 @@ each_section = pytest.mark.parametrize("section", SECTIONS, ids=lambda section: 
 
 def by_hand_or_twin(file):
     """Pages that nobody's command writes, and a table's numbers."""
-    return file in (GALLERY, FIGURES / "results.md") or (file.suffix == ".json" and file.with_suffix(".md").is_file())
+    return file in BY_HAND or (file.suffix == ".json" and file.with_suffix(".md").is_file())
 
 
 INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?: dB)?(?: \(|, 95% interval over scenes )([+-]?\d+\.\d+) to ([+-]?\d+\.\d+)")
@@ -40,15 +39,10 @@ def intervals(page):
     return INTERVAL.findall(" ".join(told(page).replace("−", "-").replace("**", "").split()))
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.suffix in (".md", ".ipynb") and intervals(p)], ids=lambda p: p.name
-)
+@pytest.mark.parametrize("page", [p for p in PAGES if p not in TABLES and intervals(p)], ids=lambda p: p.name)
 def test_a_number_with_an_interval_is_that_of_a_table(page):
     """Copied by hand, it may be rounded and no more."""
-    tables = [file for file in FIGURES.glob("*.md") if file not in (GALLERY, FIGURES / "results.md")]
-    if page in tables:
-        return
-    measured = [tuple(map(float, found)) for table in tables for found in intervals(table)]
+    measured = [tuple(map(float, found)) for table in TABLES for found in intervals(table)]
     for said in intervals(page):
         half = [0.5 * 10.0 ** -len(x.split(".")[1]) + 1e-9 for x in said]
         found = any(all(abs(float(x) - y) <= h for x, y, h in zip(said, m, half, strict=True)) for m in measured)
@@ -101,9 +95,7 @@ def test_what_made_it_is_there(section):
 def test_a_table_says_the_same(section):
     """Seed, device and command of a table, where it says them itself."""
     made = MADE.search(section)
-    for table in (
-        at for at in linked(section) if at.suffix == ".md" and at.parent == FIGURES and at.name != "results.md"
-    ):
+    for table in linked(section) & set(TABLES):
         text = table.read_text()
         named = re.search(r"Made by `([^`]+)`", text)[1]
         words = [word for word in named.split() if word != "OMP_NUM_THREADS=1"]

@@ -8,9 +8,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
-from pages import programs, told
+from pages import NOTEBOOKS, programs, told
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```.*?</details>", re.DOTALL)
 QUESTION = re.compile(
     r"^\*\*(\d)\.\*\* .*?\S.*?<details><summary>Answer</summary>\s+\S.*?</details>", re.DOTALL | re.MULTILINE

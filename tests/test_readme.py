@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tyro
-from pages import told
+from pages import PAGES, ROOT, told
 
 from fourd_minimal.data.gltf import BLENDER_ENVIRONMENT
 from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
@@ -19,9 +19,7 @@ from fourd_minimal.data.video import write_video
 from fourd_minimal.lab import cli
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-READ = [ROOT / "README.md", *sorted((ROOT / "figures").rglob("*.md")), *sorted((ROOT / "notebooks").iterdir())]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAM = re.compile(r"(?:fourd|python|python3|python3\.11|pip|jupyter|pytest|torchrun)(?: |$)")
 
@@ -93,7 +91,7 @@ def fourd(command):
     return words[words.index("fourd_minimal") + 1 :] or ["generate"] if "fourd_minimal" in words else None
 
 
-NAMED = [(file, command) for file in READ for command in commands(file)]
+NAMED = [(file, command) for file in PAGES for command in commands(file)]
 
 
 @pytest.mark.parametrize(("file", "command"), NAMED, ids=lambda value: value.name if isinstance(value, Path) else value)
