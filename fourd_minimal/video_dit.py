@@ -42,6 +42,9 @@ class VideoDiTConfig:
     channels: int = 3
     text_dim: int = 0
     """Width of the text tokens; 0 leaves the cross-attention out."""
+    stem: int = 0
+    """Channels of a few convolutions before and after the patches, at half the resolution; 0 leaves them out. Large
+    patches need them: they carry detail past the tokens, and smooth what patches do not agree on."""
 
     def __post_init__(self):
         for name in ("patch", "dim", "depth", "heads", "channels"):
@@ -49,6 +52,8 @@ class VideoDiTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
+        if self.stem and self.patch % 2:
+            raise ValueError(f"patch is {self.patch}; expected an even one with a stem of {self.stem} channels.")
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
 
@@ -168,6 +173,11 @@ class Block(nn.Module):
         return x + (gate2 * update.view(b, f, -1, d)).view(shape)
 
 
+def convolutions(inputs: int, between: int, outputs: int) -> nn.Sequential:
+    """Two of 3x3."""
+    return nn.Sequential(nn.Conv2d(inputs, between, 3, padding=1), nn.SiLU(), nn.Conv2d(between, outputs, 3, padding=1))
+
+
 class VideoDiT(nn.Module):
     """`(b, t, c, h, w)` -> the same. `embed`, `.blocks` and `unembed` are apart, so that `two_stream` can step in.
 
@@ -183,8 +193,13 @@ class VideoDiT(nn.Module):
         super().__init__()
         self.config = config
         dim, patch = config.dim, config.patch
-        inputs = (2 * config.channels + 1) * patch**2
-        self.patch_in = nn.Linear(inputs, dim)
+        inputs, outputs = 2 * config.channels + 1, config.channels
+        if config.stem:
+            width = config.stem
+            self.stem = convolutions(4 * inputs, width, width)
+            self.stem_out = convolutions(2 * width, width, 4 * outputs)
+            inputs, outputs, patch = width, width, patch // 2
+        self.patch_in = nn.Linear(inputs * patch**2, dim)
         self.sigma_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.context_in = nn.Embedding(len(CONTEXTS), dim)
         self.blocks = nn.ModuleList(
@@ -192,8 +207,8 @@ class VideoDiT(nn.Module):
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation_out = nn.Linear(dim, 2 * dim)
-        self.patch_out = nn.Linear(dim, config.channels * patch**2)
-        for layer in (self.modulation_out, self.patch_out):
+        self.patch_out = nn.Linear(dim, outputs * patch**2)
+        for layer in (self.modulation_out, self.stem_out[-1] if config.stem else self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -204,8 +219,9 @@ class VideoDiT(nn.Module):
         seen: Bool[Tensor, "b t"] | None = None,
         clean: Float[Tensor, "b t c h w"] | None = None,
         context: Context = "dynamic",
-    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"]]:
-        """Frames -> tokens, one condition per frame, and the rotary angles all share. Arguments as in `forward`."""
+    ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"], Tensor | None]:
+        """Frames -> tokens, one condition per frame, the rotary angles all share, and what the stem saw (None without
+        one), which `unembed` takes. Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
         p, wanted = self.config.patch, self.config.channels
         if channels != wanted or h % p or w % p:
@@ -219,20 +235,33 @@ class VideoDiT(nn.Module):
             seen, clean = torch.zeros(b, t, dtype=torch.bool, device=x.device), torch.zeros_like(x)
         mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
         frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
-        tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
+        detail, q = None, p
+        if self.config.stem:
+            detail = self.stem(F.pixel_unshuffle(frames.flatten(0, 1), 2))
+            frames, q = detail.unflatten(0, (b, t)), p // 2
+        tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=q, q=q))
         c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
         angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
-        return tokens, c, angles[None]
+        return tokens, c, angles[None], detail
 
     def unembed(
-        self, tokens: Float[Tensor, "b n d"], c: Float[Tensor, "b t d"], size: tuple[int, int] | None = None
+        self,
+        tokens: Float[Tensor, "b n d"],
+        c: Float[Tensor, "b t d"],
+        size: tuple[int, int] | None = None,
+        detail: Tensor | None = None,
     ) -> Float[Tensor, "b t c h w"]:
-        """Tokens -> frames, of the configuration's size unless another is given."""
+        """Tokens -> frames, of the configuration's size unless another is given; `detail` is from `embed`."""
         p, (h, w) = self.config.patch, size or self.config.image_size
         shift, scale = self.modulation_out(F.silu(c))[:, :, None].chunk(2, -1)
         tokens = (1 + scale) * rearrange(self.norm_out(tokens), "b (t s) d -> b t s d", t=c.shape[1]) + shift
-        return rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=h // p, k=w // p, p=p, q=p)
+        r, k, p = h // p, w // p, p // 2 if self.config.stem else p
+        frames = rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=r, k=k, p=p, q=p)
+        if detail is None:
+            return frames
+        frames = self.stem_out(torch.cat([frames.flatten(0, 1), detail], 1))
+        return F.pixel_shuffle(frames, 2).unflatten(0, c.shape[:2])
 
     def forward(
         self,
@@ -256,7 +285,7 @@ class VideoDiT(nn.Module):
         Raises:
             ValueError: frames of another shape, an unknown context, `seen` without `clean`, text for a model without.
         """
-        tokens, c, angles = self.embed(x, sigma, seen, clean, context)
+        tokens, c, angles, detail = self.embed(x, sigma, seen, clean, context)
         for block in self.blocks:
             tokens = block(tokens, c, text, angles)
-        return self.unembed(tokens, c, (x.shape[-2], x.shape[-1]))
+        return self.unembed(tokens, c, (x.shape[-2], x.shape[-1]), detail)

@@ -1,45 +1,37 @@
 """Animated glTF assets as ground truth: any .gltf or .glb, seen by cameras on a circle.
 
 4Real-Video is fine-tuned on multi-view videos of about 15,000 animated assets of Objaverse, seen from circular camera
-trajectories (section 3.3). Blender reads and renders an asset (`blender_render.py`) in a Python environment of its own,
-as a subprocess: it is GPL, wants another Python and numpy, and is never imported here. `BLENDER_ENVIRONMENT` is the
-one line that makes the environment.
+trajectories (section 3.3); 4Diffusion on 926 of them. Here an asset is read (`gltf_reader.py`), posed (`animation.py`)
+and drawn (`rasterizer.py`) in numpy and torch, with all that is known about every pixel.
 
-Blender mixes the clips of an asset unless each is muted by hand. So it is given a copy with one clip: what that clip
-leaves alone rests where the file puts it, as glTF says, and an asset with 76 clips loads as fast as any.
+    record = render_asset("Fox.glb", views=8, times=8, size=64, clip="Run")
 
-Departures: the paper states neither lights nor radius nor field of view; a sun, an even sky and the defaults below are
-assumed. Faces that overlap in one plane come out black in places, as each lies in the other's shadow.
+Departures: the papers state neither lights nor radius nor field of view; a soft key light, an even sky and the defaults
+below are assumed. There are no shadows and no reflections.
 """
 
-import base64
-import json
-import os
-import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from urllib.parse import quote, unquote
 
 import numpy as np
 import torch
-from einops import rearrange
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.data.animation import pose
+from fourd_minimal.data.gltf_reader import Asset, Document, clip_names, read_asset
+from fourd_minimal.data.rasterizer import REPEAT, Surface, draw
 from fourd_minimal.data.scene_record import SceneRecord
 
-BLENDER_ENVIRONMENT = (
-    "python3.11 -m venv ~/.cache/fourd_minimal/blender && "
-    '~/.cache/fourd_minimal/blender/bin/pip install "bpy==4.5.*" "numpy<2"'
-)
-"""Shell command for the environment that `render_asset` looks for."""
-PATIENCE_S = 3600
-"""For one clip: of thousands of assets one can keep Blender busy for ever."""
-_DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5126: np.float32}
-_WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+TO_LIGHT = (-0.5, 1.0, 0.8)
+"""Direction of the key light, from above and left of a camera at azimuth 0."""
+KEY, SKY, SOFT = 0.85, 0.62, 0.35
+"""Strength of the key light and of the sky; how far beyond its edge the key light reaches."""
+MOMENTS = 8
+"""Moments of a clip at which its motion is measured."""
+BlenderError = ValueError  # the name by which a failing asset was reported before 0.2
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ class Clip:
     """One animation of an asset."""
 
     name: str
-    """As in the file; `clip_<index>` where the file has none."""
+    """As in the file; `clip_<index>` where the file has none; ` (2)` behind the second of one name."""
     start_s: float
     """Time of the first key, in seconds."""
     end_s: float
@@ -60,28 +52,210 @@ class Clip:
         return self.end_s - self.start_s
 
 
-class BlenderError(RuntimeError):
-    """Blender was there, and failed."""
+@dataclass(frozen=True)
+class Motion:
+    """How an asset moves in a clip, as shares of the diagonal of the box around all its moments."""
+
+    most: float
+    """The farthest that a vertex gets from one moment to another."""
+    mean: float
+    """The mean over vertices and pairs of moments."""
+    size: float
+    """Diagonal of the box around one moment, mean: small where the thing travels, and will look small."""
+    travel: float
+    """How far the middle gets."""
+    loops: bool
+    """Whether it ends where it began."""
+
+    @property
+    def good(self) -> bool:
+        """Visibly moving, and large enough to be seen."""
+        return self.most >= 0.05 and self.mean >= 0.01 and self.size >= 0.5
 
 
 def list_clips(path: str | Path) -> list[Clip]:
-    """The clips of a .gltf or .glb file, in its order, read without Blender.
+    """The clips of a .gltf or .glb file, in its order; no picture is read.
 
     Raises:
         FileNotFoundError: it, or a file it needs, is missing.
-        ValueError: it is not glTF 2.0.
+        ValueError: it is not glTF 2.0, or damaged.
 
-    >>> [(clip.name, clip.duration_s) for clip in list_clips("Fox.glb")]  # doctest: +SKIP
+    >>> [(clip.name, round(clip.duration_s, 2)) for clip in list_clips("Fox.glb")]  # doctest: +SKIP
     [('Survey', 3.42), ('Walk', 0.71), ('Run', 1.16)]
     """
-    (document, binary), clips = _read(path), []
-    for i, animation in enumerate(document.get("animations", [])):
-        samplers = animation["samplers"]
-        keys = [document["accessors"][sampler["input"]] for sampler in samplers]
-        start_s, end_s = min(key["min"][0] for key in keys), max(key["max"][0] for key in keys)
-        moves = any(_varies(document, binary, sampler) for sampler in samplers)
-        clips.append(Clip(animation.get("name") or f"clip_{i}", start_s, end_s, moves))
-    return clips
+    document = Document(path)
+    with document.sentences():
+        clips = [document.tracks(animation) for animation in document.all("animations")]
+        return _clips(list(zip(clip_names(document), clips, strict=True)))
+
+
+def clips(asset: Asset) -> list[Clip]:
+    """The clips of an asset that was read."""
+    return _clips(asset.clips)
+
+
+def _clips(clips: list[tuple[str, list]]) -> list[Clip]:
+    found = []
+    for name, tracks in clips:
+        start = min((float(track.times[0]) for track in tracks), default=0.0)
+        end = max((float(track.times[-1]) for track in tracks), default=0.0)
+        values = [t.values[:, 1] if t.interpolation == "CUBICSPLINE" else t.values for t in tracks]
+        moves = any((np.ptp(v, 0).max(-1) > 0.01 * np.abs(v).max((0, -1))).any() for v in values)
+        found.append(Clip(name, start, end, bool(moves)))
+    return found
+
+
+def motion(asset: Asset, clip: int) -> Motion:
+    """How an asset moves in a clip, from 8 moments."""
+    times = moments(clips(asset)[clip], MOMENTS)
+    x, _ = pose(asset, clip, times, normals=False)
+    x = x[:, np.unique(np.linspace(0, x.shape[1] - 1, 400).astype(int))]
+    low, high = x.min(1), x.max(1)
+    diagonal = max(1e-12, float(np.linalg.norm(high.max(0) - low.min(0))))
+    apart = np.linalg.norm(x[:, None] - x[None], axis=-1) / diagonal
+    middles = (low + high) / 2
+    pairs = ~np.eye(MOMENTS, dtype=bool)
+    travel = np.linalg.norm(middles[:, None] - middles[None], axis=-1).max() / diagonal
+    size = np.linalg.norm(high - low, axis=-1).mean() / diagonal
+    mean = float(apart[pairs].mean())
+    return Motion(float(apart.max()), mean, float(size), float(travel), bool(apart[0, -1].mean() < 0.3 * mean))
+
+
+def moments(clip: Clip, times: int, time_range: tuple[float, float] = (0.0, 1.0)) -> Float[np.ndarray, " t"]:
+    """Seconds on the clip's clock, evenly spaced over a part of it."""
+    return clip.start_s + clip.duration_s * np.linspace(*time_range, times)
+
+
+def choose_clip(asset: Asset, clip: str | int | None) -> int:
+    """The index of a clip by name or index; None takes the liveliest of those that stay in place.
+
+    Of a character's clips the one that moves most is often its death; those that stay where they are show more. So of
+    the clips that visibly move, those whose middle stays within a tenth of the asset's size come first, and of them
+    those that end where they began, as walks do.
+
+    Raises:
+        ValueError: no such clip, or nothing in the asset moves.
+    """
+    found = clips(asset)
+    moving = [i for i, c in enumerate(found) if c.moves and c.duration_s > 0]
+    if clip is not None or not moving:
+        return _choose(found, clip, asset.path)
+    how = {i: motion(asset, i) for i in moving}
+    return max(moving, key=lambda i: (how[i].good, how[i].travel < 0.1, how[i].loops, how[i].mean))
+
+
+def _choose(clips: list[Clip], clip: str | int | None, path: str | Path) -> int:
+    if not clips:
+        raise ValueError(f"path is '{path}', which holds no animation; expected an animated asset.")
+    if clip is None:
+        clip = next((i for i, c in enumerate(clips) if c.moves), None)
+        if clip is None:
+            raise ValueError(f"path is '{path}', in which nothing moves; name a clip to render it all the same.")
+    names = [c.name for c in clips]
+    index = names.index(clip) if clip in names else clip
+    if isinstance(index, str) and index.isdigit():
+        index = int(index)
+    if index not in range(len(clips)):
+        raise ValueError(f"clip is {clip!r}; '{path}' has {', '.join(names)}, or an index from 0 to {len(clips) - 1}.")
+    if clips[index].duration_s <= 0:
+        raise ValueError(f"clip is {names[index]!r}, which holds a single pose; expected one longer than 0 s.")
+    return index
+
+
+def surface(asset: Asset) -> Surface:
+    """What of an asset does not change over time, for the rasterizer."""
+    texels, sheets, start = [np.full((1, 4), 255, np.uint8)], [[0, 1, 1, REPEAT, REPEAT]], 1
+    for texture in asset.textures:
+        h, w = texture.pixels.shape[:2]
+        sheets.append([start, h, w, *texture.wrap])
+        texels.append(texture.pixels.reshape(-1, 4))
+        start += h * w
+    arrays = dict(
+        faces=asset.faces,
+        uv=asset.uv,
+        colours=asset.colours,
+        glow=asset.glow,
+        texture=asset.texture + 1,
+        glow_texture=asset.glow_texture + 1,
+        mode=asset.mode.astype(np.int64),
+        cutoff=asset.cutoff,
+        both_sides=asset.both_sides,
+        texels=np.concatenate(texels),
+        sheets=np.array(sheets),
+    )
+    return Surface(**{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()})
+
+
+def render(
+    asset: Asset,
+    clip: int | None,
+    times_s: Float[np.ndarray, " t"],
+    c2w: Float[Tensor, "v 4 4"],
+    fov_deg: float,
+    size: int,
+    *,
+    drawn: Surface | None = None,
+    fill: float | None = None,
+    background: Float[Tensor, "3"] | Float[Tensor, "3 h w"] | tuple[float, float, float] = (1.0, 1.0, 1.0),
+    light_deg: float = 0.0,
+    oversample: int = 3,
+    geometry: bool = True,
+    device: torch.device | str = "cpu",
+) -> SceneRecord:
+    """A clip at given times from given cameras; `render_asset` is this with cameras on a circle.
+
+    Args:
+        asset, clip, times_s: see `animation.pose`.
+        c2w: cameras; the asset's bounding box over all times is centred, its farthest vertex at distance 1.
+        fov_deg: vertical field of view in degrees.
+        size: pixels along each side.
+        drawn: `surface(asset)`, where the caller keeps it.
+        fill: enlarge the asset until it reaches over so much of the picture in some frame, in (0, 1]; it may leave the
+            unit ball then. None leaves it in the ball.
+        background: colour in [0, 1].
+        light_deg: azimuth by which the key light is turned.
+        oversample: odd; a pixel is the mean of oversample^2 samples, and the middle one gives depth and flow.
+        geometry: also depth, flow and visibility; without it depth is zeros and the others None.
+        device: where to draw.
+    """
+    x, normals = pose(asset, clip, times_s)
+    low, high = x.min((0, 1)), x.max((0, 1))
+    x = x - (low + high) / 2
+    x = torch.from_numpy(x / max(1e-12, np.sqrt((x * x).sum(-1).max()))).to(device)
+    c2w = c2w.to(device)
+    if fill is not None:
+        x = x * _enlargement(x, c2w, fov_deg, fill)
+    light = _light(torch.from_numpy(normals).to(device), light_deg)
+    light = torch.where(torch.from_numpy(asset.lit).to(device), light, 1.0)
+    drawn = drawn or surface(asset)
+    frames = draw(drawn.to(device), x, light, c2w, fov_deg, size, oversample, geometry)
+    behind = torch.as_tensor(background, dtype=torch.float32, device=device)
+    rgb = torch.lerp(behind if behind.ndim == 3 else behind[:, None, None], frames.rgb, frames.alpha)
+    depth = torch.zeros_like(frames.alpha) if frames.depth is None else frames.depth
+    known = (None if value is None else value[None] for value in frames[3:])
+    return SceneRecord(rgb[None], frames.alpha[None], depth[None], c2w[None], fov_deg, *known)
+
+
+def _light(normals: Float[Tensor, "t n 3"], turn_deg: float) -> Float[Tensor, "t n"]:
+    """Linear light on surfaces: a key light that wraps around softly, and a sky that is a little brighter above."""
+    direction = F.normalize(torch.tensor(TO_LIGHT), dim=0)
+    c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
+    x, y, z = direction.tolist()
+    towards = torch.tensor([c * x + s * z, y, c * z - s * x], dtype=normals.dtype, device=normals.device)
+    key = ((normals @ towards + SOFT) / (1 + SOFT)).clamp(min=0)
+    return KEY * key + SKY * (0.85 + 0.15 * normals[..., 1])
+
+
+def _enlargement(x: Float[Tensor, "t n 3"], c2w: Float[Tensor, "v 4 4"], fov_deg: float, fill: float) -> Tensor:
+    """The factor by which vertices may grow from the origin until they reach over `fill` of some picture.
+
+    A vertex of camera coordinates s (a, b, c), seen from a distance d, lands at s a / (d - s c): solved for s.
+    """
+    local = x @ c2w[:, None, :3, :3]
+    d = c2w[:, :3, 3].norm(dim=-1)[:, None, None]
+    edge = fill * np.tan(np.radians(fov_deg) / 2)
+    reach = local[..., :2].abs().amax(-1)
+    return (edge * d / (reach + edge * local[..., 2]).clamp(min=1e-6)).min()
 
 
 def render_asset(
@@ -97,9 +271,11 @@ def render_asset(
     elevation_deg: float = 20.0,
     radius: float = 3.4,
     fov_deg: float = 36.0,
+    fill: float | None = None,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     oversample: int = 5,
-    blender_python: str | Path | None = None,
+    geometry: bool = True,
+    device: torch.device | str = "cpu",
 ) -> SceneRecord:
     """One clip of an animated asset as a grid, with alpha, depth, cameras, flow and visibility.
 
@@ -111,161 +287,38 @@ def render_asset(
         path: a .gltf or .glb; buffers and textures may lie in files beside it.
         views, times: size of the grid, 2 or more each.
         size: pixels along each side, 8 or more.
-        clip: name or index, see `list_clips`; None takes the first that moves.
+        clip: name or index, see `list_clips`; None takes the liveliest, see `choose_clip`.
         time_range: part of the clip, as fractions of its length, from the first time to the last. A clip that loops
             ends where it began: (0, 1 - 1 / times) shows that pose once, and a shorter range makes smaller steps.
-        azimuth_start_deg, azimuth_sweep_deg, elevation_deg, radius: see `cameras.circular_trajectory`. The unit ball
-            is in frame from a radius of 1 / sin(fov_deg / 2) on: 3.24 for 36 degrees.
+        azimuth_start_deg, azimuth_sweep_deg, elevation_deg, radius: see `cameras.circular_trajectory`; radius above 1.
+            The unit ball is in frame from a radius of 1 / sin(fov_deg / 2) on: 3.24 for 36 degrees.
         fov_deg: vertical field of view, between 0 and 170.
-        background: colour in [0, 1].
-        oversample: odd; a pixel is the mean of oversample^2 rays, and the middle one gives depth, flow and visibility.
-        blender_python: the Python that has bpy; None takes $FOURD_BLENDER_PYTHON, else the environment made above.
+        fill, background, oversample, geometry, device: see `render`.
 
     Raises:
-        FileNotFoundError: the asset, a file it needs, or the Blender environment is missing.
-        ValueError: not glTF 2.0, nothing in it moves, no such clip, or an argument out of range.
-        BlenderError: Blender failed; the message ends with the last thing it said.
+        FileNotFoundError: the asset, or a file it needs, is missing.
+        ValueError: not glTF 2.0, nothing to draw or nothing that moves, no such clip, or an argument out of range.
 
     >>> render_asset("Fox.glb", views=4, times=8, size=64, clip="Run").rgb.shape  # doctest: +SKIP
     torch.Size([1, 4, 8, 3, 64, 64])
     """
-    for message, holds in {
-        f"views is {views}; it must be at least 2.": views >= 2,
-        f"times is {times}; it must be at least 2.": times >= 2,
-        f"size is {size}; it must be at least 8.": size >= 8,
-        f"time_range is {time_range}; it must rise within [0, 1].": 0 <= time_range[0] < time_range[1] <= 1,
-        f"fov_deg is {fov_deg}; it must lie between 0 and 170.": 0 < fov_deg < 170,
-        f"background is {background}; it must lie in [0, 1].": all(0 <= c <= 1 for c in background),
-        f"oversample is {oversample}; it must be odd and positive.": oversample > 0 and oversample % 2 == 1,
-    }.items():
+    for name, value, expected, holds in (
+        ("views", views, "at least 2", views >= 2),
+        ("times", times, "at least 2", times >= 2),
+        ("size", size, "at least 8", size >= 8),
+        ("time_range", time_range, "a rising pair within [0, 1]", 0 <= time_range[0] < time_range[1] <= 1),
+        ("radius", radius, "above 1, for the asset fills the unit ball", 1 < radius < float("inf")),
+        ("fov_deg", fov_deg, "between 0 and 170", 0 < fov_deg < 170),
+        ("fill", fill, "in (0, 1]", fill is None or 0 < fill <= 1),
+        ("background", background, "three numbers in [0, 1]", all(0 <= c <= 1 for c in background)),
+        ("oversample", oversample, "odd and positive", oversample > 0 and oversample % 2 == 1),
+    ):
         if not holds:
-            raise ValueError(message)
-    clips = list_clips(path)
-    index = _choose(clips, clip, path)
+            raise ValueError(f"{name} is {value}; expected {expected}.")
+    asset = read_asset(path, largest_texture=max(512, 2 * size))
+    index = choose_clip(asset, clip)
     azimuth_deg = azimuth_start_deg + azimuth_sweep_deg * torch.linspace(0, 1, views)
     c2w = circular_trajectory(azimuth_deg, elevation_deg, radius)
-    times_s = clips[index].start_s + clips[index].duration_s * np.linspace(*time_range, times)
-    job = {"times_s": times_s.tolist(), "c2w": c2w.tolist(), "fov_deg": fov_deg, "size": size, "oversample": oversample}
-    passes = _run_blender(blender_python, _single_clip(path, index), job, path)
-    rgb, alpha = passes.pop("rgba").clamp(min=0).split([3, 1], dim=3)
-    alpha = alpha.clamp(max=1)
-    rgb = alpha * _srgb(rgb / alpha.clamp(min=1e-6)) + (1 - alpha) * torch.tensor(background)[:, None, None]
-    return SceneRecord(rgb=rgb, alpha=alpha, c2w=c2w[None], fov_deg=fov_deg, **passes)
-
-
-def blender_python(python: str | Path | None = None) -> Path:
-    """The Python that has bpy: this one, else $FOURD_BLENDER_PYTHON, else of the environment made above.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    python = python or os.environ.get("FOURD_BLENDER_PYTHON") or "~/.cache/fourd_minimal/blender/bin/python"
-    python = Path(python).expanduser()
-    if not python.is_file():
-        raise FileNotFoundError(f"There is no Blender at '{python}'; this line makes it: {BLENDER_ENVIRONMENT}")
-    return python
-
-
-def _run_blender(python: str | Path | None, asset: bytes, job: dict, path: str | Path) -> dict[str, Tensor]:
-    """The frames that `blender_render.py` makes of a .glb and a job, each (1, v, t, c, h, w)."""
-    python = blender_python(python)
-    with TemporaryDirectory() as folder:
-        asset_path, job_path, frames_path = (Path(folder, name) for name in ("asset.glb", "job.json", "frames.npz"))
-        asset_path.write_bytes(asset)
-        job_path.write_text(json.dumps({"asset": str(asset_path), **job}))
-        script = Path(__file__).with_name("blender_render.py")
-        try:
-            run = subprocess.run(
-                [python, "-I", script, job_path, frames_path], capture_output=True, text=True, timeout=PATIENCE_S
-            )
-        except subprocess.TimeoutExpired:
-            raise BlenderError(f"Blender was still busy with '{path}' after {PATIENCE_S} s.") from None
-        if run.returncode or not frames_path.exists():
-            said = run.stderr.strip().splitlines() or [f"nothing (exit status {run.returncode})"]
-            raise BlenderError(f"Blender could not render '{path}'; it said: {said[-1]}")
-        with np.load(frames_path, allow_pickle=False) as frames:
-            return {n: rearrange(torch.from_numpy(frames[n]), "v t h w c -> 1 v t c h w") for n in frames.files}
-
-
-def _read(path: str | Path) -> tuple[dict, bytes]:
-    """A glTF file as its JSON and one buffer with all its binary data; other files it names become absolute paths."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path is '{path}'; there is no such file.")
-    data, binary = Path(path).read_bytes(), b""
-    try:
-        if data[:4] == b"glTF":
-            (n,) = struct.unpack_from("<I", data, 12)
-            data, binary = data[20 : 20 + n], data[28 + n :]
-        document = json.loads(data)
-        if int(document["asset"]["version"][0]) < 2:
-            raise ValueError
-    except (ValueError, LookupError, TypeError, struct.error):
-        raise ValueError(f"path is '{path}'; it must be a complete glTF 2.0 file (.gltf or .glb).") from None
-    starts, merged = [], b""
-    for uri in (buffer.get("uri") for buffer in document.get("buffers", [])):
-        if uri is not None:
-            inline = uri.startswith("data:")
-            binary = base64.b64decode(uri.split(",", 1)[1]) if inline else _beside(path, uri).read_bytes()
-        starts.append(len(merged))
-        merged += binary + bytes(-len(binary) % 4)
-    for view in document.get("bufferViews", []):
-        view["byteOffset"] = view.get("byteOffset", 0) + starts[view["buffer"]]
-        view["buffer"] = 0
-    document["buffers"] = [{"byteLength": len(merged)}]
-    for image in document.get("images", []):
-        if "uri" in image and not image["uri"].startswith("data:"):
-            image["uri"] = quote(_beside(path, image["uri"]).as_posix())
-    return document, merged
-
-
-def _beside(path: str | Path, uri: str) -> Path:
-    """The file that an asset names relative to itself."""
-    file = Path(path).parent.resolve() / unquote(uri)
-    if not file.is_file():
-        raise FileNotFoundError(f"path is '{path}', which needs '{file}'; there is no such file.")
-    return file
-
-
-def _varies(document: dict, binary: bytes, sampler: dict) -> bool:
-    """Whether any value of an animated property changes by more than 1% of the largest."""
-    n_keys, output = document["accessors"][sampler["input"]]["count"], document["accessors"][sampler["output"]]
-    if "bufferView" not in output:  # zeros, but for the entries of a sparse accessor
-        return "sparse" in output
-    start = document["bufferViews"][output["bufferView"]]["byteOffset"] + output.get("byteOffset", 0)
-    dtype, count = _DTYPES[output["componentType"]], output["count"] * _WIDTHS[output["type"]]
-    values = np.frombuffer(binary, dtype, count, start).astype(np.float64)
-    if sampler.get("interpolation") == "CUBICSPLINE":  # each key is (tangent in, value, tangent out)
-        values = values.reshape(n_keys, 3, -1)[:, 1]
-    return bool((np.ptp(values.reshape(n_keys, -1), axis=0) > 0.01 * np.abs(values).max()).any())
-
-
-def _choose(clips: list[Clip], clip: str | int | None, path: str | Path) -> int:
-    """The index of the clip asked for."""
-    if not clips:
-        raise ValueError(f"path is '{path}', which holds no animation; render_asset needs an animated asset.")
-    if clip is None:
-        clip = next((i for i, c in enumerate(clips) if c.moves), None)
-        if clip is None:
-            raise ValueError(f"path is '{path}', in which nothing moves; name a clip to render it all the same.")
-    names = [c.name for c in clips]
-    index = names.index(clip) if clip in names else clip
-    if index not in range(len(clips)):
-        raise ValueError(f"clip is {clip!r}; '{path}' has {', '.join(names)}, or an index from 0 to {len(clips) - 1}.")
-    if clips[index].duration_s <= 0:
-        raise ValueError(f"clip is {names[index]!r}, which holds a single pose; it must last longer than 0 s.")
-    return index
-
-
-def _single_clip(path: str | Path, index: int) -> bytes:
-    """The asset as a .glb in which clip `index` is the only one."""
-    document, binary = _read(path)
-    text = json.dumps({**document, "animations": [document["animations"][index]]}).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def _srgb(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Linear light to the numbers of a picture (IEC 61966-2-1), in [0, 1]."""
-    linear = linear.clamp(0, 1)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    times_s = moments(clips(asset)[index], times, time_range)
+    options = dict(fill=fill, background=background, oversample=oversample, geometry=geometry, device=device)
+    return render(asset, index, times_s, c2w, fov_deg, size, **options)

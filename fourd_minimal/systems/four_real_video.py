@@ -30,7 +30,7 @@ from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_laye
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
-from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, sigma_embedding
+from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, nearest_seen, sigma_embedding
 
 Part = Literal["base", "sync", "joint"]
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
@@ -47,6 +47,10 @@ class FourRealVideoConfig:
     times: int = 8
     sync: Design = "soft"
     """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
+
+    spread: float = 0.0
+    """How far frames are from the nearest given one, root mean square in [-1, 1], assumed: the network then predicts
+    what is left beyond `linear_guess`, in units of its error. 0: it predicts the frames themselves."""
 
     shift: float = 3.0
     """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
@@ -71,6 +75,20 @@ def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
     known = torch.zeros(views, times, dtype=torch.bool)
     known[0], known[:, 0] = True, True
     return known
+
+
+def linear_guess(
+    x: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"], guess: Float[Tensor, "*b"], spread: float
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    """The best linear estimate of clean frames from noisy ones, and its standard deviation.
+
+    Frames are taken as guess + spread * N(0, 1), and x = (1 - sigma) frames + sigma eps. At sigma = 1 the estimate is
+    the guess, at sigma = 0 it is x. A network that predicts the rest, in units of the deviation, has targets of one
+    size at every noise level (Karras et al., arXiv 2206.00364, with a mean other than 0).
+    """
+    kept = 1 - sigma
+    total = (kept * spread) ** 2 + sigma**2
+    return guess + kept * spread**2 / total * (x - kept * guess), spread * sigma / total.sqrt()
 
 
 def assemble(
@@ -239,7 +257,15 @@ class FourRealVideo(nn.Module):
             context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
         """
         x = torch.where(seen[:, :, None, None, None], clean, x)
-        return self.base(x, sigma[:, None] * ~seen, seen, clean, context)
+        levels = sigma[:, None] * ~seen
+        return self._clean(self.base(x, levels, seen, clean, context), x, levels, nearest_seen(clean, seen))
+
+    def _clean(self, predicted: Tensor, x: Tensor, levels: Tensor, guess: Tensor) -> Tensor:
+        """Clean frames from what the network says."""
+        if not self.config.spread:
+            return predicted
+        estimate, deviation = linear_guess(x, levels[..., None, None, None], guess, self.config.spread)
+        return estimate + deviation * predicted
 
     def denoise_grid(
         self,
@@ -247,24 +273,27 @@ class FourRealVideo(nn.Module):
         sigma: Float[Tensor, " b"],
         clean: Float[Tensor, "b v t c h w"],
         observe: Callable | None = None,
+        known: Bool[Tensor, "#b v t"] | None = None,
     ) -> Float[Tensor, "b v t c h w"]:
-        """Eq. 4: clean frames from a noisy grid whose first row and column are given.
+        """Eq. 4: clean frames from a noisy grid some of whose cells are given.
 
         Args:
             x: noisy frames; what it holds at known cells is not looked at.
             sigma: one noise level in [0, 1] per grid, for its unknown cells.
             clean: the known cells, in [-1, 1]; not looked at elsewhere.
             observe: see `TwoStream.forward` and `Sequential4D.forward`.
+            known: which cells are given; the first row and column when left out.
         """
         b, v, t = x.shape[:3]
-        seen = known_cells(v, t).to(x.device).expand(b, v, t)
+        seen = (known_cells(v, t)[None] if known is None else known).to(x.device).expand(b, v, t)
         x = torch.where(seen[..., None, None, None], clean, x)
         levels = sigma[:, None, None] * ~seen
         grids = (x, levels, seen, clean)
         as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
         as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
-        tokens_view, c_view, angles_view = self.base.embed(*as_columns, "freeze")
-        tokens_time, c_time, angles_time = self.base.embed(*as_rows, "dynamic")
+        as_columns, as_rows = tuple(as_columns), tuple(as_rows)
+        tokens_view, c_view, angles_view, detail_view = self.base.embed(*as_columns, "freeze")
+        tokens_time, c_time, angles_time, detail_time = self.base.embed(*as_rows, "dynamic")
         x_view, x_time = from_columns(tokens_view, v, t), from_rows(tokens_time, v, t)
         conditions = (
             (c_view, None, angles_view),
@@ -276,8 +305,14 @@ class FourRealVideo(nn.Module):
             y_view = y_time = self.streams((x_view + x_time) / 2, *conditions)
         else:
             y_view, y_time = self.streams(x_view, x_time, *conditions)
-        view = rearrange(self.base.unembed(columns(y_view), c_view), "(b t) v ... -> b v t ...", b=b)
-        time = rearrange(self.base.unembed(rows(y_time), c_time), "(b v) t ... -> b v t ...", b=b)
+
+        def frames(sequences: Tensor, c: Tensor, detail: Tensor | None, given: tuple, back: str) -> Tensor:
+            noisy, level, known, clean = given
+            predicted = self.base.unembed(sequences, c, x.shape[-2:], detail)
+            return rearrange(self._clean(predicted, noisy, level, nearest_seen(clean, known)), back, b=b)
+
+        view = frames(columns(y_view), c_view, detail_view, as_columns, "(b t) v ... -> b v t ...")
+        time = frames(rows(y_time), c_time, detail_time, as_rows, "(b v) t ... -> b v t ...")
         return (view + time) / 2
 
     def sample_grid(

@@ -157,8 +157,8 @@ class Upsampler(nn.Module):
         grids = guess, sigma, seen, enlarged
         as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
         as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
-        tokens, c_time, angles_time = self.dit.embed(*as_rows, "dynamic")
-        _, c_view, angles_view = self.dit.embed(*as_columns, "freeze")
+        tokens, c_time, angles_time, _ = self.dit.embed(*as_rows, "dynamic")
+        _, c_view, angles_view, _ = self.dit.embed(*as_columns, "freeze")
         c_time = c_time + level.repeat_interleave(v, 0)[:, None]
         c_view = c_view + level.repeat_interleave(t, 0)[:, None]
         for index, block in enumerate(self.dit.blocks):
