@@ -76,7 +76,7 @@ def test_the_field_of_4diffusion_at_full_size():
 def test_the_base_grows_from_36x64_to_72x128():
     full = PRESETS["full"]
     assert [size for _, size in full.base_sizes] == [(36, 64), (72, 128)] and full.sync_steps == 20_000 + 3000
-    few = replace(full, base_batch=2, parts=1, families=(("simple", 1.0),))
+    few = replace(full, base_batch=2, parts=1, sources=(("simple", 1.0),))
     sizes = {n: {tuple(b.clean.shape[-2:]) for b in base_batch(few, n)} for n in (0, 299_999, 300_000)}
     assert sizes == {0: {(36, 64)}, 299_999: {(36, 64)}, 300_000: {(72, 128)}}
 

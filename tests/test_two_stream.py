@@ -77,8 +77,8 @@ def test_without_exchange_each_stream_is_the_video_model(model, views, times):
     inputs = grid, sigma, sigma < 0.5, grid
     as_columns = [rearrange(a, "b v t ... -> (b t) v ...") for a in inputs]
     as_rows = [rearrange(a, "b v t ... -> (b v) t ...") for a in inputs]
-    x_view, c_view, angles_view = model.embed(*as_columns, "freeze")
-    x_time, c_time, angles_time = model.embed(*as_rows, "dynamic")
+    x_view, c_view, angles_view, _ = model.embed(*as_columns, "freeze")
+    x_time, c_time, angles_time, _ = model.embed(*as_rows, "dynamic")
     y_view, y_time = TwoStream(model.blocks, [identity] * 3)(
         from_columns(x_view, views, times),
         from_rows(x_time, views, times),

@@ -130,7 +130,7 @@ def test_sigma_embedding_is_that_of_diffusers(dim):
 def test_at_the_start_blocks_are_the_identity_and_the_output_is_zero():
     model = VideoDiT(TINY)
     video, sigma = torch.randn(2, 3, 3, 8, 4), torch.rand(2, 3)
-    tokens, c, angles = model.embed(video, sigma)
+    tokens, c, angles, _ = model.embed(video, sigma)
     for block in model.blocks:
         assert torch.equal(block(tokens, c, None, angles), tokens)
     assert torch.equal(model(video, sigma), torch.zeros_like(video))
@@ -161,7 +161,7 @@ def test_sigma_belongs_to_its_frame(frame):
 
     model = randomised(VideoDiT(TINY))
     video, sigma = torch.randn(1, 3, 3, 8, 4), torch.rand(1, 3, requires_grad=True)
-    _, c, _ = model.embed(video, sigma)
+    _, c, *_ = model.embed(video, sigma)
     (gradient,) = torch.autograd.grad(c[0, frame].square().sum(), sigma)
     assert (gradient[0] != 0).tolist() == [i == frame for i in range(3)]
     (gradient,) = torch.autograd.grad(model(video, sigma)[0, frame].square().sum(), sigma)
@@ -172,7 +172,7 @@ def test_tokens_and_pixels_keep_their_place():
     """What a frame's patch holds goes into its token and comes out of it."""
     model = randomised(VideoDiT(TINY))
     video, sigma = torch.randn(1, 3, 3, 8, 4, requires_grad=True), torch.rand(1, 3)
-    tokens, c, _ = model.embed(video, sigma)
+    tokens, c, *_ = model.embed(video, sigma)
     token = (1 * 4 + 2) * 2 + 1  # frame 1, patch row 2 of 4, patch column 1 of 2
     patch = torch.zeros(3, 8, 4, dtype=torch.bool)
     patch[1, 4:6, 2:4] = True
@@ -308,3 +308,37 @@ def test_without_text_the_text_layers_are_passed_over():
 def test_text_for_a_model_without_is_refused():
     with pytest.raises(ValueError, match="text is given; only a model built with text_dim"):
         Block(24, 2)(torch.randn(1, 6, 24), torch.randn(1, 3, 24), torch.zeros(1, 5, 24))
+
+
+@pytest.fixture
+def stem():
+    return VideoDiT(replace(TINY, patch=4, stem=6))
+
+
+def test_a_stem_carries_detail_past_the_tokens(stem):
+    """With tokens that say nothing, a pixel still reaches the output near itself, and there alone."""
+    randomised(stem)
+    nn.init.zeros_(stem.patch_out.weight)
+    video, sigma = torch.randn(1, 2, 3, 8, 4, requires_grad=True), torch.rand(1, 2)
+    (reads,) = torch.autograd.grad(stem(video, sigma)[0, 1, :, 0, 0].sum(), video)
+    reach = (reads[0].abs().sum(1) > 0).nonzero()
+    assert (reach[:, 0] == 1).all() and reach[:, 1].max() < 8 and len(reach) > 8  # its own frame; four convolutions
+    assert torch.equal(stem(torch.zeros_like(video), sigma), stem(torch.zeros_like(video), sigma))
+
+
+def test_a_stem_starts_at_zero_and_wakes(stem):
+    video, sigma = torch.randn(2, 3, 3, 8, 4), torch.rand(2, 3)
+    assert torch.equal(stem(video, sigma), torch.zeros_like(video))
+    optimiser = torch.optim.SGD(stem.parameters(), lr=0.1)
+    seen = torch.tensor([[True, False, False]] * 2)
+    for _ in range(5):
+        optimiser.zero_grad()
+        for context in CONTEXTS:
+            (stem(video, sigma, seen, video, context) - video).square().mean().backward()
+        optimiser.step()
+    assert [name for name, p in stem.named_parameters() if p.grad.abs().max() == 0] == []
+
+
+def test_a_stem_wants_an_even_patch():
+    with pytest.raises(ValueError, match="patch is 1"):
+        replace(TINY, patch=1, stem=6)

@@ -16,10 +16,10 @@ class FourRealVideoPreset:
     """Everything one training run of the base model and of its synchronisation layers depends on."""
 
     model: FourRealVideoConfig
-    families: tuple[tuple[str, float], ...] = (("simple", 0.5), ("hard", 0.4), ("creature", 0.1))
-    """Families of `data.procedural` and their shares of every batch."""
+    sources: tuple[tuple[str, float], ...] = (("simple", 0.5), ("hard", 0.4), ("creature", 0.1))
+    """Where frames come from, and their shares of every batch; see `lab/sources.py`."""
     shards: str = ""
-    """A folder of shards that `fourd render-shards` wrote, to be learned from in place of the families."""
+    """A folder of shards that `fourd render-shards` wrote, to be learned from in place of the sources."""
     base_steps: int = 1000
     base_batch: int = 24
     """Videos: half fixed-view, half freeze-time."""
@@ -30,7 +30,7 @@ class FourRealVideoPreset:
     sync_batch: int = 4
     """Grids; small batches win at toy scale."""
     sync_pseudo_steps: int = 0
-    """The first of `sync_steps`, on pseudo-4D; the others on the families' true grids (section 3.3). Each of the two
+    """The first of `sync_steps`, on pseudo-4D; the others on the sources' true grids (section 3.3). Each of the two
     phases has a warm-up and a decay of its own."""
     sync_lr: float = 2e-3
     joint_steps: int = 500
@@ -116,7 +116,7 @@ PRESETS = {
         joint_lr=3e-4,
         warmup=1000,
         ema=0.9995,
-        families=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
+        sources=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
     ),
     "full": FourRealVideoPreset(
         # section 4.1: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids
@@ -133,7 +133,7 @@ PRESETS = {
             times=8,
             shift=1.0,  # assumed: low-resolution pixels
         ),
-        families=(("creature", 1.0),),  # stands where the paper has ~15,000 videos of animated Objaverse assets
+        sources=(("creature", 1.0),),  # stands where the paper has ~15,000 videos of animated Objaverse assets
         base_steps=500_000,  # assumed: the paper says 12 days on 24 A100
         base_batch=192,  # assumed
         base_sizes=((0, (36, 64)), (300_000, (72, 128))),  # section 4.1; when is assumed

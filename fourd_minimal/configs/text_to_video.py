@@ -17,7 +17,7 @@ class TextToVideoPreset:
     """Everything one training run depends on."""
 
     model: TextToVideoConfig
-    families: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
+    sources: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
     """Families of `data.procedural` and their shares of every batch."""
     steps: int = 3000
     batch: int = 24

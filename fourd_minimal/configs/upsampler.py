@@ -13,7 +13,7 @@ class UpsamplerPreset:
     model: UpsamplerConfig
     views: int = 4
     times: int = 4
-    families: tuple[tuple[str, float], ...] = (("simple", 0.4), ("hard", 0.4), ("creature", 0.2))
+    sources: tuple[tuple[str, float], ...] = (("simple", 0.4), ("hard", 0.4), ("creature", 0.2))
     """Families of `data.procedural` and their shares of every batch."""
     steps: int = 2500
     batch: int = 2
@@ -55,7 +55,7 @@ UPSAMPLERS = {
         UpsamplerConfig(VideoDiTConfig((288, 512), patch=8, dim=1024, depth=24, heads=16), factor=4),
         views=8,
         times=8,
-        families=(("creature", 1.0),),  # stands where the paper has videos
+        sources=(("creature", 1.0),),  # stands where the paper has videos
         steps=500_000,
         batch=24,
         lr=1e-4,

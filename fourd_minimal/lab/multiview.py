@@ -28,7 +28,7 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.lab import shard_frames
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
-from fourd_minimal.lab.training import stored
+from fourd_minimal.lab.sources import stored
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
 from fourd_minimal.systems.image_dream import is_image_dreams, load_image_dream
 from fourd_minimal.systems.pretrained.encoders import Encoders

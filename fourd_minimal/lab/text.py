@@ -36,7 +36,7 @@ def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) ->
     """Captioned videos: one half fixed-view, the other freeze-time."""
     generator = seeded(preset.seed + 2_000, number, part)
     cfg, n, batches = preset.model, preset.batch // preset.parts // 2, []
-    names, shares = zip(*preset.families, strict=True)
+    names, shares = zip(*preset.sources, strict=True)
 
     def happens(share: float, *shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator) < share

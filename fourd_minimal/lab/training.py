@@ -9,9 +9,9 @@ trains both on true grids, which the paper does not do and a base as small as ou
 velocity-matching loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -20,11 +20,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
-from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.data.shards import Shards
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
-from fourd_minimal.lab.shard_frames import grids
+from fourd_minimal.lab.sources import Place, Sources
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
@@ -49,25 +47,9 @@ def step_generator(preset: FourRealVideoPreset, stage: Part, number: int, part: 
     return seeded(preset.seed * len(STAGES) + STAGES.index(stage), number, part)
 
 
-def sample_frames(
-    families: Sequence[tuple[str, float]],
-    size: tuple[int, int],
-    n: int,
-    views: int,
-    times: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """`n` fresh scenes of families with given shares, `(n, views, times, 3, h, w)` in [-1, 1]."""
-    names, shares = zip(*families, strict=True)
-    counts = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator).bincount(
-        minlength=len(names)
-    )
-    parts = []
-    for name, count in zip(names, counts.tolist(), strict=True):
-        if count:
-            seed = int(torch.randint(HELD_OUT, (), generator=generator))
-            parts.append(sample_scenes(count, views, times, size, seed, name, geometry=False).rgb)
-    return torch.cat(parts) * 2 - 1
+def sources_of(preset: FourRealVideoPreset) -> Sources:
+    """Where a preset's frames come from."""
+    return Sources(((f"shards:{preset.shards}", 1.0),) if preset.shards else preset.sources)
 
 
 class Source(NamedTuple):
@@ -82,9 +64,8 @@ class Source(NamedTuple):
     def frames(self, n: int, views: int, times: int, size: tuple[int, int] | None = None) -> Tensor:
         """Fresh scenes, or windows of stored ones, `(n, views, times, 3, h, w)` in [-1, 1]; of the model's size."""
         preset, size = self.preset, size or self.preset.model.dit.image_size
-        if preset.shards:
-            return grids(stored(preset.shards), n, views, times, size, *self[2:], preset.parts, preset.seed)
-        return sample_frames(preset.families, size, n, views, times, self.generator)
+        place = Place(self.number, self.part, preset.parts, preset.seed)
+        return sources_of(preset).frames(n, views, times, size, self.generator, place)
 
     def pseudo_4d(self, n: int, views: int, times: int) -> Tensor:
         """Fixed-view videos as flat grids: the camera's motion is one of the picture plane.
@@ -94,10 +75,6 @@ class Source(NamedTuple):
         """
         motions = random_motions(n, torch.Generator().manual_seed(self.generator.initial_seed() + 5_000_000))
         return pseudo_grid(self.frames(n, 1, times)[:, 0], maps_along(motions, torch.linspace(0, 1, views)))[0]
-
-
-stored = lru_cache(Shards)
-"""Shards, looked up once."""
 
 
 def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
@@ -228,7 +205,7 @@ def train(
         decay=preset.ema if stage == "base" else preset.grid_ema,
         config=preset,
         settings=partial(settings_of, stage=stage),
-        data=stored(preset.shards).fingerprint if preset.shards else "",
+        data=sources_of(preset).fingerprint,
         parts=preset.parts,
     )
     path = None if folder is None else Path(folder) / f"{stage}_checkpoint.safetensors"

@@ -19,8 +19,9 @@ from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.evaluation import Grids, moving_pixels, predict
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.lab.sources import Sources
 from fourd_minimal.lab.tables import made_by, table
-from fourd_minimal.lab.training import sample_frames, velocity_loss
+from fourd_minimal.lab.training import velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
@@ -46,7 +47,7 @@ def make_batch(preset: UpsamplerPreset, number: int, part: int = 0) -> Batch:
     generator = seeded(preset.seed + 1_000, number, part)
     cfg, (views, times) = preset.model, (preset.views, preset.times) if number % 4 == 0 else (2, 2)
     n = preset.batch // preset.parts * preset.views * preset.times // (views * times)
-    clean = sample_frames(preset.families, cfg.dit.image_size, n, views, times, generator)
+    clean = Sources(preset.sources).frames(n, views, times, cfg.dit.image_size, generator)
     small = shrink(clean, cfg.factor)
     tau = cfg.most_augmentation * (torch.rand(n, generator=generator) * 2 - 1).clamp(min=0)
     sigma = sample_sigma(n, cfg.shift, generator=generator)

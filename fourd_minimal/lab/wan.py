@@ -22,14 +22,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.data.video import count_frames, read_video
+from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.devices import PLAIN, Devices, Scale
 from fourd_minimal.lab.generate import OURS, opaque, whole_folder, write
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.shard_frames import grids
+from fourd_minimal.lab.sources import Sources, stored, video_clips
+from fourd_minimal.lab.sources import videos_in as films_in
 from fourd_minimal.lab.train import how_made, watched, written
-from fourd_minimal.lab.training import sample_frames, stored
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import sample_sigma
 from fourd_minimal.systems.pretrained.wan import TwoStreamWan
@@ -38,7 +39,6 @@ from fourd_minimal.systems.weights import fingerprint
 
 MODEL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 """The smallest of its family: 30 blocks of 1536 channels."""
-FILMS = {".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi"}
 Frames = Callable[[int, int, int, tuple[int, int], int, int], Tensor]
 """`(n, views, times, size, number, part)` -> `(n, views, times, 3, h, w)` in [-1, 1]: the grids of a step's part, a
 function of these numbers alone."""
@@ -55,8 +55,8 @@ class WanPreset:
     videos: str | None = None
     """A folder of films, for the pseudo-4D steps; left out, fixed-view videos of the true grids."""
     shards: str | None = None
-    """A folder that `fourd render-shards` wrote, for true grids; left out, procedural scenes of `families`."""
-    families: tuple[tuple[str, float], ...] = (("creature", 0.5), ("ground", 0.5))
+    """A folder that `fourd render-shards` wrote, for true grids; left out, scenes of `sources`."""
+    sources: tuple[tuple[str, float], ...] = (("creature", 0.5), ("ground", 0.5))
     prompt: str = ""
     """Of all grids."""
     steps: int = 23_000  # section 4.1: 20k on pseudo-4D, then 3k on animated Objaverse
@@ -100,19 +100,7 @@ def generator_of(seed: int, number: int, part: int, of: int = 0) -> torch.Genera
 
 def scenes(preset: WanPreset, n: int, views: int, times: int, size: tuple[int, int], number: int, part: int) -> Tensor:
     """Fresh procedural scenes, as `Frames`."""
-    return sample_frames(preset.families, size, n, views, times, generator_of(preset.seed, number, part, 1))
-
-
-def films_in(folder: str | Path) -> list[Path]:
-    """The films of a folder and those below it.
-
-    Raises:
-        ValueError: there are none.
-    """
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in FILMS)
-    if not paths:
-        raise ValueError(f"videos is {folder}, which holds no film; {', '.join(sorted(FILMS))} are wanted.")
-    return paths
+    return Sources(preset.sources).frames(n, views, times, size, generator_of(preset.seed, number, part, 1))
 
 
 def films(
@@ -130,16 +118,7 @@ def films(
     Raises:
         ValueError: a film shorter than a row.
     """
-    generator, clips = generator_of(preset.seed, number, part, 2), []
-    for _ in range(n):
-        path = paths[int(torch.randint(len(paths), (), generator=generator))]
-        whole = count_frames(path)
-        if whole < times:
-            raise ValueError(f"{path} has {whole} frames; at least {times}, one row, are wanted.")
-        stride = 1 + int(torch.randint(min(preset.time_stride, (whole - 1) // (times - 1)), (), generator=generator))
-        first = int(torch.randint(whole - (times - 1) * stride, (), generator=generator))
-        clips.append(read_video(path, size, range(first, first + times * stride, stride)).rgb)
-    return torch.stack(clips)[:, None] * 2 - 1
+    return video_clips(paths, n, times, size, generator_of(preset.seed, number, part, 2), preset.time_stride)
 
 
 def frames_of(preset: WanPreset) -> Frames:

@@ -68,7 +68,7 @@ def test_a_moving_bar_bounces_and_a_growing_one_squashes():
 
 def test_captions_belong_to_their_videos():
     """The colour that a caption names is the hue of the video's most saturated pixels."""
-    preset = replace(SMOKE, batch=64, families=(("plain", 1.0),), share_no_caption=0.0, share_no_word=0.0)
+    preset = replace(SMOKE, batch=64, sources=(("plain", 1.0),), share_no_caption=0.0, share_no_word=0.0)
     model = start(preset)
     batch = make_batch(preset, model.encode, 0)[0]
     named = {w: (batch.words == i).any(1) for i, w in enumerate(model.config.words, 1)}

@@ -130,7 +130,7 @@ def test_a_step_is_a_function_of_seed_stage_and_number():
 
 
 def test_the_loss_falls():
-    preset = replace(SMOKE, base_steps=60, base_batch=8, warmup=10, ema=0.0, families=(("simple", 1.0),))
+    preset = replace(SMOKE, base_steps=60, base_batch=8, warmup=10, ema=0.0, sources=(("simple", 1.0),))
     start = FourRealVideo(preset.model)
     done = last(train("base", preset)).averaged()
     with torch.no_grad():
