@@ -99,9 +99,10 @@ class FetchCharacters:
         self, out: Path, wanted: dict[str, tuple[Asset, RemoteFile]], missing: list[RemoteFile]
     ) -> list[RemoteFile]:
         """Bring files into a folder, and say which failed."""
-        for file in missing:  # a damaged one does not stay under its name, whatever comes
-            (out / file.name).unlink(missing_ok=True)
         out.mkdir(parents=True, exist_ok=True)
+        for file in missing:
+            (out / file.name).parent.mkdir(parents=True, exist_ok=True)  # of two threads, pooch lets one fail at it
+            (out / file.name).unlink(missing_ok=True)  # a damaged one does not keep its name, whatever comes
         store = pooch.create(
             out,
             base_url="",

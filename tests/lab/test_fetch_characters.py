@@ -120,6 +120,18 @@ def test_all_of_it_comes_and_can_be_used(server, capsys):
     assert "| Bob | CC-BY-4.0 |" in credits
 
 
+def test_a_folder_that_another_thread_just_made_is_no_failure(server, monkeypatch):
+    """pooch looks for a folder, then makes it: of two threads one can come too late."""
+
+    def late(path, exist_ok=False, **_):
+        if not exist_ok:
+            raise FileExistsError(path)
+
+    monkeypatch.setattr(pooch.core.os, "makedirs", late)
+    fetch(server)
+    assert here(cache_folder()) == WHOLE
+
+
 def test_files_are_readable_for_whom_the_umask_lets(server):
     fetch(server)
     (cache_folder() / "plain").touch()
