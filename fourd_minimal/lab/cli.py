@@ -25,6 +25,7 @@
     fourd metric-study --out figures                                     which metric sees which corruption
     fourd train-features --preset cpu                                    the toy features of the metrics
     fourd plan --system four_real_video --devices 24                     memory and hours of a run before it starts
+    fourd fetch-characters                                               openly licensed animated characters to train on
     fourd render-shards --assets folder --out runs/shards                animated assets become training data
     fourd train-wan --out runs/wan                                       synchronisation layers in Wan 2.1
     fourd generate-wan --fixed-view a.mp4 --freeze-time b.mp4            two videos become a grid, by Wan 2.1
@@ -58,6 +59,7 @@ from fourd_minimal.lab.evaluate import Evaluate
 from fourd_minimal.lab.evaluate_distil import EvaluateDistil
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM
 from fourd_minimal.lab.feature_training import TrainFeatures
+from fourd_minimal.lab.fetch_characters import FetchCharacters
 from fourd_minimal.lab.generate import Generate
 from fourd_minimal.lab.metric_study import MetricStudy
 from fourd_minimal.lab.planner import Plan
@@ -107,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | Annotated[MetricStudy, tyro.conf.subcommand("metric-study")]
         | Annotated[TrainFeatures, tyro.conf.subcommand("train-features")]
         | Annotated[Plan, tyro.conf.subcommand("plan")]
+        | Annotated[FetchCharacters, tyro.conf.subcommand("fetch-characters")]
         | Annotated[RenderShards, tyro.conf.subcommand("render-shards")]
         | Annotated[TrainWan, tyro.conf.subcommand("train-wan")]
         | Annotated[GenerateWan, tyro.conf.subcommand("generate-wan")]
