@@ -14,9 +14,10 @@ from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.lab.training import Batch, base_batch, batch_loss
 from fourd_minimal.motion_module import MotionModule
 from fourd_minimal.multiview_unet import JointTransformer, ResBlock
+from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler
 
 

@@ -25,6 +25,9 @@ class FourRealVideoPreset:
     """Videos: half fixed-view, half freeze-time."""
     base_sizes: tuple[tuple[int, tuple[int, int]], ...] = ()
     """From which step on the base's videos have how many pixels; as many as the model's where it is empty."""
+    base_frames: tuple[tuple[int, int, int], ...] = ()
+    """From which step on the base's videos have how many frames, and how many videos a step has: short ones first.
+    Empty: as many as the model's rows and columns, `base_batch` of them."""
     base_lr: float = 2e-3
     sync_steps: int = 500
     sync_batch: int = 4
@@ -32,6 +35,12 @@ class FourRealVideoPreset:
     sync_pseudo_steps: int = 0
     """The first of `sync_steps`, on pseudo-4D; the others on the sources' true grids (section 3.3). Each of the two
     phases has a warm-up and a decay of its own."""
+    grid_windows: tuple[tuple[float, int, int], ...] = ()
+    """From which share of a stage's steps on its grids have how many views and times, and how many grids a step has:
+    small ones first, which is most of what they teach at a fraction of the work. Empty: the model's, `sync_batch`."""
+    share_any_cells: float = 0.0
+    """Share of grids in which other cells are known than the first row and column: any row, any column, both, or
+    scattered ones."""
     sync_lr: float = 2e-3
     joint_steps: int = 500
     """Steps with everything unfrozen: not in the paper, which trains the synchronisation layers only."""
@@ -59,6 +68,12 @@ class FourRealVideoPreset:
                 raise ValueError(f"{name} is {getattr(self, name)}; a multiple of {divisor} is wanted for its parts.")
         if self.base_sizes and (self.base_sizes[0][0] or self.base_sizes[-1][1] != tuple(self.model.dit.image_size)):
             raise ValueError(f"base_sizes is {self.base_sizes}; from step 0 to {self.model.dit.image_size} is wanted.")
+        for name, begins in dict(base_frames=self.base_frames, grid_windows=self.grid_windows).items():
+            for begin, cells, count in begins:
+                if cells < 3 or count < self.parts or count % (2 * self.parts if name == "base_frames" else self.parts):
+                    raise ValueError(f"{name} has {(begin, cells, count)}; expected 3 cells and a batch for all parts.")
+            if begins and begins[0][0] != 0:
+                raise ValueError(f"{name} begins at {begins[0][0]}; expected 0.")
         if self.sync_pseudo_steps > self.sync_steps:
             raise ValueError(f"sync_pseudo_steps is {self.sync_pseudo_steps}; sync_steps, {self.sync_steps}, has them.")
         if min(self.model.views, self.model.times) < 3:
@@ -98,25 +113,23 @@ PRESETS = {
         sync_steps=800,
         joint_steps=1500,
     ),
-    # not yet trained: larger grids, and a world with a ground
-    "gpu": _toy(
-        size=32,
-        dim=384,
-        depth=12,
-        heads=6,
-        views=8,
-        times=8,
-        base_steps=60_000,
-        base_batch=128,
-        base_lr=5e-4,
-        sync_steps=10_000,
-        sync_batch=16,
-        sync_lr=5e-4,
-        joint_steps=20_000,
-        joint_lr=3e-4,
-        warmup=1000,
-        ema=0.9995,
-        sources=(("simple", 0.3), ("hard", 0.3), ("creature", 0.2), ("ground", 0.2)),
+    # the recipe of the shipped weights: animated characters at 64 pixels
+    "gpu": FourRealVideoPreset(
+        FourRealVideoConfig(
+            VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, stem=32), views=8, times=8, spread=0.4
+        ),
+        sources=(("characters", 0.7), ("simple", 0.1), ("hard", 0.1), ("creature", 0.1)),
+        base_steps=8000,
+        base_frames=((0, 4, 24), (5000, 8, 16)),
+        base_lr=1.5e-3,
+        grid_windows=((0.0, 4, 4), (0.6, 6, 3), (0.85, 8, 2)),
+        share_any_cells=0.3,
+        sync_steps=2300,
+        sync_pseudo_steps=2000,
+        joint_steps=8000,
+        joint_lr=1.2e-3,
+        ema=0.999,
+        grid_ema=0.998,
     ),
     "full": FourRealVideoPreset(
         # section 4.1: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids

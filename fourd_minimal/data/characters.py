@@ -3,9 +3,9 @@
     record = sample_characters(4, views=8, times=8, size=64, seed=0, split="train")
 
 The collection (`collection.py`: openly licensed knights, fish, dinosaurs, vehicles, robots, ...) stands where the
-papers have animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of the
-clip a window at a stated frame rate; cameras on an arc at a random azimuth and elevation, as section 3.3 of 4Real-Video
-says, or evenly all around, as 4Diffusion has them.
+papers have animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of
+the clip a window at a stated frame rate; cameras on an arc at a random azimuth and elevation, as section 3.3 of
+4Real-Video says, or evenly all around, as 4Diffusion has them.
 
 What is drawn fills the picture, so it may reach beyond the unit ball: `fill=None` keeps it inside.
 """
@@ -35,7 +35,7 @@ MOST_CLIPS = 12
 """Of one asset: some have seventy, and would be seen most of the time."""
 MOST_BYTES = 1 << 30
 """Of parsed assets that are kept in memory."""
-FPS = (10.0, 24.0)
+FPS, SWEEP_DEG, ELEVATION_DEG = (10.0, 24.0), (30.0, 60.0), (0.0, 30.0)
 BACKGROUNDS = ("any", "white", "plain", "graded")
 
 
@@ -96,8 +96,8 @@ def sample_characters(
     *,
     only: Sequence[str] | None = None,
     fps: float | tuple[float, float] = FPS,
-    sweep_deg: float | tuple[float, float] = (30.0, 60.0),
-    elevation_deg: float | tuple[float, float] = (0.0, 30.0),
+    sweep_deg: float | tuple[float, float] = SWEEP_DEG,
+    elevation_deg: float | tuple[float, float] = ELEVATION_DEG,
     azimuths_deg: Float[Tensor, "n v"] | None = None,
     fill: tuple[float, float] | None = (0.75, 0.95),
     background: str = "any",

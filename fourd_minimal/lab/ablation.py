@@ -31,8 +31,9 @@ from fourd_minimal.lab.loop import Step
 from fourd_minimal.lab.training import Batch, batch_loss, noise_levels, train
 from fourd_minimal.lab.verdicts import STUDENT_95
 from fourd_minimal.rectified_flow import add_noise
+from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.designs import Design
-from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 from fourd_minimal.systems.weights import fingerprint, whole_file
 
 VALIDATION = HELD_OUT + 500_000

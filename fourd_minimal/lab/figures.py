@@ -12,8 +12,9 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.lab.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 from fourd_minimal.lab.evaluation import held_out, predict
 from fourd_minimal.lab.tables import made_by
+from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import whole_file, write_text

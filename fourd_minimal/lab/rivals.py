@@ -38,10 +38,11 @@ from fourd_minimal.lab.interpolation import interpolate
 from fourd_minimal.lab.multiview_evaluation import PASTE
 from fourd_minimal.lab.perceptual import lpips_vgg
 from fourd_minimal.lab.presets import device
+from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.deformable_gaussians import fit
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.rivals import (
     consistent_4d,
     dream_gaussian_4d,

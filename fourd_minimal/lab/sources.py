@@ -32,6 +32,7 @@ from torch.utils.data import Dataset
 from fourd_minimal.data import characters, collection
 from fourd_minimal.data.augmentation import augmented
 from fourd_minimal.data.procedural import FAMILIES, HELD_OUT, sample_scenes
+from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.shards import Shards
 from fourd_minimal.data.video import count_frames, read_video
 from fourd_minimal.lab.shard_frames import grids
@@ -127,13 +128,21 @@ class Sources:
         if name == "characters":
             if size[0] != size[1]:
                 raise ValueError(f"size is {size}; characters are drawn in squares.")
-            one = lambda s: characters.sample_characters(1, views, times, size[0], s, geometry=False)  # noqa: E731
             draw = torch.Generator().manual_seed(seed)
             seeds = torch.randint(HELD_OUT, (n,), generator=draw).tolist()
-            return torch.cat([augmented(one(s), draw).rgb for s in seeds]) * 2 - 1
+            return torch.cat([augmented(_characters(s, views, times, size[0]), draw).rgb for s in seeds]) * 2 - 1
         if shards := _folder(name, "shards:"):
             return grids(stored(shards), n, views, times, size, seed)
         return video_clips(videos_in(_folder(name)), n, times, size, torch.Generator().manual_seed(seed))
+
+
+def _characters(seed: int, views: int, times: int, size: int) -> SceneRecord:
+    """One clip; fewer than 8 x 8 cells are a window of a grid, with steps as small as its own, or as wide as a whole."""
+    (slow, fast), (short, long) = characters.FPS, characters.SWEEP_DEG
+    slow, short = slow * min(1.0, max(1, times - 1) / 7), short * min(1.0, max(1, views - 1) / 7)
+    return characters.sample_characters(
+        1, views, times, size, seed, fps=(slow, fast), sweep_deg=(short, long), geometry=False
+    )
 
 
 def _folder(name: str | Dataset, kind: str | None = None) -> str:

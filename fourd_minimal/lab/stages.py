@@ -22,10 +22,11 @@ from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.lab import multiview, text, training, upsampling
 from fourd_minimal.lab.tally import Tally
+from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.dynamic_nerf import AT_ONCE, DynamicNeRF
 from fourd_minimal.systems.film_to_scene import SceneConfig
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.volume_rendering import composite

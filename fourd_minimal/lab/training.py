@@ -9,7 +9,7 @@ trains both on true grids, which the paper does not do and a base as small as ou
 velocity-matching loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,8 @@ from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.sources import Place, Sources
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
-from fourd_minimal.systems.four_real_video import FourRealVideo, Part, known_cells
+from fourd_minimal.systems.conditioning import known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 from fourd_minimal.video_dit import Context
 
 STAGES: tuple[Part, ...] = get_args(Part)
@@ -109,10 +110,12 @@ def velocity_loss(predicted: Tensor, clean: Tensor, sigma: Float[Tensor, " b"], 
 def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[Batch]:
     """Single videos: one half fixed-view, the other freeze-time."""
     generator, cfg = step_generator(preset, "base", number, part), preset.model
-    half = preset.base_batch // preset.parts // 2
-    size = next((size for begin, size in reversed(preset.base_sizes) if begin <= number), None)
+    frames, videos = begun(preset.base_frames, number) or (None, preset.base_batch)
+    half, (size,) = videos // preset.parts // 2, begun(preset.base_sizes, number) or (None,)
     batches = []
-    for turn, (context, views, times) in enumerate((("dynamic", 1, cfg.times), ("freeze", cfg.views, 1))):
+    for turn, (context, views, times) in enumerate(
+        (("dynamic", 1, frames or cfg.times), ("freeze", frames or cfg.views, 1))
+    ):
         source = Source(preset, generator, 2 * number + turn, part)
         clean = source.frames(half, views, times, size).flatten(1, 2)
         seen = random_masks(half, clean.shape[1], generator)
@@ -122,15 +125,36 @@ def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[
     return batches
 
 
+def begun(changes: Sequence[tuple], number: float) -> tuple | None:
+    """What holds at a step: the rest of the last entry that begins there or before; None where there are no entries."""
+    return next((rest for begin, *rest in reversed(changes) if begin <= number), None)
+
+
 def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> list[Batch]:
-    """Grids whose first row and column are known."""
+    """Grids whose first row and column are known; in a share of them, other cells."""
     generator, cfg = step_generator(preset, stage, number, part), preset.model
-    n = preset.sync_batch // preset.parts
+    side, n = begun(preset.grid_windows, number / getattr(preset, f"{stage}_steps")) or (None, preset.sync_batch)
+    n, views, times = n // preset.parts, side or cfg.views, side or cfg.times
     source, flat = Source(preset, generator, number, part), stage == "sync" and number < preset.sync_pseudo_steps
-    clean = (source.pseudo_4d if flat else source.frames)(n, cfg.views, cfg.times)
+    clean = (source.pseudo_4d if flat else source.frames)(n, views, times)
     sigma = noise_levels(preset, n, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    return [Batch(add_noise(clean, noise, sigma), sigma, known_cells(cfg.views, cfg.times).expand(n, -1, -1), clean)]
+    known = known_cells(views, times).expand(n, -1, -1)
+    if preset.share_any_cells:
+        other = torch.rand(n, 1, 1, generator=generator) < preset.share_any_cells
+        known = torch.where(other, any_cells(n, views, times, generator), known)
+    return [Batch(add_noise(clean, noise, sigma), sigma, known, clean)]
+
+
+def any_cells(n: int, views: int, times: int, generator: torch.Generator) -> Bool[Tensor, "n v t"]:
+    """Which cells are given: a row and a column (40%), a row (10%), a column (10%), or scattered ones, 1 to half."""
+    kind = torch.rand(n, 1, 1, generator=generator)
+    row = (torch.arange(views) == torch.randint(views, (n, 1), generator=generator))[:, :, None]
+    column = (torch.arange(times) == torch.randint(times, (n, 1), generator=generator))[:, None]
+    order = torch.rand(n, views * times, generator=generator).argsort(1).argsort(1)
+    scattered = order < torch.randint(1, views * times // 2 + 1, (n, 1), generator=generator)
+    lines = ((kind < 0.5) & row) | (((kind < 0.4) | (kind >= 0.5)) & column)
+    return torch.where(kind < 0.6, lines, scattered.view(n, views, times))
 
 
 def batch_loss(model: FourRealVideo, batches: list[Batch], device: str | torch.device = "cpu") -> Tensor:
@@ -139,7 +163,7 @@ def batch_loss(model: FourRealVideo, batches: list[Batch], device: str | torch.d
     for batch in batches:
         noisy, sigma, seen, clean = (a.to(device) for a in batch[:4])
         if batch.context is None:
-            predicted = model.denoise_grid(noisy, sigma, clean)
+            predicted = model.denoise_grid(noisy, sigma, clean, known=seen)
         else:
             predicted = model.denoise_video(noisy, sigma, seen, clean, batch.context)
         losses.append(velocity_loss(predicted, clean, sigma, ~seen))
@@ -157,7 +181,7 @@ def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> floa
 def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
     """What a stage's result depends on; what belongs to other stages may change while its checkpoint stays good."""
     others = {
-        "base": ("sync_", "joint_", "grid_ema"),
+        "base": ("sync_", "joint_", "grid_", "share_any_cells"),
         "sync": ("base_", "joint_", "ema"),
         "joint": ("base_", "sync_steps", "sync_pseudo_steps", "sync_lr", "ema"),
     }

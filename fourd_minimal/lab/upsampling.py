@@ -23,7 +23,8 @@ from fourd_minimal.lab.sources import Sources
 from fourd_minimal.lab.tables import made_by, table
 from fourd_minimal.lab.training import velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
-from fourd_minimal.systems.four_real_video import FourRealVideo, known_cells
+from fourd_minimal.systems.conditioning import known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
 from fourd_minimal.systems.weights import write_text
 

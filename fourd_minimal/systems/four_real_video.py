@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.sliding_window import slide
+from fourd_minimal.systems.conditioning import assemble, check_known, check_video, known_cells, linear_guess
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
-from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, nearest_seen, sigma_embedding
@@ -63,59 +63,6 @@ class FourRealVideoConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; a grid has at least 2.")
         if self.sync not in get_args(Design):
             raise ValueError(f"sync is {self.sync!r}; it must be one of {', '.join(get_args(Design))}.")
-
-
-def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
-    """The cells that are given: the first row and the first column.
-
-    >>> known_cells(2, 3)
-    tensor([[ True,  True,  True],
-            [ True, False, False]])
-    """
-    known = torch.zeros(views, times, dtype=torch.bool)
-    known[0], known[:, 0] = True, True
-    return known
-
-
-def linear_guess(
-    x: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"], guess: Float[Tensor, "*b"], spread: float
-) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-    """The best linear estimate of clean frames from noisy ones, and its standard deviation.
-
-    Frames are taken as guess + spread * N(0, 1), and x = (1 - sigma) frames + sigma eps. At sigma = 1 the estimate is
-    the guess, at sigma = 0 it is x. A network that predicts the rest, in units of the deviation, has targets of one
-    size at every noise level (Karras et al., arXiv 2206.00364, with a mean other than 0).
-    """
-    kept = 1 - sigma
-    total = (kept * spread) ** 2 + sigma**2
-    return guess + kept * spread**2 / total * (x - kept * guess), spread * sigma / total.sqrt()
-
-
-def assemble(
-    fixed_view: Float[Tensor, "t c h w"], freeze_time: Float[Tensor, "v c h w"]
-) -> Float[Tensor, "1 v t c h w"]:
-    """Lay the two videos into the first row and the first column of an otherwise empty grid."""
-    grid = fixed_view.new_zeros(1, len(freeze_time), *fixed_view.shape)
-    grid[0, :, 0], grid[0, 0] = freeze_time, fixed_view
-    return grid
-
-
-def _check_video(name: str, video: Tensor, most: int | None, size: tuple[int, int]) -> None:
-    """One clear sentence for whatever is wrong with an input video."""
-    h, w = size
-    check_pixels(name, video)
-    if video.ndim != 4 or video.shape[1] != 3:
-        raise ValueError(f"{name} has shape {tuple(video.shape)}; (frames, 3, {h}, {w}) is wanted.")
-    if tuple(video.shape[2:]) != (h, w):
-        given = "x".join(map(str, video.shape[2:]))
-        raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
-    if len(video) < 2:
-        raise ValueError(f"{name} has {len(video)} frames; at least 2 are wanted.")
-    if most is not None and len(video) > most:
-        raise ValueError(
-            f"{name} has {len(video)} frames; this model takes 2 to {most} at once: read_video(path, frames={most}), "
-            "or generate(..., windows=True) for a longer grid."
-        )
 
 
 class FourRealVideo(nn.Module):
@@ -220,7 +167,7 @@ class FourRealVideo(nn.Module):
                 values outside [0, 1], or first frames that are not the same picture.
         """
         for name, video, most in (("fixed_view", fixed_view, self.times), ("freeze_time", freeze_time, self.views)):
-            _check_video(name, video, None if windows else most, self.image_size)
+            check_video(name, video, None if windows else most, self.image_size)
         gap = (fixed_view[0] - freeze_time[0]).abs().mean().item()
         if gap > FIRST_FRAMES_FAIL:
             raise ValueError(
@@ -232,12 +179,41 @@ class FourRealVideo(nn.Module):
                 f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; fixed_view's is used.",
                 stacklevel=2,
             )
-        known = assemble(fixed_view, freeze_time) * 2 - 1
-        sample_by = self.sample_by_windows if windows else self.sample_grid
-        *_, sample = sample_by(known.to(next(self.parameters())), n_steps, seed)
+        cells = assemble(fixed_view, freeze_time)[0]
+        if not windows:
+            return self.complete(cells, known_cells(*cells.shape[:2]), n_steps, seed)
+        *_, sample = self.sample_by_windows(self._model_pixels(cells), n_steps, seed)
         grid = ((sample[0] + 1) / 2).clamp(0, 1).to(fixed_view)
         grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
         return grid
+
+    def complete(
+        self, cells: Float[Tensor, "v t 3 h w"], known: Bool[Tensor, "v t"], n_steps: int = 8, seed: int = 0
+    ) -> Float[Tensor, "v t 3 h w"]:
+        """A grid from any of its cells: a row, a column, both, or scattered frames; everything in [0, 1].
+
+        Args:
+            cells: what it holds where `known` is False is not looked at.
+            known: which cells are given.
+            n_steps, seed: see `generate`.
+
+        Raises:
+            ValueError: a mask of another shape, with no cell or all of them; more cells than the weights know; frames
+                of another size, NaN or outside [0, 1].
+        """
+        v, t = cells.shape[:2]
+        if v > self.views or t > self.times:
+            raise ValueError(f"cells has {v}x{t}; expected at most {self.views}x{self.times}, what the weights know.")
+        known = check_known(known, v, t)
+        check_video("cells", cells[known], None, self.image_size)
+        clean = torch.where(known.to(cells.device)[..., None, None, None], cells, 0.5)
+        *_, sample = self.sample_grid(self._model_pixels(clean), n_steps, seed, known)
+        grid = ((sample[0] + 1) / 2).clamp(0, 1).to(cells)
+        grid[known] = cells[known]  # exactly as given
+        return grid
+
+    def _model_pixels(self, cells: Tensor) -> Tensor:
+        return (cells[None] * 2 - 1).to(next(self.parameters()))
 
     def denoise_video(
         self,
@@ -316,16 +292,21 @@ class FourRealVideo(nn.Module):
         return (view + time) / 2
 
     def sample_grid(
-        self, clean: Float[Tensor, "b v t c h w"], n_steps: int = 8, seed: int = 0
+        self,
+        clean: Float[Tensor, "b v t c h w"],
+        n_steps: int = 8,
+        seed: int = 0,
+        known: Bool[Tensor, "v t"] | None = None,
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
         """Noise to grids, yielding every state; known cells come from `clean` and hold still throughout.
 
-        Everything in [-1, 1]. The last state is the sample.
+        Everything in [-1, 1]; the first row and column are known when nothing is said. The last state is the sample.
         """
-        seen = known_cells(*clean.shape[1:3]).to(clean.device)[None, ..., None, None, None]
+        given = (known_cells(*clean.shape[1:3]) if known is None else known).to(clean.device)
+        seen = given[None, ..., None, None, None]
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            predicted = self.denoise_grid(x, torch.full((len(x),), sigma, device=x.device), clean)
+            predicted = self.denoise_grid(x, torch.full((len(x),), sigma, device=x.device), clean, known=given[None])
             return torch.where(seen, 0.0, (x - predicted) / sigma)
 
         return self._walk(velocity, clean, seen, n_steps, seed)
