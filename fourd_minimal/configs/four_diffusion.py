@@ -33,8 +33,10 @@ class FourDMPreset:
     parts: int = 1
     """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
+    sources: tuple[tuple[str, float], ...] = (("creature", 1.0),)
+    """What both parts learn from, and their shares of every batch; see `lab/sources.py`."""
     shards: str = ""
-    """A folder that `fourd render-shards` wrote: what both parts learn from; procedural creatures where empty."""
+    """A folder that `fourd render-shards` wrote, to be learned from in place of the sources."""
     caption: str = ""
     """Of all objects, where the model reads text."""
 

@@ -18,7 +18,7 @@ class TextToVideoPreset:
 
     model: TextToVideoConfig
     sources: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
-    """Families of `data.procedural` and their shares of every batch."""
+    """Where captioned videos come from, and their shares of every batch; see `lab/sources.py`."""
     steps: int = 3000
     batch: int = 24
     """Videos: half fixed-view, half freeze-time."""

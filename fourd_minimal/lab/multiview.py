@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fourd_minimal.configs.four_diffusion import FourDMPreset
-from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.procedural import sample_scenes
+from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab import shard_frames
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
-from fourd_minimal.lab.sources import stored
+from fourd_minimal.lab.sources import Sources, stored
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
 from fourd_minimal.systems.image_dream import is_image_dreams, load_image_dream
 from fourd_minimal.systems.pretrained.encoders import Encoders
@@ -72,22 +74,22 @@ def orbits(
         `FourDMConfig.told` says, `(n, v, 4, 4)`.
     """
     generator = generator or torch.Generator().manual_seed(seed)
-    film, offset = 360 * torch.rand(2, n, 1, generator=generator)
-    around = film + offset + torch.arange(config.views) * (360 / config.views)
-    record = sample_scenes(
-        n,
-        1 + config.views,
-        times,
-        config.image_size,
-        seed,
-        "creature",
-        geometry=False,
-        elevation_deg=config.elevation_deg,
-        azimuths_deg=torch.cat([film, around], 1),
-        spoilt=spoilt,
-    )
-    filmed, *views = (record.rgb * 2 - 1).unbind(1)
-    return torch.stack(views, 2), filmed, config.told(record.c2w)
+    azimuths, elevation = around(config, n, generator), config.elevation_deg
+    shape = n, 1 + config.views, times, config.image_size, seed, "creature"
+    cameras = dict(elevation_deg=elevation, azimuths_deg=azimuths)
+    return of_records(config, [sample_scenes(*shape, geometry=False, **cameras, spoilt=spoilt)])
+
+
+def around(config: FourDMConfig, n: int, generator: torch.Generator) -> Float[Tensor, "n v"]:
+    """Azimuths of the reference's camera, anywhere, and of the views, evenly spread from another angle on."""
+    first, offset = 360 * torch.rand(2, n, 1, generator=generator)
+    return torch.cat([first, first + offset + torch.arange(config.views) * (360 / config.views)], 1)
+
+
+def of_records(config: FourDMConfig, records: list[SceneRecord]) -> tuple[Tensor, Tensor, Tensor]:
+    """Records whose first view is the reference, as `orbits` gives them."""
+    reference, *views = (torch.cat([record.rgb for record in records]) * 2 - 1).unbind(1)
+    return torch.stack(views, 2), reference, config.told(torch.cat([record.c2w for record in records]))
 
 
 def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, shrink: int | None = None) -> Batch:
@@ -104,8 +106,9 @@ def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, sh
         clips = [orbits(cfg, 1, times, *preset.clips[i], generator) for i in chosen]
         clean, reference, cameras = map(torch.cat, zip(*clips, strict=True))
     else:
-        seed = int(torch.randint(HELD_OUT, (1,), generator=generator))
-        clean, reference, cameras = orbits(cfg, n, times, seed)
+        seen_from = dict(azimuths_deg=around(cfg, n, generator), elevation_deg=cfg.elevation_deg)
+        shape = n, 1 + cfg.views, times, (cfg.image_size,) * 2, generator
+        clean, reference, cameras = of_records(cfg, Sources(preset.sources).records(*shape, **seen_from))
     t = torch.randint(1000, (n,), generator=generator)
     pure = torch.rand(n, generator=generator) < 0.15
     t = torch.where(pure, 999 - torch.randint(50, (n,), generator=generator), t)

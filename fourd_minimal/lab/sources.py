@@ -108,16 +108,48 @@ class Sources:
         Raises:
             ValueError: several views of a mixture of videos only, a video that is too short, an item of another shape.
         """
+        if len(self.shares) == 1 and _folder(self.shares[0][0], "shards:") and place is not None:
+            return grids(stored(_folder(self.shares[0][0])), n, views, times, size, *place)
+        shape = views, times, size, generator
+        return torch.cat([self._draw(name, count, *shape) for name, count in self._counts(n, views, generator)])
+
+    def records(
+        self, n: int, views: int, times: int, size: tuple[int, int], generator: torch.Generator, **cameras
+    ) -> list[SceneRecord]:
+        """The same, with cameras and captions, in [0, 1] and as drawn: of procedural scenes and characters alone.
+
+        Args:
+            cameras: `azimuths_deg` (n, views) and `elevation_deg`, as `sample_characters` has them;
+                what is seen from azimuths stands on white, inside the unit ball.
+
+        Raises:
+            ValueError: a source that knows neither.
+        """
+        found, azimuths, first = [], cameras.pop("azimuths_deg", None), 0
+        if azimuths is not None:
+            cameras |= dict(fill=None, background="white")
+        for name, count in self._counts(n, views, generator):
+            seed = int(torch.randint(HELD_OUT, (), generator=generator))
+            some = cameras if azimuths is None else cameras | dict(azimuths_deg=azimuths[first : first + count])
+            first += count
+            if name == "characters":
+                found.append(characters.sample_characters(count, views, times, size[0], seed, geometry=False, **some))
+            elif name in FAMILIES:
+                some = {k: v for k, v in some.items() if k.endswith("_deg")}
+                found.append(sample_scenes(count, views, times, size, seed, name, geometry=False, **some))
+            else:
+                raise ValueError(f"sources has {name!r}; expected procedural families or characters, for cameras.")
+        return found
+
+    def _counts(self, n: int, views: int, generator: torch.Generator) -> list[tuple[str | Dataset, int]]:
+        """How many scenes each source gives."""
         able = [(name, share) for name, share in self.shares if views == 1 or not _folder(name, "videos:")]
         if not able:
             raise ValueError(f"sources has videos only, which have one view; {views} views were asked for.")
         names, shares = zip(*able, strict=True)
-        if len(names) == 1 and _folder(names[0], "shards:") and place is not None:
-            return grids(stored(_folder(names[0])), n, views, times, size, *place)
         drawn = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
         counts = drawn.bincount(minlength=len(names)).tolist()
-        shape = views, times, size, generator
-        return torch.cat([self._draw(name, count, *shape) for name, count in zip(names, counts, strict=True) if count])
+        return [(name, count) for name, count in zip(names, counts, strict=True) if count]
 
     def _draw(self, name, n: int, views: int, times: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(HELD_OUT, (), generator=generator))

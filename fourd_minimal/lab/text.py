@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.configs.text_to_video import TextToVideoPreset
-from fourd_minimal.data.procedural import COLOURS, HELD_OUT, colour_name, sample_scenes
+from fourd_minimal.data.procedural import COLOURS, colour_name
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.training import random_masks, velocity_loss
@@ -36,21 +36,14 @@ def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) ->
     """Captioned videos: one half fixed-view, the other freeze-time."""
     generator = seeded(preset.seed + 2_000, number, part)
     cfg, n, batches = preset.model, preset.batch // preset.parts // 2, []
-    names, shares = zip(*preset.sources, strict=True)
 
     def happens(share: float, *shape: int) -> Tensor:
         return torch.rand(n, *shape, generator=generator) < share
 
     for context, views, times in (("dynamic", 1, cfg.times), ("freeze", cfg.views, 1)):
-        drawn = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
-        videos, captions = [], []
-        for name, count in zip(names, drawn.bincount(minlength=len(names)).tolist(), strict=True):
-            if count:
-                seed = int(torch.randint(HELD_OUT, (), generator=generator))
-                record = sample_scenes(count, views, times, cfg.dit.image_size, seed, name, geometry=False)
-                videos.append(record.rgb.flatten(1, 2) * 2 - 1)
-                captions += record.captions
-        clean = torch.cat(videos)
+        records = Sources(preset.sources).records(n, views, times, cfg.dit.image_size, generator)
+        clean = torch.cat([record.rgb.flatten(1, 2) for record in records]) * 2 - 1
+        captions = [caption for record in records for caption in record.captions]
         seen = random_masks(n, clean.shape[1], generator) & ~happens(preset.share_nothing_seen, 1)
         sigma = sample_sigma(n, cfg.shift, generator=generator)
         sigma = torch.where(happens(preset.share_pure_noise), 1.0, sigma)
