@@ -52,8 +52,10 @@ class VideoDiTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
-        if self.stem and self.patch % 2:
-            raise ValueError(f"patch is {self.patch}; expected an even one with a stem of {self.stem} channels.")
+        if self.stem and (self.patch % 2 or self.stem < 4 * self.channels):
+            raise ValueError(
+                f"stem is {self.stem} with a patch of {self.patch}; expected an even patch and {4 * self.channels} or more."
+            )
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
 
@@ -208,7 +210,7 @@ class VideoDiT(nn.Module):
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation_out = nn.Linear(dim, 2 * dim)
         self.patch_out = nn.Linear(dim, outputs * patch**2)
-        for layer in (self.modulation_out, self.stem_out[-1] if config.stem else self.patch_out):
+        for layer in (self.modulation_out, self.patch_out, *([self.stem_out[-1]] if config.stem else [])):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -260,8 +262,9 @@ class VideoDiT(nn.Module):
         frames = rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=r, k=k, p=p, q=p)
         if detail is None:
             return frames
-        frames = self.stem_out(torch.cat([frames.flatten(0, 1), detail], 1))
-        return F.pixel_shuffle(frames, 2).unflatten(0, c.shape[:2])
+        frames = frames.flatten(0, 1)
+        corrected = frames[:, : 4 * self.config.channels] + self.stem_out(torch.cat([frames, detail], 1))
+        return F.pixel_shuffle(corrected, 2).unflatten(0, c.shape[:2])
 
     def forward(
         self,

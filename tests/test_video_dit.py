@@ -312,7 +312,7 @@ def test_text_for_a_model_without_is_refused():
 
 @pytest.fixture
 def stem():
-    return VideoDiT(replace(TINY, patch=4, stem=6))
+    return VideoDiT(replace(TINY, patch=4, stem=16))
 
 
 def test_a_stem_carries_detail_past_the_tokens(stem):
@@ -339,6 +339,7 @@ def test_a_stem_starts_at_zero_and_wakes(stem):
     assert [name for name, p in stem.named_parameters() if p.grad.abs().max() == 0] == []
 
 
-def test_a_stem_wants_an_even_patch():
-    with pytest.raises(ValueError, match="patch is 1"):
-        replace(TINY, patch=1, stem=6)
+def test_a_stem_needs_an_even_patch_and_room_for_pixels():
+    for wrong in dict(patch=1, stem=16), dict(patch=4, stem=8):
+        with pytest.raises(ValueError, match=f"stem is {wrong['stem']} .*patch of {wrong['patch']}"):
+            replace(TINY, **wrong)
