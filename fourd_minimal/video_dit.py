@@ -16,6 +16,7 @@ The paper's 600M model has text; here it is optional (`text_dim`). What the outp
 the caller's choice.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 
 CONTEXTS = ("dynamic", "freeze")
 Context = Literal["dynamic", "freeze"]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values `(b, h, n, d)` -> what the queries get, of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,20 @@ class Attention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=1e-6)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "b n d"], context: Tensor | None = None, angles: Tensor | None = None):
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        context: Tensor | None = None,
+        angles: Tensor | None = None,
+        attend: Attend = F.scaled_dot_product_attention,
+    ):
         q = self.norm_q(self.to_q(x))
         k, v = self.to_kv(x if context is None else context).chunk(2, -1)
         k = self.norm_k(k)
         q, k, v = (rearrange(a, "b n (h d) -> b h n d", h=self.heads) for a in (q, k, v))
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+        return self.to_out(rearrange(attend(q, k, v), "b h n d -> b n (h d)"))
 
 
 class Block(nn.Module):
@@ -152,8 +161,12 @@ class Block(nn.Module):
         c: Float[Tensor, "b f d"],
         text: Float[Tensor, "b m k"] | None = None,
         angles: Float[Tensor, "*one n half"] | None = None,
+        attend: Attend = F.scaled_dot_product_attention,
     ) -> Float[Tensor, "b n d"]:
-        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens."""
+        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens.
+
+        `attend` is what self-attention does with its heads' queries, keys and values: who sees whom.
+        """
         if len(c) != len(x) or x.shape[1] % c.shape[1]:
             raise ValueError(
                 f"c has shape {tuple(c.shape)}; x, {tuple(x.shape)}, needs one row per frame of each video."
@@ -167,7 +180,7 @@ class Block(nn.Module):
 
         b, f, d = c.shape
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(c))[:, :, None].chunk(6, -1)
-        update = self.attention(modulated(self.norm1, shift1, scale1), angles=angles)
+        update = self.attention(modulated(self.norm1, shift1, scale1), angles=angles, attend=attend)
         x = x + (gate1 * update.view(b, f, -1, d)).view(shape)
         if text is not None:
             x = x + self.text_attention(self.text_norm(x), text)

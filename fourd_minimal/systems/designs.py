@@ -7,14 +7,17 @@ average, weighted      eqs. 12, 13  two streams; nothing trained
 sequential             eq. 5        one stream, views then times; nothing trained
 sequential_attention   supplement   eq. 5, the attention over the times fine-tuned; trained
 sequential_adapter     (ours)       eq. 5, with a linear layer of the sync layers' kind; trained
+fused                  2506.18839   one stream, one attention over a frame's row and column; nothing trained
+fused_attention        (ours)       the same, its attention fine-tuned; trained
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fourd_minimal.fused_attention import Fused4D
 from fourd_minimal.sync import (
     HardSync,
     SequentialAdapter,
@@ -35,8 +38,11 @@ Design = Literal[
     "sequential",
     "sequential_attention",
     "sequential_adapter",
+    "fused",
+    "fused_attention",
 ]
-UNTRAINED: tuple[Design, ...] = ("average", "weighted", "sequential")
+UNTRAINED: tuple[Design, ...] = ("average", "weighted", "sequential", "fused")
+Streams = TwoStream | Sequential4D | Fused4D
 
 
 class TunedAttention(nn.Module):
@@ -49,18 +55,18 @@ class TunedAttention(nn.Module):
             name.replace(".", "/"): torch.zeros_like(weight) for name, weight in block.attention.named_parameters()
         })  # fmt: skip
 
-    def forward(self, tokens: Tensor, *cond: Tensor | None) -> Tensor:
+    def forward(self, tokens: Tensor, *cond: Any) -> Tensor:
         (block,) = self.block
         own = {f"attention.{name}": weight for name, weight in block.attention.named_parameters()}
         tuned = {name: w + self.change[name.removeprefix("attention.").replace(".", "/")] for name, w in own.items()}
         return torch.func.functional_call(block, tuned, (tokens, *cond))
 
 
-def build(design: Design, blocks: nn.ModuleList, dim: int) -> TwoStream | Sequential4D:
+def build(design: Design, blocks: nn.ModuleList, dim: int) -> Streams:
     """The design over `blocks` of `dim` channels, as it is before training.
 
     Soft layers start at eq. 13, so that the streams talk from the first step; hard ones at the average; what is
-    trained of the sequential designs starts as eq. 5.
+    trained of the sequential and the fused designs starts as the base's own.
     """
     depth = len(blocks)
     if design == "sequential":
@@ -69,6 +75,10 @@ def build(design: Design, blocks: nn.ModuleList, dim: int) -> TwoStream | Sequen
         return Sequential4D([TunedAttention(block) for block in blocks], blocks_view=blocks)
     if design == "sequential_adapter":
         return Sequential4D(blocks, adapters=[SequentialAdapter(dim, dim) for _ in blocks])
+    if design == "fused":
+        return Fused4D(blocks)
+    if design == "fused_attention":
+        return Fused4D([TunedAttention(block) for block in blocks])
     return TwoStream(blocks, [_sync(design, sync_weight(layer, depth), dim) for layer in range(depth)])
 
 
@@ -88,10 +98,12 @@ def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[T
     return weighted_sync(y_view, y_time, w)
 
 
-def trained_layers(streams: TwoStream | Sequential4D) -> nn.Module:
+def trained_layers(streams: Streams) -> nn.Module:
     """What training for 4D changes; everything else is the base's."""
     if isinstance(streams, TwoStream):
         return streams.sync if isinstance(streams.sync, nn.Module) else nn.ModuleList()
+    if isinstance(streams, Fused4D):
+        return streams.blocks if isinstance(streams.blocks[0], TunedAttention) else nn.ModuleList()
     if streams.adapters is not None:
         return streams.adapters
     return nn.ModuleList() if streams.blocks_view is streams.blocks else streams.blocks

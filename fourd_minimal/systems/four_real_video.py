@@ -24,6 +24,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fourd_minimal.fused_attention import Fused4D
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.sliding_window import slide
 from fourd_minimal.systems.conditioning import assemble, check_known, check_video, known_cells, linear_guess
@@ -101,7 +102,8 @@ class FourRealVideo(nn.Module):
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: of `systems.designs`. Those without training need no file beside the base's.
+            sync: of `systems.designs`. Those without training need no file beside the base's; where there is one of the
+                base trained in that design, it is taken.
             base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
@@ -114,8 +116,8 @@ class FourRealVideo(nn.Module):
         base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
         model = cls(replace(config, sync=sync)).requires_grad_(False)
         load_into(model.base, base, folder / "base.safetensors")
-        if sync not in UNTRAINED:
-            part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
+        part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
+        if part == "joint" or sync not in UNTRAINED:
             path = folder / f"{sync}_{part}.safetensors"
             tensors, trained_as, notes = load_weights(path, FourRealVideoConfig)
             if trained_as != model.config:
@@ -277,7 +279,7 @@ class FourRealVideo(nn.Module):
             self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim)),
             observe,
         )
-        if isinstance(self.streams, Sequential4D):  # one stream, which starts as the mean of the two
+        if isinstance(self.streams, Sequential4D | Fused4D):  # one stream, which starts as the mean of the two
             y_view = y_time = self.streams((x_view + x_time) / 2, *conditions)
         else:
             y_view, y_time = self.streams(x_view, x_time, *conditions)

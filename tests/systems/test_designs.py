@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from fourd_minimal.fused_attention import Fused4D
 from fourd_minimal.systems.designs import UNTRAINED, Design, TunedAttention, build, trained_layers
 from fourd_minimal.two_stream import Sequential4D, TwoStream, columns, rows
 from fourd_minimal.video_dit import Block
@@ -31,7 +32,7 @@ def inputs():
 
 def run(streams, inputs):
     x, conditions, cond = inputs
-    if isinstance(streams, Sequential4D):
+    if isinstance(streams, Sequential4D | Fused4D):
         return streams(x.mean(0), *conditions, cond)
     return torch.stack(streams(*x, *conditions, cond))
 
@@ -39,7 +40,7 @@ def run(streams, inputs):
 @pytest.mark.parametrize(
     ("design", "as_"),
     [("soft", "weighted"), ("hard", "average"), ("hard_wide", "average"),
-     ("sequential_attention", "sequential"), ("sequential_adapter", "sequential")],
+     ("sequential_attention", "sequential"), ("sequential_adapter", "sequential"), ("fused_attention", "fused")],
 )  # fmt: skip
 def test_trained_designs_start_as_their_untrained_equations(blocks, inputs, design, as_):
     assert_close(run(build(design, blocks, D), inputs), run(build(as_, blocks, D), inputs))
@@ -59,13 +60,13 @@ def test_sequential_is_views_first_then_times(blocks, inputs):
 @pytest.mark.parametrize("design", get_args(Design))
 def test_only_the_trained_layers_get_gradients_and_all_of_them_do(blocks, inputs, design):
     streams = build(design, blocks, D)
-    assert isinstance(streams, Sequential4D if design.startswith("sequential") else TwoStream)
+    assert isinstance(streams, {"sequential": Sequential4D, "fused": Fused4D}.get(design.split("_")[0], TwoStream))
     layers = trained_layers(streams)
     mine = list(layers.parameters())
     if design in UNTRAINED:
         assert mine == []
         return
-    streams.requires_grad_(False)
+    blocks.requires_grad_(False)
     layers.requires_grad_(True)
     for p in mine:
         torch.nn.init.normal_(p, std=0.1)
@@ -74,6 +75,24 @@ def test_only_the_trained_layers_get_gradients_and_all_of_them_do(blocks, inputs
     assert all(p.grad.abs().max() > 0 for p in mine)
     assert not {id(p) for p in mine} & {id(p) for p in blocks.parameters()}
     assert all(p.grad is None for p in blocks.parameters())
+
+
+def test_fused_has_no_weight_but_the_blocks_and_fused_attention_tunes_theirs(blocks, inputs):
+    x, conditions, _ = inputs
+    weight = torch.randn(B, V, T, N, D)
+    fused = build("fused", blocks, D)
+    assert {id(p) for p in fused.parameters()} == {id(p) for p in blocks.parameters()}
+    tuned = build("fused_attention", blocks, D)
+    of_blocks = torch.autograd.grad((fused(x[0], *conditions) * weight).sum(), list(blocks.parameters()))
+    changes = dict(trained_layers(tuned).named_parameters())
+    of_changes = torch.autograd.grad((tuned(x[0], *conditions) * weight).sum(), list(changes.values()))
+    names = [name for name, _ in blocks.named_parameters()]
+    by_name = {
+        name.replace(".attention.", "."): g for name, g in zip(names, of_blocks, strict=True) if ".attention." in name
+    }
+    assert by_name.keys() == {name.replace("change.", "").replace("/", ".") for name in changes}
+    for name, gradient in zip(changes, of_changes, strict=True):
+        assert_close(gradient, by_name[name.replace("change.", "").replace("/", ".")])
 
 
 def test_tuned_attention_is_a_block_with_other_attention_weights(blocks):

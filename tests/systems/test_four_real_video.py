@@ -135,6 +135,17 @@ def test_jointly_trained_weights_come_first_unless_the_papers_recipe_is_asked_fo
     assert_close(dict(frozen.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
 
 
+def test_a_design_without_layers_of_its_own_is_its_base_trained_or_not(model, tmp_path):
+    model.save_pretrained(tmp_path, "base", dtype=torch.float32)
+    fused = FourRealVideo.from_pretrained(tmp_path, sync="fused")
+    assert_close(dict(fused.base.state_dict()), dict(model.base.state_dict()), rtol=0, atol=0)
+    moved = wake(FourRealVideo(replace(CONFIG, sync="fused")))
+    moved.save_pretrained(tmp_path, "joint", dtype=torch.float32)
+    for frozen, expected in ((False, moved), (True, model)):
+        loaded = FourRealVideo.from_pretrained(tmp_path, sync="fused", base_frozen=frozen)
+        assert_close(dict(loaded.base.state_dict()), dict(expected.base.state_dict()), rtol=0, atol=0)
+
+
 def test_a_sync_of_another_configuration_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path, "base")
     other = FourRealVideo(replace(CONFIG, dit=replace(CONFIG.dit, dim=48)))

@@ -1,0 +1,279 @@
+"""Against a softmax written out token by token, dense masked attention, and the video model's own rows and columns."""
+
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+
+import jaxtyping
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+from torch.testing import assert_close
+
+import fourd_minimal.fused_attention
+from fourd_minimal.fused_attention import Fused4D, frame_mask, fused_attention, grid_angles, masked_attention
+from fourd_minimal.two_stream import columns, rows
+from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig, rotary_angles, rotate
+
+B, HEADS, N, D = 2, 3, 4, 8
+EXACT = {torch.float64: dict(atol=1e-13, rtol=1e-12), torch.float32: dict(atol=2e-6, rtol=1e-5)}
+shapes = pytest.mark.parametrize(("views", "times"), [(1, 1), (1, 4), (3, 1), (2, 5), (4, 3), (4, 4)])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def heads(views, times, dtype=torch.float32, requires_grad=True):
+    """q, k, v as a linear layer leaves them, heads inside the channels: not contiguous."""
+    qkv = torch.randn(3, B, views, times, N, HEADS * D, dtype=dtype)
+    return [rearrange(a, "b v t n (h d) -> b v t h n d", h=HEADS).detach().requires_grad_(requires_grad) for a in qkv]
+
+
+def with_gradients(attention, qkv, weight):
+    y = attention(*qkv)
+    return y, *torch.autograd.grad(y, qkv, weight.to(y))
+
+
+def dense(q, k, v):
+    """torch's attention over all tokens, with a mask that two loops over frames make."""
+    _, views, times, _, n, _ = q.shape
+    frames = [(view, time) for view in range(views) for time in range(times)]
+    mask = torch.tensor([[a[0] == b[0] or a[1] == b[1] for b in frames for _ in range(n)] for a in frames])
+    tokens = (a.permute(0, 3, 1, 2, 4, 5).flatten(2, 4) for a in (q, k, v))
+    y = F.scaled_dot_product_attention(*tokens, attn_mask=mask.repeat_interleave(n, 0))
+    return y.unflatten(2, (views, times, n)).permute(0, 2, 3, 1, 4, 5)
+
+
+def test_a_frame_sees_its_row_and_its_column():
+    mask = frame_mask(3, 4).view(3, 4, 3, 4)
+    for view in range(3):
+        for time in range(4):
+            seen = torch.zeros(3, 4, dtype=torch.bool)
+            seen[view], seen[:, time] = True, True
+            assert torch.equal(mask[view, time], seen)
+
+
+@pytest.mark.parametrize("attention", [fused_attention, masked_attention])
+def test_a_softmax_token_by_token(attention):
+    q, k, v = heads(3, 4, torch.float64, requires_grad=False)
+    y = attention(q, k, v)
+    for view, time in [(0, 0), (1, 2), (2, 3)]:
+        seen = [(view, t) for t in range(4)] + [(i, time) for i in range(3) if i != view]
+        for b, head, i in [(0, 0, 0), (1, 2, 3)]:
+            logits = torch.stack(
+                [k[(b, *f, head, j)] @ q[b, view, time, head, i] / D**0.5 for f in seen for j in range(N)]
+            )
+            values = torch.stack([v[(b, *f, head, j)] for f in seen for j in range(N)])
+            assert_close(y[b, view, time, head, i], logits.softmax(0) @ values, **EXACT[torch.float64])
+
+
+@shapes
+@pytest.mark.parametrize("dtype", EXACT)
+def test_it_is_dense_masked_attention_with_its_gradients(views, times, dtype):
+    qkv = heads(views, times, dtype)
+    weight = torch.randn_like(qkv[0])
+    theirs = with_gradients(dense, qkv, weight)
+    for ours in (fused_attention, masked_attention):
+        assert_close(with_gradients(ours, qkv, weight), theirs, **EXACT[dtype])
+
+
+def test_every_key_counts_once():
+    """All keys alike, and values that say which frame they are of: a share of 1 / (V + T - 1) each, the own one too."""
+    views, times = 3, 4
+    q, k, _ = heads(views, times, torch.float64)
+    frame = torch.eye(views * times, dtype=torch.float64).view(1, views, times, 1, 1, -1)
+    y = fused_attention(
+        *(a.expand(B, views, times, HEADS, N, -1) for a in (torch.zeros_like(frame),) * 2),
+        frame.expand(B, -1, -1, HEADS, N, -1),
+    )
+    assert_close(y[0, :, :, 0, 0].flatten(0, 1), frame_mask(views, times).double() / (views + times - 1))
+
+
+def test_one_view_or_one_time_is_attention_over_a_video():
+    for views, times in [(1, 5), (5, 1)]:
+        qkv = heads(views, times)
+        y = F.scaled_dot_product_attention(*(rearrange(a, "b v t h n d -> b h (v t n) d") for a in qkv))
+        assert_close(fused_attention(*qkv), rearrange(y, "b h (v t n) d -> b v t h n d", v=views, t=times))
+
+
+def test_shuffled_views_and_times_are_shuffled_and_the_transposed_grid_transposed():
+    qkv = heads(3, 4)
+    y, order_v, order_t = fused_attention(*qkv), torch.tensor([2, 0, 1]), torch.tensor([1, 3, 0, 2])
+    assert_close(fused_attention(*(a[:, order_v][:, :, order_t] for a in qkv)), y[:, order_v][:, :, order_t])
+    assert_close(fused_attention(*(a.transpose(1, 2) for a in qkv)), y.transpose(1, 2))
+
+
+def test_finite_differences():
+    qkv = [a[:1, :, :, :1, :2, :2].detach().requires_grad_() for a in heads(2, 3, torch.float64)]
+    assert torch.autograd.gradcheck(fused_attention, qkv)
+
+
+def test_large_logits_are_no_trouble():
+    qkv = heads(2, 3)
+    loud = [300 * qkv[0], *qkv[1:]]
+    y = fused_attention(*loud)
+    assert y.isfinite().all()
+    assert_close(y, dense(*loud))
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+def test_half_precision(dtype, within):
+    qkv = [a.to(dtype).detach().requires_grad_() for a in heads(3, 4)]
+    weight = torch.randn_like(qkv[0])
+    ours = with_gradients(fused_attention, qkv, weight)
+    true = with_gradients(dense, [a.double().detach().requires_grad_() for a in qkv], weight)
+    assert all(a.dtype == dtype for a in ours)
+    assert_close([a.double() for a in ours], list(true), atol=within, rtol=within)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_takes_what_a_block_mixes(dtype):
+    """Normalised queries and keys are in float32 there, values in half precision."""
+    q, k, v = heads(3, 4)
+    with torch.autocast("cpu", dtype=dtype):
+        y = fused_attention(q, k, v.to(dtype))
+    assert y.dtype == dtype
+    assert_close(y.float(), dense(q, k, v), atol=3e-2, rtol=3e-2)
+
+
+def test_it_compiles_whole():
+    """The file as it is copied: the shape checker of these tests cannot be compiled."""
+    spec = spec_from_file_location("copied", fourd_minimal.fused_attention.__file__)
+    spec.loader.exec_module(copied := module_from_spec(spec))
+    qkv = heads(3, 4)
+    weight = torch.randn_like(qkv[0])
+    compiled = torch.compile(copied.fused_attention, backend="aot_eager", fullgraph=True)
+    assert_close(with_gradients(compiled, qkv, weight), with_gradients(fused_attention, qkv, weight))
+
+
+def test_recomputing_keeps_no_more_than_queries_keys_and_values():
+    def kept(attention):
+        storages = {}
+
+        def pack(a):
+            storages[a.untyped_storage().data_ptr()] = a.untyped_storage().nbytes()
+            return a
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda a: a):
+            attention(*qkv)
+        return sum(storages.values())
+
+    views, times = 4, 4
+    qkv = heads(views, times)
+    weight, size = torch.randn_like(qkv[0]), qkv[0].nbytes
+    recomputed = partial(fused_attention, recompute=True)
+    assert_close(with_gradients(recomputed, qkv, weight), with_gradients(fused_attention, qkv, weight))
+    assert kept(recomputed) <= 3 * size
+    assert 2 * (views + times - 1) * size <= kept(fused_attention) <= (2 * (views + times - 1) + 5) * size
+
+
+def test_other_shapes_get_one_sentence(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    q, k, v = heads(2, 3)
+    with pytest.raises(ValueError, match=r"k has shape \(2, 2, 2, 3, 4, 8\); expected q's, \(2, 2, 3, 3, 4, 8\)"):
+        fused_attention(q, k[:, :, 1:], v)
+    with pytest.raises(ValueError, match="v has shape"):
+        fused_attention(q, k, v[:, 1:])
+
+
+# One stream through a video model's blocks
+
+
+@pytest.fixture
+def model():
+    """A video model in which every weight counts."""
+    model = VideoDiT(VideoDiTConfig(image_size=(4, 4), patch=2, dim=24, depth=2, heads=2))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def grid_and_conditions(model, views, times):
+    """Tokens of a grid; (c, text, angles) of its columns and of its rows, as `VideoDiT` makes them."""
+    of_columns = model.embed(torch.randn(B * times, views, 3, 4, 4), torch.rand(B * times, views), context="freeze")
+    of_rows = model.embed(torch.randn(B * views, times, 3, 4, 4), torch.rand(B * views, times), context="dynamic")
+    conditions = [(c.detach(), None, angles) for _, c, angles in (of_columns, of_rows)]
+    return torch.randn(B, views, times, N, 24, requires_grad=True), *conditions
+
+
+@pytest.mark.parametrize(("views", "times", "sequences"), [(1, 4, rows), (4, 1, columns)])
+def test_one_row_or_one_column_is_the_video_model(model, views, times, sequences):
+    x, of_columns, of_rows = grid_and_conditions(model, views, times)
+    video, other = (of_rows, of_columns) if sequences is rows else (of_columns, of_rows)
+    same = (video[0].view(other[0].shape), *other[1:])  # what both streams say of a frame, so that its mean is either
+    conditions = (same, of_rows) if sequences is rows else (of_columns, same)
+    tokens = sequences(x)
+    for block in model.blocks:
+        tokens = block(tokens, *video)
+    assert_close(sequences(Fused4D(model.blocks)(x, *conditions)), tokens, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("views", "times"), [(3, 3), (2, 4)])
+def test_tokens_are_turned_as_the_video_model_turns_them_in_rows_and_in_columns(views, times):
+    """The logits are those of its fixed-view and of its freeze-time videos, the own frame's left out of the latter."""
+    q, k, v = torch.randn(3, B, HEADS, views * times * 4, 12, dtype=torch.float64)
+    of_views, of_times = (rotary_angles(frames, 2, 2, 12)[None].double() for frames in (views, times))
+    turned = [rotate(a, grid_angles(of_views, of_times, views, times)) for a in (q, k)]
+    grids = [rearrange(a, "b h (v t n) d -> b v t h n d", v=views, t=times) for a in (*turned, v)]
+    ours = rearrange(fused_attention(*grids), "b v t h n d -> b h v t n d")
+
+    as_rows = "b h (v t n) d -> b v h (t n) d"
+    as_columns = "b h (v t n) d -> b t h (v n) d"
+    for view in range(views):
+        for time in range(times):
+            row, column = (
+                [rearrange(a, pattern, v=views, t=times)[:, i] for a in (q, k, v)]
+                for pattern, i in ((as_rows, view), (as_columns, time))
+            )
+            in_row = rotate(row[0], of_times) @ rotate(row[1], of_times).mT
+            in_column = rotate(column[0], of_views) @ rotate(column[1], of_views).mT
+            in_row, in_column = in_row[:, :, 4 * time :][:, :, :4], in_column[:, :, 4 * view :][:, :, :4]
+            in_column[..., 4 * view : 4 * view + 4] = -torch.inf
+            shares = (torch.cat([in_row, in_column], -1) / 12**0.5).softmax(-1)
+            assert_close(ours[:, :, view, time], shares @ torch.cat([row[2], column[2]], -2))
+
+
+@pytest.mark.parametrize(("views", "times"), [(3, 3), (2, 4)])
+def test_blocks_run_on_the_whole_grid_with_a_mask(model, views, times):
+    """Every layer, and the gradients of all weights, by the dense twin and conditions laid out cell by cell."""
+    x, of_columns, of_rows = grid_and_conditions(model, views, times)
+    c = torch.empty(B, views, times, 24)
+    for b in range(B):
+        for view in range(views):
+            for time in range(times):
+                of_both = of_columns[0][b * times + time, view], of_rows[0][b * views + view, time]
+                c[b, view, time] = torch.stack(of_both).mean(0)
+    angles = grid_angles(of_columns[2], of_rows[2], views, times)
+    mask = frame_mask(views, times).repeat_interleave(N, 0).repeat_interleave(N, 1)
+    tokens, layers = x.flatten(1, 3), []
+    for block in model.blocks:
+        tokens = block(tokens, c.flatten(1, 2), None, angles, partial(F.scaled_dot_product_attention, attn_mask=mask))
+        layers.append(tokens.view_as(x))
+    seen = []
+    y = Fused4D(model.blocks)(x, of_columns, of_rows, observe=lambda *a: seen.append(a))
+    assert [layer for layer, _ in seen] == [0, 1]
+    assert_close([after for _, after in seen], layers, atol=1e-5, rtol=1e-5)
+    inputs, weight = [x, *model.blocks.parameters()], torch.randn_like(y)
+    ours, theirs = (torch.autograd.grad(out, inputs, weight) for out in (y, layers[-1]))
+    assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_reaches_the_row_and_the_column_and_two_layers_the_grid(model):
+    x, *conditions = grid_and_conditions(model, 3, 4)
+    for n_layers in (1, 2):
+        y = Fused4D(model.blocks[:n_layers])(x, *conditions)
+        (gradient,) = torch.autograd.grad(y[1, 1, 2].square().sum(), x)
+        reached = gradient.abs().sum((-1, -2)) > 0
+        assert torch.equal(reached[1].flatten(), frame_mask(3, 4)[6] if n_layers == 1 else torch.ones(12) > 0)
+        assert not reached[0].any()
+
+
+def test_its_weights_are_the_blocks_and_text_is_refused(model):
+    stream = Fused4D(model.blocks)
+    assert {id(p) for p in stream.parameters()} == {id(p) for p in model.blocks.parameters()}
+    x, of_columns, of_rows = grid_and_conditions(model, 2, 3)
+    with pytest.raises(ValueError, match="cond_view or cond_time has text; expected None"):
+        stream(x, of_columns, (of_rows[0], torch.randn(B * 2, 5, 7), of_rows[2]))
