@@ -1,10 +1,15 @@
 """What a grid is completed from: which cells are known, how two videos become cells, what they let one guess."""
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.systems.pixels import check_pixels
+
+FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
+"""Mean absolute difference of the two videos' first frames, in [0, 1], beyond which we warn, and refuse."""
 
 
 def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
@@ -17,6 +22,20 @@ def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
     known = torch.zeros(views, times, dtype=torch.bool)
     known[0], known[:, 0] = True, True
     return known
+
+
+def check_first_frames(fixed_view: Float[Tensor, "3 h w"], freeze_time: Float[Tensor, "3 h w"]) -> None:
+    """The two videos start at the same picture: a warning where they differ a little.
+
+    Raises:
+        ValueError: they differ by more than compression explains.
+    """
+    gap = (fixed_view - freeze_time).abs().mean().item()
+    said = f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average"
+    if gap > FIRST_FRAMES_FAIL:
+        raise ValueError(f"{said}; expected the same picture (at most {FIRST_FRAMES_FAIL} is accepted).")
+    if gap > FIRST_FRAMES_WARN:
+        warnings.warn(f"{said}; fixed_view's is used.", stacklevel=3)
 
 
 def check_known(known: Tensor, views: int, times: int) -> Bool[Tensor, "v t"]:

@@ -12,7 +12,6 @@ layers start at eq. 13, not at the identity. And one departure proper: beside th
 the synchronisation is trained) we also train both together, because our base is tiny; the numbers stand side by side.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -27,7 +26,14 @@ from torch import Tensor, nn
 from fourd_minimal.fused_attention import Fused4D
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.sliding_window import slide
-from fourd_minimal.systems.conditioning import assemble, check_known, check_video, known_cells, linear_guess
+from fourd_minimal.systems.conditioning import (
+    assemble,
+    check_first_frames,
+    check_known,
+    check_video,
+    known_cells,
+    linear_guess,
+)
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
@@ -35,8 +41,6 @@ from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, nearest_s
 
 Part = Literal["base", "sync", "joint"]
 SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
-FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
-"""Mean absolute difference of the two videos' first frames, in [0, 1], beyond which we warn, and refuse."""
 
 
 @dataclass(frozen=True)
@@ -170,17 +174,7 @@ class FourRealVideo(nn.Module):
         """
         for name, video, most in (("fixed_view", fixed_view, self.times), ("freeze_time", freeze_time, self.views)):
             check_video(name, video, None if windows else most, self.image_size)
-        gap = (fixed_view[0] - freeze_time[0]).abs().mean().item()
-        if gap > FIRST_FRAMES_FAIL:
-            raise ValueError(
-                f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; both videos must "
-                f"start at the same picture (at most {FIRST_FRAMES_FAIL} is let through)."
-            )
-        if gap > FIRST_FRAMES_WARN:
-            warnings.warn(
-                f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; fixed_view's is used.",
-                stacklevel=2,
-            )
+        check_first_frames(fixed_view[0], freeze_time[0])
         cells = assemble(fixed_view, freeze_time)[0]
         if not windows:
             return self.complete(cells, known_cells(*cells.shape[:2]), n_steps, seed)
@@ -189,20 +183,20 @@ class FourRealVideo(nn.Module):
         grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
         return grid
 
-    def complete(
-        self, cells: Float[Tensor, "v t 3 h w"], known: Bool[Tensor, "v t"], n_steps: int = 8, seed: int = 0
-    ) -> Float[Tensor, "v t 3 h w"]:
+    def complete(self, cells: Tensor, known: Tensor, n_steps: int = 8, seed: int = 0) -> Float[Tensor, "v t 3 h w"]:
         """A grid from any of its cells: a row, a column, both, or scattered frames; everything in [0, 1].
 
         Args:
-            cells: what it holds where `known` is False is not looked at.
-            known: which cells are given.
+            cells: `(v, t, 3, h, w)`; what it holds where `known` is False is not looked at.
+            known: `(v, t)`, true where a cell is given.
             n_steps, seed: see `generate`.
 
         Raises:
             ValueError: a mask of another shape, with no cell or all of them; more cells than the weights know; frames
                 of another size, NaN or outside [0, 1].
         """
+        if cells.ndim != 5:
+            raise ValueError(f"cells has shape {tuple(cells.shape)}; expected (views, times, 3, height, width).")
         v, t = cells.shape[:2]
         if v > self.views or t > self.times:
             raise ValueError(f"cells has {v}x{t}; expected at most {self.views}x{self.times}, what the weights know.")

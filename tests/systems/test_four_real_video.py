@@ -8,13 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from fourd_minimal.rectified_flow import shift_sigma
+from fourd_minimal.systems.conditioning import assemble, known_cells, linear_guess
 from fourd_minimal.systems.designs import Design
-from fourd_minimal.systems.four_real_video import (
-    FourRealVideo,
-    FourRealVideoConfig,
-    assemble,
-    known_cells,
-)
+from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
 from fourd_minimal.video_dit import VideoDiTConfig
 
 CONFIG = FourRealVideoConfig(VideoDiTConfig((8, 8), 4, 24, 2, 2), views=3, times=4)
@@ -69,7 +65,7 @@ def test_sampling_shifts_noise_levels_as_training_does(model, monkeypatch):
     levels, clean = [], assemble(*videos()) * 2 - 1
     inner = model.denoise_grid
     monkeypatch.setattr(
-        model, "denoise_grid", lambda x, sigma, clean: levels.append(sigma[0].item()) or inner(x, sigma, clean)
+        model, "denoise_grid", lambda x, sigma, *more, **known: levels.append(sigma[0].item()) or inner(x, sigma, *more)
     )
     *_, _ = model.sample_grid(clean, 4)
     assert_close(torch.tensor(levels), shift_sigma(torch.tensor([1.0, 0.75, 0.5, 0.25]), CONFIG.shift))
@@ -190,3 +186,70 @@ def test_slightly_different_first_frames_warn_with_the_difference(model):
     with pytest.warns(UserWarning, match=r"differ by 0\.0\d\d on average"):
         grid = model.generate(fixed_view, freeze_time, n_steps=1)
     assert torch.equal(grid[0, 0], fixed_view[0])
+
+
+MASKS = {
+    "a row": [[0, 0, 0], [1, 1, 1], [0, 0, 0]],
+    "a column": [[0, 0, 1], [0, 0, 1], [0, 0, 1]],
+    "scattered": [[0, 1, 0], [0, 0, 0], [1, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_any_cells_can_be_known(model, name):
+    known = torch.tensor(MASKS[name], dtype=torch.bool)
+    cells = torch.rand(3, 3, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+    grid = model.complete(cells, known, n_steps=2)
+    assert torch.equal(grid[known], cells[known])
+    other = torch.where(known[..., None, None, None], cells, torch.rand_like(cells))
+    assert torch.equal(model.complete(other, known, n_steps=2), grid)  # what is not known is not looked at
+    changed = torch.where(known[..., None, None, None], 1 - cells, cells)
+    assert (model.complete(changed, known, n_steps=2) - grid)[~known].abs().max() > 1e-4
+
+
+def test_the_first_row_and_column_are_known_when_nothing_is_said(model):
+    cells = assemble(*videos())
+    assert_close(model.complete(cells[0], known_cells(*cells.shape[1:3]), 2), model.generate(*videos(), n_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("known", "named"),
+    [
+        (torch.zeros(3, 3, dtype=torch.bool), "0 of 9"),
+        (torch.ones(3, 3, dtype=torch.bool), "9 of 9"),
+        (torch.ones(2, 3, dtype=torch.bool), r"\(2, 3\)"),
+        (torch.ones(3, 3), "float32"),
+    ],
+)
+def test_masks_that_cannot_be(model, known, named):
+    with pytest.raises(ValueError, match=f"known .*{named}"):
+        model.complete(torch.rand(3, 3, 3, *model.image_size), known)
+
+
+def test_more_cells_than_the_weights_know(model):
+    with pytest.raises(ValueError, match=r"cells .*9x3"):
+        model.complete(torch.rand(9, 3, 3, *model.image_size), torch.eye(9, 3).bool())
+    bad = torch.rand(3, 3, 3, *model.image_size)
+    bad[0, 0] = 2
+    with pytest.raises(ValueError, match="cells"):
+        model.complete(bad, torch.eye(3).bool())
+
+
+def test_a_linear_guess_is_the_posterior_of_a_gaussian():
+    """By sampling: among frames around a guess, those whose noisy version is near x have its mean and deviation."""
+    g, sigma, spread = 0.2, torch.tensor(0.6), 0.5
+    frames = g + spread * torch.randn(400_000, generator=torch.Generator().manual_seed(0))
+    noisy = 0.4 * frames + 0.6 * torch.randn(400_000, generator=torch.Generator().manual_seed(1))
+    near = frames[(noisy - 0.7).abs() < 0.02]
+    mean, deviation = linear_guess(torch.tensor(0.7), sigma, torch.tensor(g), spread)
+    assert abs(mean - near.mean()) < 0.02 and abs(deviation - near.std()) < 0.02
+    ends = [linear_guess(torch.tensor(0.7), torch.tensor(s), torch.tensor(g), spread) for s in (0.0, 1.0)]
+    assert_close(torch.stack([torch.stack(end) for end in ends]), torch.tensor([[0.7, 0.0], [g, spread]]))
+
+
+def test_a_model_around_a_guess_starts_there():
+    config = replace(CONFIG, spread=0.4)
+    cells, model = assemble(*videos()) * 2 - 1, FourRealVideo(config)
+    *_, grid = model.sample_grid(cells, n_steps=1)
+    copies = (cells[:, :1] + cells[:, :, :1]) / 2  # nothing trained: the mean of the nearest in row and column
+    assert_close(grid[:, 1:, 1:], copies.expand_as(cells)[:, 1:, 1:], atol=1e-5, rtol=0)

@@ -35,9 +35,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import add_noise, euler, velocity
-from fourd_minimal.systems.conditioning import assemble, known_cells
+from fourd_minimal.systems.conditioning import FIRST_FRAMES_FAIL, assemble, known_cells
 from fourd_minimal.systems.designs import build
-from fourd_minimal.systems.four_real_video import FIRST_FRAMES_FAIL
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.pretrained.published import load, load_model, missing
 from fourd_minimal.systems.pretrained.synchronised import synchronised
