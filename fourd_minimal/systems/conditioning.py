@@ -53,8 +53,8 @@ def check_known(known: Tensor, views: int, times: int) -> Bool[Tensor, "v t"]:
 
 
 def linear_guess(
-    x: Float[Tensor, "*b"], sigma: Float[Tensor, "*b"], guess: Float[Tensor, "*b"], spread: float
-) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    x: Float[Tensor, "*b"], sigma: Float[Tensor, "*#b"], guess: Float[Tensor, "*#b"], spread: float
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*#b"]]:
     """The best linear estimate of clean frames from noisy ones, and its standard deviation.
 
     Frames are taken as guess + spread * N(0, 1), and x = (1 - sigma) frames + sigma eps. At sigma = 1 the estimate is
