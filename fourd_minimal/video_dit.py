@@ -45,9 +45,9 @@ class VideoDiTConfig:
     channels: int = 3
     text_dim: int = 0
     """Width of the text tokens; 0 leaves the cross-attention out."""
-    stem: int = 0
-    """Channels of a few convolutions before and after the patches, at half the resolution; 0 leaves them out. Large
-    patches need them: they carry detail past the tokens, and smooth what patches do not agree on."""
+    refine: int = 0
+    """Channels of two convolutions behind the patches, at half the resolution; 0 leaves them out. They see the inputs
+    beside what the tokens say: they carry detail past large patches, and smooth what these do not agree on."""
 
     def __post_init__(self):
         for name in ("patch", "dim", "depth", "heads", "channels"):
@@ -55,9 +55,10 @@ class VideoDiTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
-        if self.stem and (self.patch % 2 or self.stem < 4 * self.channels):
+        if self.refine and (self.patch % 2 or self.refine < 4 * self.channels):
             raise ValueError(
-                f"stem is {self.stem} with a patch of {self.patch}; expected an even patch and {4 * self.channels} or more."
+                f"refine is {self.refine} with a patch of {self.patch}; expected {4 * self.channels} channels or more, "
+                "and an even patch."
             )
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
@@ -188,11 +189,6 @@ class Block(nn.Module):
         return x + (gate2 * update.view(b, f, -1, d)).view(shape)
 
 
-def convolutions(inputs: int, between: int, outputs: int) -> nn.Sequential:
-    """Two of 3x3."""
-    return nn.Sequential(nn.Conv2d(inputs, between, 3, padding=1), nn.SiLU(), nn.Conv2d(between, outputs, 3, padding=1))
-
-
 class VideoDiT(nn.Module):
     """`(b, t, c, h, w)` -> the same. `embed`, `.blocks` and `unembed` are apart, so that `two_stream` can step in.
 
@@ -208,12 +204,7 @@ class VideoDiT(nn.Module):
         super().__init__()
         self.config = config
         dim, patch = config.dim, config.patch
-        inputs, outputs = 2 * config.channels + 1, config.channels
-        if config.stem:
-            width = config.stem
-            self.stem = convolutions(4 * inputs, width, width)
-            self.stem_out = convolutions(2 * width, width, 4 * outputs)
-            inputs, outputs, patch = width, width, patch // 2
+        inputs, width = 2 * config.channels + 1, config.refine
         self.patch_in = nn.Linear(inputs * patch**2, dim)
         self.sigma_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.context_in = nn.Embedding(len(CONTEXTS), dim)
@@ -222,8 +213,12 @@ class VideoDiT(nn.Module):
         )
         self.norm_out = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.modulation_out = nn.Linear(dim, 2 * dim)
-        self.patch_out = nn.Linear(dim, outputs * patch**2)
-        for layer in (self.modulation_out, self.patch_out, *([self.stem_out[-1]] if config.stem else [])):
+        self.patch_out = nn.Linear(dim, width * (patch // 2) ** 2 if width else config.channels * patch**2)
+        self.refine = None
+        if width:
+            first = nn.Conv2d(width + 4 * inputs, width, 3, padding=1)
+            self.refine = nn.Sequential(first, nn.SiLU(), nn.Conv2d(width, 4 * config.channels, 3, padding=1))
+        for layer in (self.modulation_out, self.patch_out, *([self.refine[-1]] if width else [])):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -235,8 +230,8 @@ class VideoDiT(nn.Module):
         clean: Float[Tensor, "b t c h w"] | None = None,
         context: Context = "dynamic",
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"], Tensor | None]:
-        """Frames -> tokens, one condition per frame, the rotary angles all share, and what the stem saw (None without
-        one), which `unembed` takes. Arguments as in `forward`."""
+        """Frames -> tokens, one condition per frame, the rotary angles all share, and what `unembed` refines with (None
+        without refinement). Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
         p, wanted = self.config.patch, self.config.channels
         if channels != wanted or h % p or w % p:
@@ -250,15 +245,11 @@ class VideoDiT(nn.Module):
             seen, clean = torch.zeros(b, t, dtype=torch.bool, device=x.device), torch.zeros_like(x)
         mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
         frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
-        detail, q = None, p
-        if self.config.stem:
-            detail = self.stem(F.pixel_unshuffle(frames.flatten(0, 1), 2))
-            frames, q = detail.unflatten(0, (b, t)), p // 2
-        tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=q, q=q))
+        tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
         c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
         angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
-        return tokens, c, angles[None], detail
+        return tokens, c, angles[None], frames if self.refine else None
 
     def unembed(
         self,
@@ -271,13 +262,14 @@ class VideoDiT(nn.Module):
         p, (h, w) = self.config.patch, size or self.config.image_size
         shift, scale = self.modulation_out(F.silu(c))[:, :, None].chunk(2, -1)
         tokens = (1 + scale) * rearrange(self.norm_out(tokens), "b (t s) d -> b t s d", t=c.shape[1]) + shift
-        r, k, p = h // p, w // p, p // 2 if self.config.stem else p
+        r, k, p = h // p, w // p, p // 2 if self.refine else p
         frames = rearrange(self.patch_out(tokens), "b t (r k) (c p q) -> b t c (r p) (k q)", r=r, k=k, p=p, q=p)
-        if detail is None:
+        if self.refine is None:
             return frames
         frames = frames.flatten(0, 1)
-        corrected = frames[:, : 4 * self.config.channels] + self.stem_out(torch.cat([frames, detail], 1))
-        return F.pixel_shuffle(corrected, 2).unflatten(0, c.shape[:2])
+        correction = self.refine(torch.cat([frames, F.pixel_unshuffle(detail.flatten(0, 1), 2)], 1))
+        pixels = frames[:, : 4 * self.config.channels] + correction
+        return F.pixel_shuffle(pixels, 2).unflatten(0, c.shape[:2])
 
     def forward(
         self,

@@ -116,7 +116,7 @@ PRESETS = {
     # the recipe of the shipped weights: animated characters at 64 pixels
     "gpu": FourRealVideoPreset(
         FourRealVideoConfig(
-            VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, stem=32), views=8, times=8, spread=0.4
+            VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, refine=32), views=8, times=8, spread=0.4
         ),
         sources=(("characters", 0.7), ("simple", 0.1), ("hard", 0.1), ("creature", 0.1)),
         base_steps=8000,

@@ -169,7 +169,7 @@ class Sources:
 
 
 def _characters(seed: int, views: int, times: int, size: int) -> SceneRecord:
-    """One clip; fewer than 8 x 8 cells are a window of a grid, with steps as small as its own, or as wide as a whole."""
+    """One clip; fewer than 8 x 8 cells are a window of a grid, in steps as small as its own or as wide as a whole."""
     (slow, fast), (short, long) = characters.FPS, characters.SWEEP_DEG
     slow, short = slow * min(1.0, max(1, times - 1) / 7), short * min(1.0, max(1, views - 1) / 7)
     return characters.sample_characters(
