@@ -1,6 +1,7 @@
-"""Tiny glTF files for tests: a red box that slides past a green post, and clips, buffers and files of any other."""
+"""Tiny glTF files for tests: a red box that slides past a green post, and any other, piece by piece."""
 
 import base64
+import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 COMPONENTS = {"int8": 5120, "uint8": 5121, "int16": 5122, "uint16": 5123, "uint32": 5125, "float32": 5126}
 KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
@@ -154,3 +156,70 @@ def glb(document: dict, data: bytes) -> bytes:
     for kind, content in ((b"JSON", text + b" " * (-len(text) % 4)), (b"BIN\0", data + bytes(-len(data) % 4))):
         chunks += struct.pack("<I4s", len(content), kind) + content
     return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+
+
+QUAD = np.array([(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)], np.float32)
+QUAD_FACES = [(0, 1, 2), (0, 2, 3)]
+
+
+class GltfFile:
+    """A file that grows: lists of its JSON in `lists`, arrays in `buffer`."""
+
+    def __init__(self):
+        self.buffer, self.lists = Buffer(), {}
+
+    def add(self, list_name: str, **entry) -> int:
+        """An entry of one of the lists at the top; its index."""
+        self.lists.setdefault(list_name, []).append(entry)
+        return len(self.lists[list_name]) - 1
+
+    def node(self, **entry) -> int:
+        return self.add("nodes", **entry)
+
+    def mesh(
+        self, positions, faces=None, material: int | None = None, mode: int = 4, targets=None, **attributes
+    ) -> int:
+        """A mesh of one primitive. `positions` and attributes are arrays or indices of accessors."""
+        given = {"POSITION": positions, **attributes}
+        given = {name: a if isinstance(a, int) else self.buffer.add(a) for name, a in given.items()}
+        primitive = dict(attributes=given, mode=mode)
+        if faces is not None:
+            primitive["indices"] = self.buffer.add(np.asarray(faces, np.uint16).reshape(-1))
+        if material is not None:
+            primitive["material"] = material
+        if targets is not None:
+            primitive["targets"] = targets
+        return self.add("meshes", primitives=[primitive])
+
+    def material(self, colour=(1.0, 1.0, 1.0, 1.0), pixels=None, info=None, sampler=None, **more) -> int:
+        """A material of one colour (RGBA), or with a picture: (h, w, 3 or 4) bytes, read as `info`, `sampler` say."""
+        base = dict(baseColorFactor=list(colour))
+        if pixels is not None:
+            base["baseColorTexture"] = dict(index=self.texture(pixels, sampler), **(info or {}))
+        return self.add("materials", pbrMetallicRoughness=base, **more)
+
+    def texture(self, pixels: np.ndarray, sampler: dict | None = None) -> int:
+        how = {} if sampler is None else dict(sampler=self.add("samplers", **sampler))
+        return self.add("textures", source=self.image(pixels), **how)
+
+    def image(self, pixels: np.ndarray, form: str = "PNG", **more) -> int:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, form, **more)
+        return self.add("images", bufferView=self.buffer.view(file.getvalue()), mimeType=f"image/{form.lower()}")
+
+    def clip(self, channels, times=(0.5, 1.5), name=None, interpolation=None) -> int:
+        """See `clip`."""
+        return self.add("animations", **clip(self.buffer, channels, times, name, interpolation))
+
+    def document(self, **changes) -> dict:
+        return {"asset": {"version": "2.0"}, **self.lists, **self.buffer.fields(), **changes}
+
+    def save(self, path: Path, **changes) -> Path:
+        return write_gltf(path, self.document(), self.buffer.data, **changes)
+
+
+def one_mesh(positions=QUAD, faces=QUAD_FACES, node: dict | None = None, **mesh) -> GltfFile:
+    """A file of one node with one mesh."""
+    file = GltfFile()
+    file.node(mesh=file.mesh(positions, faces, **mesh), **(node or {}))
+    return file
