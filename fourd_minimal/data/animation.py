@@ -9,37 +9,64 @@ glTF 2.0, section 3.11 and appendix C. Between two keys at distance d, with u in
 
 A vertex with morph targets moves by their weighted sum, then by its node, or, where it has a skin, by the weighted sum
 of its joints' matrices. All times are computed at once, in numpy, whose small arrays are faster than torch's.
+
+Departure: the normal of a vertex that several joints move is turned by the weighted sum of what turns it for each; its
+own matrix' inverse transpose is the same for one joint, and for joints that agree.
 """
 
-import numpy as np
-from jaxtyping import Float
+from typing import NamedTuple
 
-from fourd_minimal.data.gltf_reader import Asset, Part, Track
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fourd_minimal.data.gltf_document import Track
+from fourd_minimal.data.gltf_reader import Asset, Part
 
 Array = np.ndarray
 
 
-def sample_track(track: Track, times_s: Float[Array, " t"]) -> Float[Array, "t nodes width"]:
-    """The values of a track's nodes; before the first key and after the last, theirs."""
-    keys, values = track.times.astype(np.float64), track.values
-    spline = track.interpolation == "CUBICSPLINE"
-    right = np.clip(np.searchsorted(keys, times_s, side="right"), 1, max(1, len(keys) - 1))
-    left = right - 1
-    right = np.minimum(right, len(keys) - 1)
-    distance = (keys[right] - keys[left])[:, None, None]
-    u = np.clip((times_s[:, None, None] - keys[left][:, None, None]) / np.maximum(distance, 1e-12), 0, 1)
-    if track.interpolation == "STEP":
-        return np.where(u < 1, values[left], values[right])
-    if spline:
-        a, b = values[left, 1], values[right, 1]
-        out_a, in_b = distance * values[left, 2], distance * values[right, 0]
-        result = (2 * u**3 - 3 * u**2 + 1) * a + (u**3 - 2 * u**2 + u) * out_a
-        result = result + (3 * u**2 - 2 * u**3) * b + (u**3 - u**2) * in_b
-    elif track.path == "rotation":
-        result = slerp(values[left], values[right], u)
+class Pose(NamedTuple):
+    """All vertices in the world, at t times."""
+
+    positions: Float[Array, "t n 3"]
+    normals: Float[Array, "t n 3"] | None
+    """Length 1."""
+    mirrored: Bool[Array, "t parts"]
+    """Whether a part is seen as in a mirror, so that its triangles run clockwise (section 3.7.4)."""
+
+
+def sample_tracks(tracks: list[Track], times_s: Float[Array, " t"]) -> Float[Array, "t nodes width"]:
+    """The values of several tracks' nodes; before the first key and after the last, theirs.
+
+    Args:
+        tracks: of one path, one interpolation and one width; their nodes follow each other.
+        times_s: seconds.
+    """
+    path, how = tracks[0].path, tracks[0].interpolation
+    shares, spans, left, right = [], [], [], []
+    for track in tracks:
+        keys, n = track.times, len(track.nodes)
+        j = np.minimum(keys.searchsorted(times_s, side="right"), len(keys) - 1)
+        i = np.maximum(j - 1, 0)
+        span = keys[j] - keys[i]
+        share = np.where(span > 0, (times_s - keys[i]) / np.where(span > 0, span, 1), times_s >= keys[j]).clip(0, 1)
+        shares.append(np.repeat(share[:, None], n, 1))
+        spans.append(np.repeat(span[:, None], n, 1))
+        left.append(track.values[i])
+        right.append(track.values[j])
+    u, d = np.concatenate(shares, 1)[..., None], np.concatenate(spans, 1)[..., None]
+    a, b = np.concatenate(left, -2), np.concatenate(right, -2)
+    if how == "STEP":
+        return np.where(u < 1, a, b)
+    if how == "CUBICSPLINE":
+        (_, a, out_a), (in_b, b, _) = a.swapaxes(0, 1), b.swapaxes(0, 1)
+        result = (2 * u**3 - 3 * u**2 + 1) * a + d * (u**3 - 2 * u**2 + u) * out_a
+        result = result + (3 * u**2 - 2 * u**3) * b + d * (u**3 - u**2) * in_b
+    elif path == "rotation":
+        result = slerp(a, b, u)
     else:
-        result = (1 - u) * values[left] + u * values[right]
-    if track.path == "rotation":
+        result = (1 - u) * a + u * b
+    if path == "rotation":
         result = result / np.maximum(np.linalg.norm(result, axis=-1, keepdims=True), 1e-12)
     return result
 
@@ -47,12 +74,12 @@ def sample_track(track: Track, times_s: Float[Array, " t"]) -> Float[Array, "t n
 def slerp(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"], u: Float[Array, "*b 1"]) -> Float[Array, "*b 4"]:
     """From a to b along the shorter arc, at constant speed."""
     cosine = (a * b).sum(-1, keepdims=True)
-    b, cosine = np.where(cosine < 0, -b, b), np.clip(np.abs(cosine), 0, 1)
+    b, cosine = np.where(cosine < 0, -b, b), np.abs(cosine).clip(0, 1)
     angle = np.arccos(cosine)
-    small = angle < 1e-3
-    sine = np.where(small, 1, np.sin(angle))
-    along = np.where(small, 1 - u, np.sin((1 - u) * angle) / sine)
-    return along * a + np.where(small, u, np.sin(u * angle) / sine) * b
+    near = angle < 1e-3
+    sine = np.where(near, 1, np.sin(angle))
+    along = np.where(near, 1 - u, np.sin((1 - u) * angle) / sine)
+    return along * a + np.where(near, u, np.sin(u * angle) / sine) * b
 
 
 def matrices(
@@ -79,35 +106,25 @@ def node_transforms(
     local = {name: np.repeat(rest[name][:, None], t, 1) for name in ("translation", "rotation", "scale")}
     weights: dict[int, Array] = {}
     moved = np.zeros(n, bool)
+    alike: dict[tuple, list[Track]] = {}
     for track in tracks:
-        values = sample_track(track, times_s)
-        if track.path == "weights":
-            weights |= {node: values[:, i] for i, node in enumerate(track.nodes)}
+        alike.setdefault((track.path, track.interpolation, track.values.shape[-1]), []).append(track)
+    for (path, *_), group in alike.items():
+        values, nodes = sample_tracks(group, times_s), [node for track in group for node in track.nodes]
+        if path == "weights":
+            weights |= {node: values[:, i] for i, node in enumerate(nodes)}
         else:
-            local[track.path][track.nodes] = values.transpose(1, 0, 2)
-            moved[track.nodes] = True
+            local[path][nodes] = values.transpose(1, 0, 2)
+            moved[nodes] = True
     world = matrices(**local)
     given = rest["matrix"].any((1, 2)) & ~moved
     world[given] = rest["matrix"][given, None]
-    for level in _levels(asset.parents):
-        world[level] = world[[asset.parents[i] for i in level]] @ world[level]
+    for level in asset.levels:
+        world[level] = world[asset.parents[level]] @ world[level]
     return world, weights
 
 
-def _levels(parents: list[int]) -> list[list[int]]:
-    """The nodes below the roots, parents before their children, all of one depth together."""
-    depths = []
-    for i in range(len(parents)):
-        depth = 0
-        while (i := parents[i]) != -1:
-            depth += 1
-        depths.append(depth)
-    return [[i for i, d in enumerate(depths) if d == depth] for depth in range(1, max(depths, default=0) + 1)]
-
-
-def pose(
-    asset: Asset, clip: int | None, times_s: Float[Array, " t"], normals: bool = True
-) -> tuple[Float[Array, "t n 3"], Float[Array, "t n 3"] | None]:
+def pose(asset: Asset, clip: int | None, times_s: Float[Array, " t"], normals: bool = True) -> Pose:
     """Positions and normals of all vertices in the world.
 
     Args:
@@ -121,52 +138,55 @@ def pose(
     t, n = len(times_s), len(asset.positions)
     positions = np.empty((t, n, 3), np.float32)
     directions = np.empty((t, n, 3), np.float32) if normals else None
-    skinned: dict[int, Array] = {}
-    for part in asset.parts:
+    mirrored = np.zeros((t, len(asset.parts)), bool)
+    for i, part in enumerate(asset.parts):
         here = part.vertices
-        x, normal = asset.positions[here], asset.normals[here]
-        if part.morphs is not None:
-            w = weights.get(part.node)
-            w = np.repeat(part.morph_weights[None], t, 0) if w is None else w[:, : len(part.morphs)]
-            x = x + np.tensordot(w.astype(np.float32), part.morphs[: w.shape[1]], 1)
-            if part.morph_normals is not None and normals:
-                normal = normal + np.tensordot(w.astype(np.float32), part.morph_normals[: w.shape[1]], 1)
+        x, normal = _morphed(asset, part, weights.get(part.node))
         if part.skin is None:
-            moves = world[part.node][:, None].astype(np.float32)
-        else:
-            if part.skin not in skinned:
-                skin = asset.skins[part.skin]
-                skinned[part.skin] = (world[skin.joints] @ skin.inverse_bind[:, None]).astype(np.float32)
-            moves = _blend(part, skinned[part.skin])
-        positions[:, here] = _apply(moves[..., :3, :3], x) + moves[..., :3, 3]
+            moves = world[part.node][None]
+        else:  # the node itself does not count
+            skin = asset.skins[part.skin]
+            moves = world[skin.joints[part.joints]] @ skin.inverse_bind[part.joints, None]
+        turns, sign = _cofactors(moves[..., :3, :3])
+        mirrored[:, i] = sign.sum(0) < 0
+        columns = np.concatenate([moves[..., :3, :], turns], -1).transpose(1, 2, 3, 0)  # (t, 3, 4 + 3, joints)
+        columns = columns.reshape(t * 21, -1).astype(np.float32)
+        if part.skin is not None:
+            columns = columns @ part.weights.T  # one product for all times
+        columns = columns.reshape(t, 3, 7, -1)
+        positions[:, here] = (_apply(columns, x) + columns[:, :, 3]).transpose(0, 2, 1)
         if normals:
-            directions[:, here] = _apply(_cofactors(moves[..., :3, :3]), normal)
-    if normals:
-        directions /= np.maximum(np.sqrt(np.einsum("tni,tni->tn", directions, directions)), 1e-20)[..., None]
-    return positions, directions
+            normal = _apply(columns[:, :, 4:], normal)
+            normal /= np.maximum(np.sqrt(np.square(normal).sum(1, keepdims=True)), 1e-20)
+            directions[:, here] = normal.transpose(0, 2, 1)
+    return Pose(positions, directions, mirrored)
 
 
-def _blend(part: Part, joints: Float[Array, "j t 4 4"]) -> Float[Array, "t n 4 4"]:
-    """Each vertex' weighted sum of joint matrices, as one product of a dense matrix."""
-    n = len(part.joints)
-    dense = np.zeros((n, len(joints)), np.float32)
-    np.add.at(dense, (np.arange(n)[:, None], part.joints), part.weights)
-    t = joints.shape[1]
-    flat = joints[:, :, :3].transpose(1, 0, 2, 3).reshape(t, len(joints), 12)
-    return (dense @ flat).reshape(t, n, 3, 4)
+def _morphed(
+    asset: Asset, part: Part, weights: Float[Array, "t m"] | None
+) -> tuple[Float[Array, "*t n 3"], Float[Array, "*t n 3"]]:
+    """Positions and normals in the space of the part's node, moved by its morph targets."""
+    x, normal = asset.positions[part.vertices], asset.normals[part.vertices]
+    if part.morphs is None:
+        return x, normal
+    w = part.morph_weights[None] if weights is None else weights[:, : len(part.morphs)].astype(np.float32)
+    m = w.shape[1]
+    x = x + np.tensordot(w, part.morphs[:m], 1)
+    return x, normal if part.morph_normals is None else normal + np.tensordot(w, part.morph_normals[:m], 1)
 
 
-def _apply(linear: Float[Array, "t n 3 3"], x: Float[Array, "*t n 3"]) -> Float[Array, "t n 3"]:
-    x = x if x.ndim == 3 else x[None]
-    if linear.shape[1] == 1:  # one matrix for all vertices of a part
-        return x @ linear[:, 0].transpose(0, 2, 1)
-    return sum(linear[..., i] * x[..., i, None] for i in range(3))
+def _apply(columns: Float[Array, "t 3 c #n"], vectors: Float[Array, "*t n 3"]) -> Float[Array, "t 3 n"]:
+    """The first three columns of each vertex' matrix times its vector."""
+    x, y, z = np.moveaxis(vectors, -1, 0)[..., None, :]
+    return columns[:, :, 0] * x + columns[:, :, 1] * y + columns[:, :, 2] * z
 
 
-def _cofactors(m: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
-    """What turns normals where m turns positions: the inverse transpose, up to its positive or negative scale."""
-    a, b, c = m[..., 0], m[..., 1], m[..., 2]
-    columns = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], -1)
-    if m.shape[1] > 1:
-        return columns
-    return columns * np.sign(np.linalg.det(m))[..., None, None]
+def _cofactors(m: Float[Array, "j t 3 3"]) -> tuple[Float[Array, "j t 3 3"], Float[Array, "j t"]]:
+    """What turns normals where m turns positions, its inverse transpose up to a positive scale; and m's handedness."""
+    one, two = [1, 2, 0], [2, 0, 1]
+    below, beyond = m[..., one, :], m[..., two, :]
+    cofactors = below[..., one] * beyond[..., two] - below[..., two] * beyond[..., one]
+    volume = (m[..., 0, :] * cofactors[..., 0, :]).sum(-1)
+    sign = np.where(volume < 0, -1.0, 1.0)
+    size = np.where(volume == 0, 1, np.cbrt(volume)) ** 2  # so that a large joint does not outweigh a small one
+    return cofactors * (sign / size)[..., None, None], sign

@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.data.animation import pose
-from fourd_minimal.data.gltf_reader import Asset, Document, clip_names, read_asset
-from fourd_minimal.data.rasterizer import REPEAT, Surface, draw
+from fourd_minimal.data.animation import pose, sample_tracks
+from fourd_minimal.data.gltf_document import Document, Track
+from fourd_minimal.data.gltf_reader import Asset, read_asset
+from fourd_minimal.data.rasterizer import draw
 from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.data.surface import REPEAT, Surface
 
 TO_LIGHT = (-0.5, 1.0, 0.8)
 """Direction of the key light, from above and left of a camera at azimuth 0."""
@@ -85,30 +86,34 @@ def list_clips(path: str | Path) -> list[Clip]:
     """
     document = Document(path)
     with document.sentences():
-        clips = [document.tracks(animation) for animation in document.all("animations")]
-        return _clips(list(zip(clip_names(document), clips, strict=True)))
+        tracks = [document.tracks(animation) for animation in document.all("animations")]
+        return [_clip(name, found) for name, found in zip(document.clip_names(), tracks, strict=True)]
 
 
 def clips(asset: Asset) -> list[Clip]:
     """The clips of an asset that was read."""
-    return _clips(asset.clips)
+    return [_clip(name, tracks) for name, tracks in asset.clips]
 
 
-def _clips(clips: list[tuple[str, list]]) -> list[Clip]:
-    found = []
-    for name, tracks in clips:
-        start = min((float(track.times[0]) for track in tracks), default=0.0)
-        end = max((float(track.times[-1]) for track in tracks), default=0.0)
-        values = [t.values[:, 1] if t.interpolation == "CUBICSPLINE" else t.values for t in tracks]
-        moves = any((np.ptp(v, 0).max(-1) > 0.01 * np.abs(v).max((0, -1))).any() for v in values)
-        found.append(Clip(name, start, end, bool(moves)))
-    return found
+def _clip(name: str, tracks: list[Track]) -> Clip:
+    start = min((float(track.times[0]) for track in tracks), default=0.0)
+    end = max((float(track.times[-1]) for track in tracks), default=0.0)
+    return Clip(name, start, end, any(map(_moves, tracks)))
+
+
+def _moves(track: Track) -> bool:
+    """Whether a value changes by more than 1% of the largest of its node."""
+    values = track.values
+    if track.interpolation == "CUBICSPLINE":  # between two equal keys, too
+        times = np.concatenate([track.times, (track.times[1:] + track.times[:-1]) / 2])
+        values = sample_tracks([track], np.sort(times))
+    return bool((np.ptp(values, 0).max(-1) > 0.01 * np.abs(values).max((0, -1))).any())
 
 
 def motion(asset: Asset, clip: int) -> Motion:
     """How an asset moves in a clip, from 8 moments."""
     times = moments(clips(asset)[clip], MOMENTS)
-    x, _ = pose(asset, clip, times, normals=False)
+    x = pose(asset, clip, times, normals=False).positions
     x = x[:, np.unique(np.linspace(0, x.shape[1] - 1, 400).astype(int))]
     low, high = x.min(1), x.max(1)
     diagonal = max(1e-12, float(np.linalg.norm(high.max(0) - low.min(0))))
@@ -218,17 +223,24 @@ def render(
         geometry: also depth, flow and visibility; without it depth is zeros and the others None.
         device: where to draw.
     """
-    x, normals = pose(asset, clip, times_s)
-    low, high = x.min((0, 1)), x.max((0, 1))
-    x = x - (low + high) / 2
-    x = torch.from_numpy(x / max(1e-12, np.sqrt((x * x).sum(-1).max()))).to(device)
+    posed = pose(asset, clip, times_s)
+    x = posed.positions - (posed.positions.min((0, 1)) + posed.positions.max((0, 1))) / 2
+    radius = float(np.sqrt(np.square(x).sum(-1).max()))
+    if not 0 < radius < np.inf:
+        raise ValueError(f"path is '{asset.path}', whose vertices reach over {radius:g}; expected something to draw.")
+    x = torch.from_numpy(x / radius).to(device)
     c2w = c2w.to(device)
     if fill is not None:
         x = x * _enlargement(x, c2w, fov_deg, fill)
-    light = _light(torch.from_numpy(normals).to(device), light_deg)
-    light = torch.where(torch.from_numpy(asset.lit).to(device), light, 1.0)
-    drawn = drawn or surface(asset)
-    frames = draw(drawn.to(device), x, light, c2w, fov_deg, size, oversample, geometry)
+    normals, lit = torch.from_numpy(posed.normals).to(device), torch.from_numpy(asset.lit).to(device)
+    sides = [normals, -normals] if asset.both_sides.any() else [normals]
+    light = torch.stack([torch.where(lit, _light(side, light_deg), 1.0) for side in sides])
+    mirrored = None
+    if posed.mirrored.any():  # of parts: their triangles follow each other as their vertices do
+        part = np.searchsorted([p.vertices.start for p in asset.parts], asset.faces[:, 0], side="right") - 1
+        mirrored = torch.from_numpy(posed.mirrored[:, part]).to(device)
+    drawn = (drawn or surface(asset)).to(device)
+    frames = draw(drawn, x, light, c2w, fov_deg, size, oversample, geometry, mirrored)
     behind = torch.as_tensor(background, dtype=torch.float32, device=device)
     rgb = torch.lerp(behind if behind.ndim == 3 else behind[:, None, None], frames.rgb, frames.alpha)
     depth = torch.zeros_like(frames.alpha) if frames.depth is None else frames.depth
@@ -238,9 +250,8 @@ def render(
 
 def _light(normals: Float[Tensor, "t n 3"], turn_deg: float) -> Float[Tensor, "t n"]:
     """Linear light on surfaces: a key light that wraps around softly, and a sky that is a little brighter above."""
-    direction = F.normalize(torch.tensor(TO_LIGHT), dim=0)
+    x, y, z = np.array(TO_LIGHT) / np.linalg.norm(TO_LIGHT)
     c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
-    x, y, z = direction.tolist()
     towards = torch.tensor([c * x + s * z, y, c * z - s * x], dtype=normals.dtype, device=normals.device)
     key = ((normals @ towards + SOFT) / (1 + SOFT)).clamp(min=0)
     return KEY * key + SKY * (0.85 + 0.15 * normals[..., 1])

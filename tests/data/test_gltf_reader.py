@@ -1,0 +1,592 @@
+"""What is read from a .gltf or .glb: against values worked out by hand, other readers, and files that are damaged."""
+
+import base64
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gltf_files import CUBE, QUAD, QUAD_FACES, Buffer, GltfFile, asset_document, glb, one_mesh, write_gltf
+
+from fourd_minimal.data.gltf import list_clips, render_asset
+from fourd_minimal.data.gltf_document import Document
+from fourd_minimal.data.gltf_reader import read_asset
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+INDEX = SHARED / "characters/INDEX.json"
+needs_characters = pytest.mark.skipif(not INDEX.is_file(), reason="the characters of shared/data are not here")
+
+
+def document(file: GltfFile, path: Path) -> Document:
+    return Document(file.save(path / "a.glb"))
+
+
+def test_a_file_is_the_same_with_its_buffer_inside_or_beside(tmp_path):
+    written, data = asset_document()
+    (tmp_path / "with space.bin").write_bytes(data)
+    written["buffers"][0]["uri"] = "with%20space.bin"
+    (tmp_path / "beside.gltf").write_text(json.dumps(written), encoding="utf-8")
+    expected = read_asset(write_gltf(tmp_path / "a.glb"))
+    for path in (tmp_path / "beside.gltf", write_gltf(tmp_path / "inside.gltf")):
+        found = read_asset(path)
+        for name in ("positions", "normals", "faces", "colours"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        assert list_clips(path) == list_clips(tmp_path / "a.glb")
+
+
+def test_links_beside_the_file_may_lead_anywhere(tmp_path):
+    """As in the cache of Hugging Face, where every file is one."""
+    written, data = asset_document()
+    for folder in ("blobs", "snapshot"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "blobs/data").write_bytes(data)
+    (tmp_path / "snapshot/a.bin").symlink_to("../blobs/data")
+    written["buffers"][0]["uri"] = "a.bin"
+    (tmp_path / "snapshot/a.gltf").write_text(json.dumps(written), encoding="utf-8")
+    assert len(read_asset(tmp_path / "snapshot/a.gltf").faces) == 24
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.uint8([[0, 51, 255]]), [0.0, 0.2, 1.0]),
+        (np.uint16([[0, 13107, 65535]]), [0.0, 0.2, 1.0]),
+        (np.int8([[-128, -127, 127]]), [-1.0, -1.0, 1.0]),
+        (np.int16([[-32768, -32767, 16383]]), [-1.0, -1.0, 16383 / 32767]),
+    ],
+)
+def test_integers_that_stand_for_fractions(stored, expected, tmp_path):
+    file = GltfFile()
+    whole, part = file.buffer.add(stored), file.buffer.add(stored, normalized=True)
+    found = document(file, tmp_path)
+    assert np.allclose(found.accessor(part)[0], expected, atol=1e-7)
+    assert np.array_equal(found.accessor(whole), stored)
+
+
+def test_sparse_accessors(tmp_path):
+    """Rows 1 and 3 are replaced, of stored values and of the zeros that stand for values that are not stored."""
+    file = GltfFile()
+    stored = file.buffer.add(np.arange(8.0).reshape(4, 2))
+    indices = dict(bufferView=file.buffer.view(np.uint8([1, 3]).tobytes()), componentType=5121)
+    values = dict(bufferView=file.buffer.view(np.float32([[50, 51], [70, 71]]).tobytes()))
+    sparse = dict(count=2, indices=indices, values=values)
+    file.buffer.accessors[stored]["sparse"] = sparse
+    file.buffer.accessors.append(dict(componentType=5126, count=4, type="VEC2", sparse=sparse))
+    found = document(file, tmp_path)
+    assert found.accessor(stored).tolist() == [[0, 1], [50, 51], [4, 5], [70, 71]]
+    assert found.accessor(stored + 1).tolist() == [[0, 0], [50, 51], [0, 0], [70, 71]]
+
+
+def test_interleaved_attributes(tmp_path):
+    """Positions of 12 bytes and a colour of 4, one after the other for each vertex."""
+    data = b"".join(struct.pack("<3f4B", *p, 255, 0, 51, 255) for p in QUAD)
+    file = GltfFile()
+    view = file.buffer.view(data, byteStride=16)
+    entries = [dict(componentType=5126, type="VEC3"), dict(componentType=5121, type="VEC4", normalized=True)]
+    for entry, start in zip(entries, (0, 12), strict=True):
+        file.buffer.accessors.append(dict(bufferView=view, byteOffset=start, count=4, **entry))
+    file.node(mesh=file.mesh(0, QUAD_FACES, COLOR_0=1))
+    found = read_asset(file.save(tmp_path / "a.glb"))
+    assert np.array_equal(found.positions[found.faces], QUAD[QUAD_FACES])
+    assert np.allclose(found.colours, [1, 0, 0.2, 1])
+
+
+FIVE = np.random.default_rng(0).standard_normal((5, 3))
+
+
+@pytest.mark.parametrize(
+    ("mode", "indices", "expected"),
+    [
+        (4, None, [(0, 1, 2)]),  # what is left over is not drawn
+        (4, [0, 1, 2, 2, 2, 3, 4, 3, 2], [(0, 1, 2), (4, 3, 2)]),  # nor what has no area
+        (5, None, [(0, 1, 2), (1, 3, 2), (2, 3, 4)]),  # section 3.7.2.1: v_i, v_(i + 1 + i % 2), v_(i + 2 - i % 2)
+        (6, None, [(1, 2, 0), (2, 3, 0), (3, 4, 0)]),
+    ],
+)
+def test_lists_strips_and_fans(mode, indices, expected, tmp_path):
+    normals = np.tile([0.0, 0, 1], (5, 1))
+    found = read_asset(one_mesh(FIVE, indices, mode=mode, NORMAL=normals).save(tmp_path / "a.glb")).faces
+    as_cycles = [tuple(np.roll(face, -int(np.argmin(face))).tolist()) for face in found]
+    assert as_cycles == [tuple(np.roll(face, -int(np.argmin(face))).tolist()) for face in expected]
+
+
+def test_normals_that_are_left_out_are_flat(tmp_path):
+    found = read_asset(one_mesh(np.float32([(0, 0, 0), (2, 0, 0), (0, 0, 3)]), [0, 1, 2]).save(tmp_path / "a.glb"))
+    assert np.allclose(found.normals, [[0, -1, 0]] * 3)  # counterclockwise as seen from below
+
+
+def test_quantized_positions(tmp_path):
+    """KHR_mesh_quantization: whole numbers that the node's scale makes small, and normals of bytes."""
+    normals = np.int8([[0, 0, 127, 0]] * 4)
+    file = GltfFile()
+    normal = file.buffer.view(normals.tobytes(), byteStride=4)
+    file.buffer.accessors.append(dict(bufferView=normal, componentType=5120, count=4, type="VEC3", normalized=True))
+    positions = np.zeros((4, 4), np.int16)
+    positions[:, :3] = QUAD * 30000
+    file.buffer.accessors.append(
+        dict(bufferView=file.buffer.view(positions.tobytes(), byteStride=8), componentType=5122, count=4, type="VEC3")
+    )
+    file.node(mesh=file.mesh(1, QUAD_FACES, NORMAL=0), scale=[1 / 30000] * 3)
+    path = file.save(tmp_path / "a.glb", extensionsRequired=["KHR_mesh_quantization"])
+    found = read_asset(path)
+    assert np.array_equal(found.positions, QUAD * 30000) and np.allclose(found.normals, [0, 0, 1])
+
+
+RED = np.full((1, 1, 3), (255, 0, 0), np.uint8)
+CORNERS = np.float32([(0, 0), (1, 0), (1, 1), (0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        # "utilizes only the lower left quadrant of the source image, rotated clockwise 90 degrees" (its first example)
+        (dict(offset=[0, 1], rotation=np.pi / 2, scale=[0.5, 0.5]), [(0, 1), (0, 0.5), (0.5, 0.5), (0.5, 1)]),
+        # "inverts the T axis, effectively defining a bottom-left origin" (its second)
+        (dict(offset=[0, 1], scale=[1, -1]), [(0, 1), (1, 1), (1, 0), (0, 0)]),
+        # by hand: (3 u, v) turned by atan2(3, 4), then moved
+        (
+            dict(offset=[0.1, 0.2], rotation=float(np.arctan2(3, 4)), scale=[3, 1]),
+            [(0.1, 0.2), (0.8 * 3 + 0.1, -0.6 * 3 + 0.2), (2.4 + 0.6 + 0.1, -1.8 + 0.8 + 0.2), (0.6 + 0.1, 0.8 + 0.2)],
+        ),
+    ],
+)
+def test_texture_transforms(transform, expected, tmp_path):
+    """KHR_texture_transform; its `texCoord` counts before the plain one."""
+    file = GltfFile()
+    info = dict(texCoord=0, extensions={"KHR_texture_transform": dict(texCoord=1, **transform)})
+    material = file.material(pixels=RED, info=info)
+    normals = np.tile([0.0, 0, 1], (4, 1))
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, material, NORMAL=normals, TEXCOORD_0=CORNERS * 9, TEXCOORD_1=CORNERS))
+    assert np.allclose(read_asset(file.save(tmp_path / "a.glb")).uv, expected, atol=1e-6)
+
+
+def test_colours_multiply(tmp_path):
+    """A vertex colour of three numbers is opaque; factor times vertex colour, clipped."""
+    file = GltfFile()
+    normals = np.tile([0.0, 0, 1], (4, 1))
+    given = np.float32([(1, 0.5, 0.25), (0.5, 0.5, 0.5), (0, 0, 0), (1, 1, 3)])
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, file.material((0.5, 1, 1, 0.25)), NORMAL=normals, COLOR_0=given))
+    expected = [(0.5, 0.5, 0.25, 0.25), (0.25, 0.5, 0.5, 0.25), (0, 0, 0, 0.25), (0.5, 1, 1, 0.25)]
+    assert np.allclose(read_asset(file.save(tmp_path / "a.glb")).colours, expected)
+
+
+def test_specular_glossiness_and_unlit(tmp_path):
+    file = GltfFile()
+    gloss = dict(diffuseFactor=[0.2, 0.4, 0.6, 1], diffuseTexture=dict(index=file.texture(RED)))
+    extensions = {"KHR_materials_pbrSpecularGlossiness": gloss, "KHR_materials_unlit": {}}
+    material = file.material((1, 1, 1, 1), extensions=extensions, emissiveFactor=[1, 1, 1])
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, material, TEXCOORD_0=CORNERS))
+    found = read_asset(file.save(tmp_path / "a.glb"))
+    assert np.allclose(found.colours, [0.2, 0.4, 0.6, 1]) and not found.lit.any() and not found.glow.any()
+    assert (found.texture == 0).all() and found.textures[0].pixels.tolist() == [[[255, 0, 0, 255]]]
+
+
+def test_a_glow_texture_without_a_colour_texture_has_its_own_coordinates(tmp_path):
+    file = GltfFile()
+    glow = dict(index=file.texture(RED), texCoord=1)
+    material = file.material((0, 0, 0, 1), emissiveFactor=[1, 1, 1], emissiveTexture=glow)
+    normals = np.tile([0.0, 0, 1], (4, 1))
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, material, NORMAL=normals, TEXCOORD_0=CORNERS * 9, TEXCOORD_1=CORNERS))
+    found = read_asset(file.save(tmp_path / "a.glb"))
+    assert np.array_equal(found.uv, CORNERS) and (found.texture == -1).all() and (found.glow_texture == 0).all()
+
+
+def one_picture(path: Path, largest: int = 512, **image) -> np.ndarray:
+    """What a picture reads as, in a material."""
+    file = GltfFile()
+    index = file.image(**image)
+    texture = dict(source=index)
+    if image.get("form") == "WEBP":
+        texture = dict(extensions={"EXT_texture_webp": dict(source=index)})
+    base = dict(baseColorTexture=dict(index=file.add("textures", **texture)))
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, file.add("materials", pbrMetallicRoughness=base), TEXCOORD_0=CORNERS))
+    return read_asset(file.save(path / "a.glb"), largest).textures[0].pixels
+
+
+def test_pictures(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (5, 7, 4)).astype(np.uint8)
+    assert np.array_equal(one_picture(tmp_path, pixels=colours), colours)
+    opaque = np.concatenate([colours[..., :3], np.full((5, 7, 1), 255, np.uint8)], -1)
+    assert np.array_equal(one_picture(tmp_path, pixels=colours[..., :3], form="WEBP", lossless=True), opaque)
+    grey = one_picture(tmp_path, pixels=np.uint16([[0, 257 * 100, 65535]]))
+    assert grey[0, :, :3].tolist() == [[0, 0, 0], [100, 100, 100], [255, 255, 255]]
+
+
+def test_a_large_picture_becomes_smaller_and_keeps_colours_that_alpha_hides(tmp_path):
+    """Opaque materials do not look at alpha, which may be anything then."""
+    pixels = np.zeros((40, 80, 4), np.uint8)
+    pixels[:, :40, :3], pixels[:, 40:, :3] = (200, 100, 50), (10, 20, 30)
+    found = one_picture(tmp_path, 20, pixels=pixels)
+    assert found.shape == (10, 20, 4)
+    assert (found[:, :10] == (200, 100, 50, 0)).all() and (found[:, 10:] == (10, 20, 30, 0)).all()
+
+
+def test_a_picture_of_several_materials_is_kept_once(tmp_path):
+    file = GltfFile()
+    image = file.image(RED)
+    for _ in range(3):
+        base = dict(baseColorTexture=dict(index=file.add("textures", source=image)))
+        material = file.add("materials", pbrMetallicRoughness=base)
+        file.node(mesh=file.mesh(QUAD, QUAD_FACES, material, TEXCOORD_0=CORNERS))
+    found = read_asset(file.save(tmp_path / "a.glb"))
+    assert len(found.textures) == 1 and len(found.parts) == 3
+
+
+def test_what_is_said_to_blend_and_has_nothing_to_blend_is_opaque(tmp_path):
+    half = np.full((1, 1, 4), (255, 0, 0, 128), np.uint8)
+    for colour, pixels, expected in (((1, 1, 1, 1), None, 0), ((1, 1, 1, 0.5), None, 2), ((1, 1, 1, 1), half, 2)):
+        file = GltfFile()
+        material = file.material(colour, pixels, alphaMode="BLEND")
+        file.node(mesh=file.mesh(QUAD, QUAD_FACES, material, TEXCOORD_0=CORNERS))
+        assert (read_asset(file.save(tmp_path / "a.glb")).mode == expected).all()
+
+
+def test_the_shown_scene_decides(tmp_path):
+    file = GltfFile()
+    mesh = file.mesh(QUAD, QUAD_FACES)
+    for children in ([1], [], [3], []):
+        file.node(mesh=mesh, children=children)
+    file.node(mesh=mesh, name="wall_COLLIDER")
+    nodes = lambda **changes: [p.node for p in read_asset(file.save(tmp_path / "a.glb", **changes)).parts]  # noqa: E731
+    assert nodes() == [0, 1, 2, 3]  # without scenes, all
+    scenes = [dict(nodes=[0, 4]), dict(nodes=[3, 3])]
+    assert nodes(scenes=scenes) == [0, 1]
+    assert nodes(scenes=scenes, scene=1) == [3]
+
+
+def skinned(joints, weights, **more) -> GltfFile:
+    """Three vertices that follow four joints."""
+    sets = {f"JOINTS_{i}": np.asarray(j) for i, j in enumerate(joints)}
+    sets |= {f"WEIGHTS_{i}": np.float32(w) for i, w in enumerate(weights)}
+    file = one_mesh(np.eye(3), [0, 1, 2], dict(skin=0), NORMAL=np.eye(3), **sets)
+    file.add("skins", joints=[file.node() for _ in range(4)], **more)
+    return file
+
+
+def test_weights_of_all_sets_count_and_add_up_to_one(tmp_path):
+    """JOINTS_1 too; the same joint twice; weights that do not add up to 1; none at all, or not a number."""
+    joints = [
+        np.uint8([(0, 1, 2, 3), (1, 1, 0, 0), (2, 0, 0, 0)]),
+        np.uint8([(0, 0, 0, 0), (3, 0, 0, 0), (9, 0, 0, 0)]),
+    ]
+    weights = [
+        [(0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0, 0), (np.nan, 0, 0, 0)],
+        [(0, 0, 0, 0), (1, 0, 0, 0), (0, 0, 0, 0)],
+    ]
+    (part,) = read_asset(skinned(joints, weights).save(tmp_path / "a.glb")).parts
+    found = np.zeros((3, 4))
+    found[:, part.joints] = part.weights
+    assert np.allclose(found, [(0.1, 0.2, 0.3, 0.4), (0, 0.5, 0, 0.5), (0, 0, 1, 0)])
+
+
+def test_weights_as_fractions(tmp_path):
+    file = skinned([np.uint16([(0, 1, 0, 0)] * 3)], [np.zeros((3, 4))])
+    weights = file.buffer.add(np.uint8([(51, 204, 0, 0)] * 3), normalized=True)
+    file.lists["meshes"][0]["primitives"][0]["attributes"]["WEIGHTS_0"] = weights
+    (part,) = read_asset(file.save(tmp_path / "a.glb")).parts
+    assert np.allclose(part.weights, [0.2, 0.8]) and part.joints.tolist() == [0, 1]
+
+
+def test_draco(tmp_path):
+    """Encoded by Draco itself; as exact as its 14 bits."""
+    DracoPy = pytest.importorskip("DracoPy")
+    rng = np.random.default_rng(0)
+    points, faces = (
+        CUBE + rng.uniform(-0.2, 0.2, (8, 3)).astype(np.float32),
+        np.uint32([(0, 1, 3), (4, 6, 7), (2, 7, 5)]),
+    )
+    uv = rng.random((8, 2))
+    data = DracoPy.encode(points, faces, quantization_bits=14, tex_coord=uv, preserve_order=True)
+    decoded = DracoPy.decode(data)
+    ids = {a["attribute_type"]: a["unique_id"] for a in decoded.attributes}  # 0 positions, 3 texture coordinates
+    file = GltfFile()
+    file.buffer.accessors.append(dict(componentType=5126, count=8, type="VEC3"))
+    file.buffer.accessors.append(dict(componentType=5126, count=8, type="VEC2"))
+    file.buffer.accessors.append(dict(componentType=5125, count=9, type="SCALAR"))
+    draco = dict(bufferView=file.buffer.view(data), attributes={"POSITION": ids[0], "TEXCOORD_0": ids[3]})
+    primitive = dict(attributes={"POSITION": 0, "TEXCOORD_0": 1}, indices=2, material=file.material(pixels=RED))
+    extensions = {"KHR_draco_mesh_compression": draco}
+    file.node(mesh=file.add("meshes", primitives=[dict(primitive, extensions=extensions)]))
+    found = read_asset(file.save(tmp_path / "a.glb", extensionsRequired=list(extensions)))
+    assert found.positions[found.faces].shape == (3, 3, 3)
+    ours = found.positions[found.faces].mean(1)
+    theirs = points[faces.astype(int)].mean(1)
+    assert np.abs(ours[:, None] - theirs[None]).max(-1).min(1).max() < 1e-3
+    for place, there in zip(found.positions, found.uv, strict=True):  # each vertex kept its texture coordinates
+        nearest = np.abs(points - place).max(1).argmin()
+        assert np.abs(points[nearest] - place).max() < 1e-3 and np.abs(uv[nearest] - there).max() < 1e-2
+
+
+@needs_characters
+@pytest.mark.parametrize(
+    "name", ["assets/khronos_Fox.glb", "characters/kenney_mini_arena/kenney_soldier/character-soldier.glb"]
+)
+def test_trimesh_reads_the_same_mesh(name):
+    """Positions, normals, texture coordinates and triangles; an independent reader."""
+    trimesh = pytest.importorskip("trimesh")
+    path = SHARED / name
+    found = read_asset(path)
+    scene = trimesh.load(path, process=False)
+    meshes = list(scene.geometry.values())
+    triangles = np.concatenate([m.triangles for m in meshes])
+    ours = found.positions[found.faces]
+    order = lambda t: np.lexsort(np.round(t.reshape(len(t), -1), 5).T)  # noqa: E731
+    assert np.allclose(ours[order(ours)], triangles[order(triangles)], atol=1e-6)
+    uv = np.concatenate([m.visual.uv[m.faces] for m in meshes])
+    uv[..., 1] = 1 - uv[..., 1]  # trimesh turns v up
+    assert np.allclose(found.uv[found.faces][order(ours)], uv[order(triangles)], atol=1e-6)
+    if "NORMAL" in Document(path).all("meshes")[0]["primitives"][0]["attributes"]:
+        normals = np.concatenate([m.vertex_normals[m.faces] for m in meshes])
+        assert np.allclose(found.normals[found.faces][order(ours)], normals[order(triangles)], atol=1e-4)
+
+
+@needs_characters
+def test_numbers_of_triangles_are_those_of_the_index():
+    """Which another program counted."""
+    entries = {entry["id"]: entry for entry in json.loads(INDEX.read_text(encoding="utf-8"))}
+    for name in (
+        "q_Triceratops",
+        "dcl_shark",
+        "kenney_soldier",
+        "defold_cube_to_sphere",
+        "dcl_cat_crypt",
+        "luanti_spider",
+    ):
+        found = read_asset(SHARED / "characters" / entries[name]["file"])
+        assert len(found.faces) == entries[name]["n_triangles"], name
+        assert len(found.clips) == entries[name]["n_animations"], name
+
+
+# Files that are damaged: each ends in one sentence that names it.
+
+
+def changed(**changes):
+    """The box and the post with other lists."""
+    return lambda: glb({**asset_document()[0], **changes}, asset_document()[1])
+
+
+def edited(*keys, to):
+    """The box and the post with another value at a place of the JSON; `...` deletes it."""
+
+    def make():
+        written, data = asset_document()
+        at = written
+        for key in keys[:-1]:
+            at = at[key]
+        if to is ...:
+            del at[keys[-1]]
+        else:
+            at[keys[-1]] = to
+        return glb(written, data)
+
+    return make
+
+
+def made(file: GltfFile, **changes):
+    return lambda: glb({**file.document(), **changes}, file.buffer.data)
+
+
+def header(w: int, h: int) -> bytes:
+    """A PNG that says how large it is, and ends."""
+    body = struct.pack(">II5B", w, h, 8, 6, 0, 0, 0)
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))  # noqa: E731
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", body) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def pictured(data: bytes | None = None, **image):
+    """A square with a picture."""
+    file = GltfFile()
+    entry = image or dict(bufferView=file.buffer.view(data), mimeType="image/png")
+    base = dict(baseColorTexture=dict(index=file.add("textures", source=file.add("images", **entry))))
+    file.node(mesh=file.mesh(QUAD, QUAD_FACES, file.add("materials", pbrMetallicRoughness=base), TEXCOORD_0=CORNERS))
+    return made(file)
+
+
+def with_clip(values, times=(0, 1), path="translation", interpolation="LINEAR", **sampler):
+    file = one_mesh()
+    file.clip({(0, path): values}, times, interpolation=interpolation)
+    file.lists["animations"][0]["samplers"][0].update(sampler)
+    return made(file)
+
+
+def with_skin(named=(0, 1, 2, 3), **skin):
+    file = skinned([np.uint8([named] * 3)], [np.full((3, 4), 0.25)])
+    file.lists["skins"][0].update(skin)
+    return made(file)
+
+
+GOOD = glb(*asset_document())
+NAN = one_mesh(np.where(np.eye(4, 3), np.nan, QUAD))
+TWO = GltfFile()
+for _ in range(3):
+    TWO.node(mesh=0)
+TWO.mesh(QUAD, QUAD_FACES)
+PARENTS = [dict(mesh=0, children=[2]), dict(children=[2]), dict()]
+CIRCLE = [dict(mesh=0), dict(children=[2]), dict(children=[1])]
+COMPRESSED = one_mesh()
+COMPRESSED.lists["meshes"][0]["primitives"][0]["extensions"] = {
+    "KHR_draco_mesh_compression": dict(bufferView=0, attributes=dict(POSITION=0))
+}
+HUGE = GltfFile()
+HUGE.buffer.accessors.append(dict(componentType=5126, count=1 << 40, type="VEC3"))
+HUGE.node(mesh=HUGE.mesh(0))
+NAMED = "list_clips says it, too"
+
+DAMAGED = {
+    "nothing": (lambda: b"", "its JSON cannot be read", NAMED),
+    "a picture": (lambda: header(1, 1), "its JSON cannot be read", NAMED),
+    "four bytes": (lambda: b"glTF", "", NAMED),
+    "cut in its JSON": (lambda: GOOD[:300], "its JSON is cut short", NAMED),
+    "cut in its buffer": (lambda: GOOD[:-40], "its BIN is cut short", NAMED),
+    "a JSON longer than the file": (lambda: GOOD[:12] + struct.pack("<I", 1 << 31) + GOOD[16:], "cut short", NAMED),
+    "a list": (lambda: b"[1]", "not what it should be", NAMED),
+    "a list nested deeply": (lambda: b"[" * 100000, "", NAMED),
+    "no asset": (lambda: b"{}", "'asset' is missing", NAMED),
+    "version 1": (lambda: b'{"asset": {"version": "1.0"}}', "its version is '1.0'", NAMED),
+    "nodes that are no list": (changed(nodes={"a": 1}), "its 'nodes' is no list of objects", NAMED),
+    "nodes that are numbers": (changed(nodes=[1, 2]), "its 'nodes' is no list of objects", NAMED),
+    "an accessor beyond its view": (edited("accessors", 0, "count", to=9), "ends before the 9 elements", None),
+    "a view beyond its buffer": (edited("bufferViews", 3, "byteLength", to=1 << 20), "buffer 0 ends before", NAMED),
+    "a negative offset": (edited("bufferViews", 3, "byteOffset", to=-4), "Offset is -4; expected a whole", NAMED),
+    "a string for an offset": (edited("bufferViews", 3, "byteOffset", to="4"), "Offset is '4'", NAMED),
+    "a string for a count": (edited("accessors", 3, "count", to="2"), "count is '2'", NAMED),
+    "no count": (edited("accessors", 3, "count", to=...), "'count' is missing", NAMED),
+    "a type that does not exist": (edited("accessors", 3, "type", to="VEC9"), "of type 'VEC9'", NAMED),
+    "a component that does not exist": (edited("accessors", 3, "componentType", to=5124), "type 5124", NAMED),
+    "an index below zero": (edited("nodes", 0, "mesh", to=-1), "index into 'meshes' is -1", None),
+    "an index that is a string": (edited("nodes", 0, "mesh", to="0"), "index into 'meshes' is '0'", None),
+    "an index that is too large": (edited("nodes", 0, "mesh", to=7), "number 7 of its 'meshes', and has 2", None),
+    "a scene that is not there": (changed(scene=4), "number 4 of its 'scenes', and has 1", None),
+    "an animated node that is not there": (
+        edited("animations", 0, "channels", 0, "target", "node", to=9),
+        "number 9 of its 'nodes'",
+        NAMED,
+    ),
+    "a sampler that is not there": (edited("animations", 0, "channels", 0, "sampler", to=3), "sampler 3 of 1", NAMED),
+    "a translation of two numbers": (edited("nodes", 0, "translation", to=[1, 2]), "expected 3 numbers", None),
+    "a rotation that is text": (edited("nodes", 0, "rotation", to="none"), "rotation of node 0 is 'none'", None),
+    "a matrix of nine numbers": (edited("nodes", 0, "matrix", to=[1.0] * 9), "expected 16 numbers", None),
+    "a scale that is not finite": (edited("nodes", 0, "scale", to=[1, 1, float("nan")]), "expected 3 numbers", None),
+    "a colour of two numbers": (
+        edited("materials", 0, "pbrMetallicRoughness", "baseColorFactor", to=[1, 1]),
+        "a material's colour",
+        None,
+    ),
+    "nodes in a circle": (made(TWO, nodes=CIRCLE), "nodes form a circle", None),
+    "a node that is its own child": (made(TWO, nodes=[dict(mesh=0, children=[0])]), "nodes form a circle", None),
+    "two parents": (made(TWO, nodes=PARENTS), "node 2 has two parents", None),
+    "a child that is not there": (made(TWO, nodes=[dict(mesh=0, children=[5])]), "has the child 5 of 1 nodes", None),
+    "positions that are not numbers": (made(NAN), "a vertex is not three finite numbers", None),
+    "triangles beyond the vertices": (made(one_mesh(QUAD, [0, 1, 4])), "names vertex 4 of 4", None),
+    "no triangles": (made(one_mesh(mode=0)), "no triangles to draw", None),
+    "no nodes": (changed(nodes=[], scenes=[], animations=[]), "no triangles to draw", None),
+    "fewer colours than vertices": (
+        made(one_mesh(COLOR_0=np.ones((3, 4)), NORMAL=QUAD)),
+        "4 vertices and 3 values of COLOR_0",
+        None,
+    ),
+    "a morph target of another mesh": (
+        made(one_mesh(targets=[dict(POSITION=1)], NORMAL=QUAD[:3])),
+        "has not the 4 vertices",
+        None,
+    ),
+    "a count without data": (made(HUGE), "elements and no data", None),
+    "a buffer that is missing": (edited("buffers", 0, "uri", to="none.bin"), r"needs '.*none.bin'", NAMED),
+    "a buffer in a folder above": (edited("buffers", 0, "uri", to="../../etc/passwd"), "lies outside", NAMED),
+    "a buffer at an absolute path": (edited("buffers", 0, "uri", to="/etc/passwd"), "lies outside", NAMED),
+    "a buffer up through below": (edited("buffers", 0, "uri", to="a/../../b"), "lies outside", NAMED),
+    "a buffer in no base64": (edited("buffers", 0, "uri", to="data:nothing"), "not in base64", NAMED),
+    "a picture that is missing": (pictured(uri="none.png"), r"needs '.*none.png'", None),
+    "a picture of 900 million pixels": (pictured(header(30000, 30000)), "its image 0 cannot be read", None),
+    "a picture of 100 million pixels": (pictured(header(10000, 10000)), "10000 x 10000 pixels are too many", None),
+    "a picture cut short": (pictured(header(64, 64)), "its image 0 cannot be read", None),
+    "a picture that is none": (pictured(b"GIF89 no"), "its image 0 cannot be read", None),
+    "meshopt": (changed(extensionsRequired=["EXT_meshopt_compression"]), "requires EXT_meshopt_compression", None),
+    "Basis": (changed(extensionsRequired=["KHR_texture_basisu"]), "requires KHR_texture_basisu", None),
+    "Draco that is none": (made(COMPRESSED), "Draco", None),
+    "keys whose times fall": (with_clip([(0, 0, 0), (1, 0, 0)], (1, 0)), "keys whose times fall", NAMED),
+    "keys that are not finite": (with_clip([(0, 0, 0), (1, 0, 0)], (0, np.nan)), "not finite", NAMED),
+    "values that are not finite": (with_clip([(0, 0, 0), (np.inf, 0, 0)]), "not finite", NAMED),
+    "three values for two keys": (with_clip([(0, 0, 0)] * 3), "2 keys and 3 values", NAMED),
+    "a spline without tangents": (
+        with_clip([(0, 0, 0)] * 2, interpolation="CUBICSPLINE"),
+        r"2 keys and 2 values \(CUBICSPLINE\)",
+        NAMED,
+    ),
+    "a rotation of three numbers": (with_clip([(0, 0, 0)] * 2, path="rotation"), "3 numbers for a rotation", NAMED),
+    "an interpolation that does not exist": (
+        with_clip([(0, 0, 0), (1, 0, 0)], interpolation="BEZIER"),
+        "interpolation 'BEZIER'",
+        NAMED,
+    ),
+    "an empty animation": (changed(animations=[dict(channels=[], samplers=[])]), "nothing moves", None),
+    "an animation without channels": (changed(animations=[dict(samplers=[])]), "'channels' is missing", NAMED),
+    "a skin without joints": (with_skin(joints=[]), "0 joints", None),
+    "a joint that is no node": (with_skin(joints=[0, 1, 2, 99]), "one that is not a node", None),
+    "a joint out of range": (with_skin((0, 1, 2, 4)), "names joint 4 of 4", None),
+    "too few matrices": (with_skin(inverseBindMatrices=0), "", None),
+    "joints without weights": (
+        made(
+            one_mesh(np.eye(3), [0, 1, 2], dict(skin=0), JOINTS_0=np.zeros((3, 4), np.uint8)), skins=[dict(joints=[0])]
+        ),
+        "joints and no weights",
+        None,
+    ),
+    "a skin that is not there": (
+        made(one_mesh(np.eye(3), [0, 1, 2], dict(skin=3), JOINTS_0=np.zeros((3, 4), np.uint8))),
+        "number 3 of its 'skins'",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "said", "clips_too"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_damaged_files_end_in_one_sentence_that_names_them(make, said, clips_too, tmp_path):
+    path = tmp_path / "damaged.glb"
+    path.write_bytes(make())
+    calls = [lambda: render_asset(path, 2, 2, 8)] + [lambda: list_clips(path)] * bool(clips_too)
+    for call in calls:
+        with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+            call()
+        message = str(error.value)
+        assert "damaged.glb" in message and "\n" not in message and len(message) < 700
+        assert not re.search(r"Error\(|<class|0x[0-9a-f]{4}|object at", message), message
+
+
+def test_a_long_chain_of_nodes_is_read_in_no_time(tmp_path):
+    """20,000 nodes, each the child of the one before; each once, though the scene names them all."""
+    file = GltfFile()
+    mesh = file.mesh(QUAD, QUAD_FACES)
+    n = 20000
+    nodes = [dict(children=[i + 1]) for i in range(n - 1)] + [dict(mesh=mesh)]
+    found = read_asset(file.save(tmp_path / "a.glb", nodes=nodes, scenes=[dict(nodes=list(range(n)))]))
+    assert len(found.parts) == 1 and len(found.levels) == n - 1
+
+
+def test_meshes_that_many_nodes_draw_are_counted(tmp_path):
+    file = GltfFile()
+    mesh = file.mesh(np.zeros((60000, 3)) + FIVE[np.arange(60000) % 5], NORMAL=np.ones((60000, 3)))
+    with pytest.raises(ValueError, match="more than 16777216 vertices"):
+        read_asset(file.save(tmp_path / "a.glb", nodes=[dict(mesh=mesh)] * 300))
+
+
+def test_names_of_clips(tmp_path):
+    file = one_mesh()
+    for name in ("walk", None, "walk", "walk (2)", "walk", ""):
+        file.clip({(0, "translation"): [(0, 0, 0), (1, 0, 0)]}, name=name)
+    names = [clip.name for clip in list_clips(file.save(tmp_path / "a.glb"))]
+    assert names[:4] == ["walk", "clip_1", "walk (2)", "walk (2) (2)"] and len(set(names)) == 6
+
+
+def test_inline_data_that_is_not_the_only_buffer(tmp_path):
+    file, more = one_mesh(), Buffer()
+    more.add(np.float32([(9, 9, 9)] * 4))
+    uri = "data:application/octet-stream;base64," + base64.b64encode(more.data).decode()
+    file.buffer.views.append(dict(buffer=1, byteLength=48))
+    file.buffer.accessors.append(dict(bufferView=len(file.buffer.views) - 1, componentType=5126, count=4, type="VEC3"))
+    found = document(file, tmp_path)
+    found.json["buffers"].append(dict(byteLength=48, uri=uri))
+    assert (found.accessor(len(file.buffer.accessors) - 1) == 9).all()
