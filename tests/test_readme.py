@@ -21,15 +21,11 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAM = re.compile(r"(?:fourd|python|python3|python3\.11|pip|jupyter|pytest|torchrun)(?: |$)")
 
 SHORT = {  # lines of the README that run here, and what they are given besides, so that they take seconds
-    "python -m fourd_minimal": "--steps 1",
-    "fourd generate --fixed-view a.mp4": "",
-    "fourd generate --text": "--steps 1",
-    "fourd generate --fixed-view long.mp4": "--steps 1",
-    "fourd reconstruct": "--steps 3 --points 20",
-    "fourd surround": "--steps 1",
-    "fourd distil --video dancer.webm": "--preset smoke --size 8 --settings.sampling-steps 1",
-    "python -c": "",
-}
+    "python -m fourd_minimal": "--steps 1", "fourd generate --fixed-view a.mp4": "",
+    "fourd generate --text": "--steps 1", "fourd generate --fixed-view long.mp4": "--steps 1",
+    "fourd reconstruct": "--steps 3 --points 20", "fourd surround": "--steps 1",
+    "fourd distil --video dancer.webm": "--preset smoke --size 8 --settings.sampling-steps 1", "python -c": "",
+}  # fmt: skip
 
 
 def commands(file):
