@@ -15,7 +15,7 @@ def says(*parts: object) -> str:
     >>> bool(re.search(says("views", 0), "views is 0.5")) or bool(re.search(says("views", 0), "n_views is 0"))
     False
     """
-    return "(?s)" + ".*?".join(rf"(?<!\w){re.escape(str(part))}(?!\w|\.\d)" for part in parts)
+    return "(?s)" + ".*?".join(rf"(?<!\w){re.escape(str(part))}(?:\.0)?(?!\w|\.\d)" for part in parts)
 
 
 def refused(call: Callable[[], Any], *parts: object, error: type[Exception] = ValueError) -> None:

@@ -1,5 +1,6 @@
 """fourd distil: from a film to pictures of a scene, with the smallest model."""
 
+import re
 from dataclasses import replace
 
 import pytest

@@ -1,5 +1,6 @@
 """fourd distil-pretrained: from a caption to pictures of a scene, with a tiny random Stable Diffusion in a folder."""
 
+import re
 from dataclasses import replace
 
 import pytest

@@ -1,6 +1,7 @@
 """The study: its numbers are the metrics' own, its cells mean what the header says, and known blindness shows."""
 
 import json
+import re
 
 import pytest
 import torch

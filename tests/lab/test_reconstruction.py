@@ -1,5 +1,6 @@
 """Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
 
+import re
 from dataclasses import replace
 
 import pytest

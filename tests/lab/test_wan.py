@@ -1,5 +1,6 @@
 """Training sync layers for a tiny random Wan, and generating with them: the real commands, from files to files."""
 
+import re
 from dataclasses import replace
 from functools import partial
 

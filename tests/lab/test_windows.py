@@ -1,5 +1,7 @@
 """Large grids: distances and closures on grids that are known, windows against one pass, memory that stays flat."""
 
+import math
+
 import pytest
 import torch
 from refused import refused
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.lab.evaluation import copy_row, moving_pixels, predict
-from fourd_minimal.lab.windows import WAYS, Windows, closure, complete, cost, large_scenes
+from fourd_minimal.lab.windows import WAYS, Windows, closure, complete, cost, large_scenes, psnr_by_distance
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 

@@ -1,5 +1,6 @@
 """ImageDream's weights, against its network stated again in its own names; the names against diffusers' converter."""
 
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 
@@ -101,27 +102,24 @@ class Transformer(nn.Module):
         return x + y.transpose(1, 2).reshape(x.shape)
 
 
-class Down(nn.Module):
-    def __init__(self, dim):
-        super().__init__()
-        self.op = nn.Conv2d(dim, dim, 3, stride=2, padding=1)
-
-    def forward(self, x, *_):
-        return self.op(x)
-
-
-class Up(nn.Module):
-    def __init__(self, dim):
-        super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
-
-    def forward(self, x, *_):
-        return self.conv(x.repeat_interleave(2, -1).repeat_interleave(2, -2))
-
-
 class First(nn.Conv2d):
     def forward(self, x, *_):
         return super().forward(x)
+
+
+class Resized(nn.Sequential):
+    """What takes nothing but the picture; its parts have ImageDream's names."""
+
+    def forward(self, x, *_):
+        return super().forward(x)
+
+
+def down(dim):
+    return Resized(OrderedDict(op=nn.Conv2d(dim, dim, 3, stride=2, padding=1)))
+
+
+def up(dim):
+    return Resized(OrderedDict(twice=nn.Upsample(scale_factor=2), conv=nn.Conv2d(dim, dim, 3, padding=1)))
 
 
 class Perceiver(nn.Module):
@@ -177,7 +175,7 @@ class ImageDream(nn.Module):
                 self.input_blocks.append(nn.ModuleList([Block(now, width, wide), *attention]))
                 skips.append(now := width)
             if level + 1 < len(widths):
-                self.input_blocks.append(nn.ModuleList([Down(width)]))
+                self.input_blocks.append(nn.ModuleList([down(width)]))
                 skips.append(width)
         self.middle_block = nn.ModuleList([Block(now, now, wide), Transformer(now), Block(now, now, wide)])
         self.output_blocks = nn.ModuleList()
@@ -185,7 +183,7 @@ class ImageDream(nn.Module):
             for i in range(c.n_res_blocks + 1):
                 parts = [Block(now + skips.pop(), width, wide)]
                 parts += [Transformer(width)] if level in c.attention_levels else []
-                parts += [Up(width)] if level and i == c.n_res_blocks else []
+                parts += [up(width)] if level and i == c.n_res_blocks else []
                 self.output_blocks.append(nn.ModuleList(parts))
                 now = width
         self.out = nn.Sequential(nn.GroupNorm(8, now), nn.SiLU(), nn.Conv2d(now, 4, 3, padding=1))

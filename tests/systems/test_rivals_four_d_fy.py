@@ -137,32 +137,6 @@ def test_every_pixel_wants_its_own_views_colour_at_its_own_time(model, base, fil
     assert kinds == {(1, 4), (1, 1), (3, 1)}
 
 
-def test_it_ends_where_its_models_point(model, base, film, monkeypatch):
-    """A square that is red in the first frame and blue in the last: first all is red, then it changes in time."""
-    known = film.clone()
-    known[:, :, 0, 0] = torch.arange(3.0)[:, None] / 2  # a mark, by which a frame is known when it is shown
-    red, blue = torch.tensor([0.8, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.8])
-
-    def paint(eyes, shown, azimuths):
-        share = shown[:, 0, 0, 0][:, None]
-        picture = torch.ones(len(shown), len(azimuths), 3, 16, 16)
-        picture[..., 4:12, 4:12] = (red * (1 - share) + blue * share)[:, None, :, None, None]
-        return picture
-
-    monkeypatch.setattr(four_d_fy, "opinion", sure_of(paint, base))
-    c2w = circular_trajectory(torch.tensor([30.0, 30.0]), base.config.elevation_deg, base.config.radius)
-    wanted, errors = paint(None, known[[0, 2]], [0])[:, 0], {}
-    options = dict(base=base, rescale=0.0, rate=3e-2, still=0.1, stages=(30, 10, 60), **TINY)
-    for step, scene in enumerate(optimise_steps(known, model, 100, **options), 1):
-        if step in (1, 40, 100):
-            with torch.no_grad():
-                seen = scene.render(c2w, 36.0, torch.tensor([0.0, 1.0]), 16)
-            errors[step] = (seen.rgb - wanted)[..., 5:11, 5:11].square().mean((1, 2, 3))
-    assert errors[40][0] < 0.3 * errors[1][0] and errors[40][1] > 2 * errors[40][0]
-    assert errors[100][1] < 0.7 * errors[40][1] and errors[100][0] < 0.7 * errors[40][1]
-    assert seen.alpha[0, 0, 0, 0] < 0.2 and seen.alpha[0, 0, 8, 8] > 0.8
-
-
 def test_the_video_models_word_has_its_weight(model, base, film, monkeypatch):
     """Gradients, not steps, which AdamW makes as long whatever the weight."""
     found = {}
