@@ -1,10 +1,10 @@
 """Runs notebooks top to bottom in clean kernels, and writes what they show and what they take into them.
 
     python tests/run_course.py                 # all of them: half an hour and more
-    python tests/run_course.py 03 11 && python tests/test_course.py
+    python tests/run_course.py 03 11
 
 A copy runs in the preset smoke, then the notebook itself in the preset cpu, one thread each: outputs, the state of the
-widgets, minutes and memory are those of these runs. `tests/test_course.py` brings the minutes into the README.
+widgets, minutes and memory are those of these runs; the README's table of the course gets the minutes, too.
 """
 
 import argparse
@@ -72,6 +72,13 @@ def with_table(text: str, measured: list[tuple[float, float]]) -> str:
     return re.sub(r"^\*One CPU thread, .*\*$", f"*One CPU thread, {date.today()}.*", text, flags=re.MULTILINE)
 
 
+def bring_into_the_readme(notebook: str, minutes: str) -> None:
+    """The notebook's row of the README's table ends with its minutes on a CPU."""
+    readme = ROOT / "README.md"
+    row = re.compile(rf"^(\| \[\d\d\]\(notebooks/{re.escape(notebook)}\) \|.*\| )[\d.]+( \|)$", re.MULTILINE)
+    readme.write_text(row.sub(rf"\g<1>{minutes}\2", readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", default=[""], help="beginnings of their names; all by default")
@@ -85,6 +92,7 @@ def main() -> None:
             cell.metadata.pop("execution", None)  # the times of every cell
         book.cells[0].source = with_table(book.cells[0].source, measured)
         nbformat.write(book, file)
+        bring_into_the_readme(file.name, f"{measured[1][0]:.1f}")
         print(f"{file.stem}: smoke {measured[0][0]:.1f} min, cpu {measured[1][0]:.1f} min", flush=True)
 
 

@@ -1,7 +1,7 @@
 """SSIM against torchmetrics, outputs and gradients; the perceptual distance gets what it wants; pulls at the frame."""
 
-import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -54,5 +54,4 @@ def test_renders_are_pulled_to_the_frame():
 
 
 def test_pictures_smaller_than_a_window_are_named():
-    with pytest.raises(ValueError, match="pictures are 10 x 16 pixels; at least 11 x 11"):
-        ssim(torch.rand(1, 3, 10, 16), torch.rand(1, 3, 10, 16))
+    refused(lambda: ssim(torch.rand(1, 3, 10, 16), torch.rand(1, 3, 10, 16)), "pictures", "10 x 16")

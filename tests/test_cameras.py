@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
@@ -123,16 +124,9 @@ def test_behind_the_camera_depth_is_negative():
     assert_close(depth, torch.tensor([-1.0, 0.0]))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: circular_trajectory(0.0, 90.0, 1.0), "elevation_deg reaches 90"),
-        (lambda: circular_trajectory(0.0, torch.tensor([0.0, -95.0]), 1.0), "elevation_deg reaches 95"),
-        (lambda: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), "radius reaches 0"),
-        (lambda: rays(torch.eye(4), 0.0, SIZE), "fov_deg is 0"),
-        (lambda: rays(torch.eye(4), 180.0, SIZE), "fov_deg is 180"),
-    ],
-)
-def test_errors_name_the_argument(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_errors_name_the_argument():
+    refused(lambda: circular_trajectory(0.0, 90.0, 1.0), "elevation_deg", 90)
+    refused(lambda: circular_trajectory(0.0, torch.tensor([0.0, -95.0]), 1.0), "elevation_deg", 95)
+    refused(lambda: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), "radius", 0)
+    refused(lambda: rays(torch.eye(4), 0.0, SIZE), "fov_deg", 0)
+    refused(lambda: rays(torch.eye(4), 180.0, SIZE), "fov_deg", 180)

@@ -1,9 +1,11 @@
 """Numbers against torchmetrics, scipy and closed forms; what is refused."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from refused import refused, says
 from torch.testing import assert_close
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import _compute_fid
@@ -96,16 +98,8 @@ def test_frechet_distance_is_torchmetrics_and_scipys():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
-def test_frechet_distance_of_known_gaussians():
-    """Independent features: sum of (m - m')^2 + (s - s')^2; samples are brought to these exactly."""
-    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (x - x.mean(0)) @ torch.linalg.cholesky(torch.linalg.inv(x.T.cov()))
-    s, m = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.0, 1.0, -2.0]).double()
-    assert frechet_distance(x, x * s + m) == pytest.approx((m.square() + (s - 1).square()).sum().item(), rel=1e-6)
-
-
 def test_few_members_warn_and_singular_ones_are_a_number():
-    with pytest.warns(UserWarning, match="5 members for 8 features: the distance is biased upwards below 16"):
+    with pytest.warns(UserWarning, match=says(5, 8, 16)):
         found = frechet_distance(torch.randn(5, 8), torch.randn(40, 8))
     assert math.isfinite(found) and found > 0
 
@@ -125,41 +119,30 @@ def test_confidence_is_a_share_for_every_threshold():
 @pytest.mark.parametrize(
     "made, said",
     [
-        (pictures() * 2 - 1, r"made lies in \[-.*\]; pictures in \[0, 1\] are wanted \(from \[-1, 1\]"),
-        (pictures() * 255, r"made lies in .*\(from bytes: x / 255\)"),
-        (pictures().index_fill(0, torch.tensor(0), float("nan")), "made holds NaN"),
-        (torch.full((4, 3, 8, 8), 0.5), "made is 0.50 everywhere"),
-        (pictures(side=9), r"made has shape \(4, 3, 9, 9\) and truth \(4, 3, 8, 8\)"),
-        (torch.zeros(0, 3, 8, 8), r"made has shape \(0, 3, 8, 8\)"),
+        (pictures() * 2 - 1, ("made", "[-1, 1]")),
+        (pictures() * 255, ("made", 255)),
+        (pictures().index_fill(0, torch.tensor(0), float("nan")), ("made", "NaN")),
+        (torch.full((4, 3, 8, 8), 0.5), ("made", "0.50")),
+        (pictures(side=9), ("made", (4, 3, 9, 9), "truth")),
+        (torch.zeros(0, 3, 8, 8), ("made", (0, 3, 8, 8))),
     ],
 )
 def test_what_is_no_picture_gets_no_number(made, said):
     truth = pictures(seed=1)
     by = dict(ssim=(ssim, anchor_loss.ssim), lpips=(lpips, torch.dist), clip_i=(clip_i, colours))
     for metric in (psnr, *(lambda a, b, m=m, how=how: m(a, b, how) for m, how in by.values())):
-        with pytest.raises(ValueError, match=said):
-            metric(made, truth)
+        refused(partial(metric, made, truth), *said)
 
 
 def test_what_has_no_number_is_named():
     truth = pictures()
-    with pytest.raises(ValueError, match="equals truth in at least one picture"):
-        psnr(truth, truth)
-    with pytest.raises(ValueError, match="video has 1 frame; at least 2"):
-        clip_c(truth[:1], colours)
-    with pytest.raises(ValueError, match="pairs is 'every'"):
-        clip_c(truth, colours, "every")
-    with pytest.raises(ValueError, match="a set has 1 member; at least 2 are wanted, for one has no covariance"):
-        frechet_distance(torch.randn(1, 4), torch.randn(9, 4))
-    with pytest.raises(ValueError, match=r"shapes \(5, 4\) and \(5, 3\)"):
-        frechet_distance(torch.randn(5, 4), torch.randn(5, 3))
-    with pytest.raises(ValueError, match="features hold NaN"):
-        frechet_distance(torch.full((5, 4), float("nan")), torch.randn(5, 4))
-    with pytest.raises(ValueError, match=r"captions has shape \(3, 3\); \(4, 3\)"):
-        clip_score(truth, torch.randn(3, 3), colours)
-    with pytest.raises(ValueError, match=r"made has shape \(3, 8, 8\); pictures \(n, 3, h, w\)"):
-        clip_i(truth[0], truth[1], colours)
-    with pytest.raises(ValueError, match="references is empty"):
-        fvd(torch.rand(4, 2, 3, 4, 4), {}, colours)
-    with pytest.raises(ValueError, match="sure holds NaN"):
-        confidence(torch.tensor([[float("nan")]]))
+    refused(lambda: psnr(truth, truth), "made", "truth")
+    refused(lambda: clip_c(truth[:1], colours), "video", 1)
+    refused(lambda: clip_c(truth, colours, "every"), "pairs", "every")
+    refused(lambda: frechet_distance(torch.randn(1, 4), torch.randn(9, 4)), "set", 1)
+    refused(lambda: frechet_distance(torch.randn(5, 4), torch.randn(5, 3)), (5, 4), (5, 3))
+    refused(lambda: frechet_distance(torch.full((5, 4), float("nan")), torch.randn(5, 4)), "features", "NaN")
+    refused(lambda: clip_score(truth, torch.randn(3, 3), colours), "captions", (3, 3))
+    refused(lambda: clip_i(truth[0], truth[1], colours), "made", (3, 8, 8))
+    refused(lambda: fvd(torch.rand(4, 2, 3, 4, 4), {}, colours), "references")
+    refused(lambda: confidence(torch.tensor([[float("nan")]])), "sure", "NaN")

@@ -1,12 +1,14 @@
 """Pseudo-4D against scipy's matrix exponential and resampling, closed forms, and pictures that are formulas."""
 
 import math
+from functools import partial
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from refused import refused
 from scipy.linalg import expm
 from scipy.ndimage import map_coordinates
 from torch.testing import assert_close
@@ -142,8 +144,6 @@ def test_row_0_is_the_video_and_a_column_is_one_frame():
 
 def test_errors_name_the_argument(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker would speak first
-    with pytest.raises(ValueError, match="maps has 3 sequences; it needs one for each of the 2 videos"):
-        pseudo_grid(torch.rand(2, 1, 3, 8, 8), maps_along(motions(), PATH))
+    refused(lambda: pseudo_grid(torch.rand(2, 1, 3, 8, 8), maps_along(motions(), PATH)), "maps", 3)
     for strength in (-1, math.nan):
-        with pytest.raises(ValueError, match=f"strength is {strength}"):
-            random_motions(1, strength=strength)
+        refused(partial(random_motions, 1, strength=strength), "strength", strength)

@@ -6,6 +6,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from flow_matching.path import CondOTProbPath
 from flow_matching.solver import ODESolver
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.rectified_flow import add_noise, euler, sample_sigma, shift_sigma, sigma_steps, velocity
@@ -95,13 +96,6 @@ def test_straight_roads_are_walked_exactly(draw, n_steps, shift):
     assert_close(sample, torch.full_like(eps, 5.0), atol=1e-5, rtol=0)
 
 
-def test_a_linear_field_has_a_closed_form(draw):
-    x = draw(5, dtype=torch.float64)
-    for n in (1, 3, 10):
-        *_, sample = euler(lambda x, sigma: x, x, n)
-        assert_close(sample, x * (1 - 1 / n) ** n, atol=1e-6, rtol=1e-6)
-
-
 def test_gaussian_data_arrives_where_it_must(draw):
     """The flow from N(0, 1) to N(mean, std^2) is known: eps -> mean + std eps. Euler's error halves with its step."""
     mean, std, eps = 2.0, 0.3, draw(100, dtype=torch.float64)
@@ -157,19 +151,12 @@ def test_the_caller_owns_the_loop():
     assert calls == [1.0, 0.75]
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: add_noise(torch.ones(2, 3), torch.ones(3), 0.5), r"eps has shape \(3,\)"),
-        (lambda: add_noise(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3)), r"sigma has shape \(3,\)"),
-        (lambda: add_noise(torch.ones(2), torch.ones(2), torch.ones(2, 1)), r"sigma has shape \(2, 1\)"),
-        (lambda: velocity(torch.ones(2, 3), torch.ones(3)), r"eps has shape \(3,\)"),
-        (lambda: shift_sigma(torch.ones(1), 0.0), "shift is 0"),
-        (lambda: sample_sigma(1, distribution="cosine"), "distribution is 'cosine'"),
-        (lambda: sigma_steps(0), "n_steps is 0"),
-        (lambda: next(euler(lambda x, sigma: x, torch.ones(1), 0)), "n_steps is 0"),
-    ],
-)
-def test_errors_name_the_argument(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_errors_name_the_argument():
+    refused(lambda: add_noise(torch.ones(2, 3), torch.ones(3), 0.5), "eps", (3,))
+    refused(lambda: add_noise(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3)), "sigma", (3,))
+    refused(lambda: add_noise(torch.ones(2), torch.ones(2), torch.ones(2, 1)), "sigma", (2, 1))
+    refused(lambda: velocity(torch.ones(2, 3), torch.ones(3)), "eps", (3,))
+    refused(lambda: shift_sigma(torch.ones(1), 0.0), "shift", 0)
+    refused(lambda: sample_sigma(1, distribution="cosine"), "distribution", "cosine")
+    refused(lambda: sigma_steps(0), "n_steps", 0)
+    refused(lambda: next(euler(lambda x, sigma: x, torch.ones(1), 0)), "n_steps", 0)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.sliding_window import slide, starts, windows
@@ -84,9 +85,10 @@ def test_one_window_is_the_model_itself():
 
 
 def test_errors_name_the_argument():
-    with pytest.raises(ValueError, match="length is 2; it must be at least the window's size, 3"):
-        starts(2, 3)
-    with pytest.raises(ValueError, match=r"complete gave \(3, 3, 3, 1, 1\); a window has shape \(3, 3, 3, 4, 4\)"):
-        next(slide(a_grid(5, 5), lambda cells, known: cells.mean((-2, -1), keepdim=True), (3, 3)))
-    with pytest.raises(ValueError, match="size is 1"):
-        starts(4, 1)
+    refused(lambda: starts(2, 3), "length", 2)
+    refused(
+        lambda: next(slide(a_grid(5, 5), lambda cells, known: cells.mean((-2, -1), keepdim=True), (3, 3))),
+        "complete",
+        (3, 3, 3, 1, 1),
+    )
+    refused(lambda: starts(4, 1), "size", 1)

@@ -1,12 +1,14 @@
 import colorsys
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.cameras import pixel_grid, rays
 from fourd_minimal.data import procedural
 from fourd_minimal.data.analytic_renderer import render
 from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, colour_name, hue, rotation, sample_scenes
@@ -41,14 +43,6 @@ def test_the_record(family):
     assert_close(record.flow[:, :, -1], torch.zeros(n, v, 2, size, size), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["simple", "hard", "creature"])
-def test_the_object_seldom_leaves_the_picture(family):
-    alpha = sample_scenes(32, 2, 6, 24, seed=3, family=family, geometry=False).alpha
-    border = torch.ones(24, 24, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    assert (alpha[..., border] > 0).float().mean() < 0.02
-
-
 @every_family
 def test_a_seed_is_a_scene(family):
     def scenes(seed):
@@ -73,34 +67,10 @@ def test_finer_grids_show_the_same_scene(family):
 
 
 @every_family
-def test_geometry_does_not_change_the_pictures(family):
-    whole, fast = (sample_scenes(2, 2, 2, 8, 1, family, geometry=geometry) for geometry in (True, False))
-    assert torch.equal(whole.rgb, fast.rgb) and torch.equal(whole.alpha, fast.alpha)
-    assert fast.flow is None and fast.visible is None
-
-
-@every_family
 def test_every_scene_moves(family):
     rgb = sample_scenes(16, 1, 4, 16, seed=2, family=family, geometry=False).rgb
     moving = (rgb[:, :, 1:] - rgb[:, :, :1]).abs().amax((1, 2, 3)) > 0.1
     assert (moving.flatten(1).float().mean(1) > 0.01).all()
-
-
-@every_family
-def test_depth_of_one_view_lands_on_the_surface_of_another(family):
-    size = 48
-    record = sample_scenes(4, 2, 1, size, seed=11, family=family)
-    origins, directions = rays(record.c2w, FOV_DEG, (size, size))
-    depth = record.depth[:, :, 0, 0]
-    points = origins[:, 0, None, None] + depth[:, 0, ..., None] * directions[:, 0]
-    xy, wanted = project(points, record.c2w[:, 1, None, None], FOV_DEG, (size, size))
-    there = sample_at(depth[:, 1:], xy)[:, 0]
-    inside = sample_at((depth[:, 1:] > 0).float(), xy)[:, 0] == 1  # not at an outline
-    known = (depth[:, 0] > 0) & inside & (xy > 0).all(-1) & (xy < size).all(-1)
-    error = (wanted - there)[known]
-    assert known.float().mean() > 0.05
-    assert (error < -0.1).float().mean() < 0.05, "nothing is in front of what the other view sees"
-    assert (error.abs() < 0.05).float().mean() > 0.5, "much is seen by both"
 
 
 @every_family
@@ -189,22 +159,6 @@ def test_parts_keep_their_volume_and_light_comes_from_above(objects_of, family):
     assert objects.colours.min() >= 0 and objects.colours.max() <= 1
 
 
-def test_one_view_shows_the_whole_motion_of_simple(objects_of):
-    """It moves up and down, and is squashed from above; what it does sideways is the same in every direction."""
-    to_world = objects_of("simple").to_world
-    assert not to_world[..., [0, 2], 3].any() and (to_world[..., 1, 3].std(1) > 0.01).any()
-    x, y, z = to_world[..., :3].norm(dim=-2).unbind(-1)
-    assert_close(x / z, (x / z)[:, :1].expand_as(x))
-    assert ((x / y).std(1) > 0.01).any()
-
-
-def test_antialiasing_softens_outlines_only():
-    hard, soft = (sample_scenes(4, 2, 2, 16, 1, antialias=antialias, geometry=False) for antialias in (1, 4))
-    assert set(hard.alpha.unique().tolist()) == {0.0, 1.0}
-    assert hard.alpha.mean().item() == pytest.approx(soft.alpha.mean().item(), rel=0.03)
-    assert 0.02 < ((soft.alpha > 0) & (soft.alpha < 1)).float().mean() < 0.3
-
-
 def test_hue_runs_around_the_circle():
     circle = [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]]
     assert_close(hue(torch.arange(7) / 6, saturation=1.0, value=1.0), torch.tensor(circle).float(), atol=1e-6, rtol=0)
@@ -218,15 +172,13 @@ def test_rotation_is_right_handed(axis, start, end):
     assert_close(quarter @ quarter.T, torch.eye(3), atol=1e-6, rtol=0)
 
 
-def test_an_unknown_family():
-    with pytest.raises(ValueError, match="family is 'desert'; it must be one of simple, hard, creature, ground"):
-        sample_scenes(1, 1, 1, 4, seed=0, family="desert")
-
-
-@pytest.mark.parametrize("name", ["n", "views", "times", "size", "antialias"])
-def test_counts_below_one(name):
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        sample_scenes(**dict(n=1, views=1, times=1, size=4, seed=0) | {name: 0})
+def test_bad_input_is_named():
+    given = dict(n=1, views=1, times=1, size=4, seed=0)
+    for name, value in dict(n=0, views=0, times=0, size=0, antialias=0, family="desert", spoilt="dull").items():
+        refused(partial(sample_scenes, **given | {name: value}), name, value)
+    angles = torch.zeros(1, 3)
+    refused(lambda: sample_scenes(1, 3, 1, 4, 5, azimuths_deg=angles, sweep_deg=90), "azimuths_deg", "sweep_deg")
+    refused(lambda: sample_scenes(1, 4, 1, 4, 5, azimuths_deg=angles), "azimuths_deg", (1, 3))
 
 
 def test_cameras_may_stand_where_one_likes():
@@ -239,10 +191,6 @@ def test_cameras_may_stand_where_one_likes():
     assert_close(place[..., 1], torch.full((2, 3), RADIUS * math.sin(math.radians(10))))
     azimuth = torch.rad2deg(torch.atan2(place[..., 0], place[..., 2]))
     assert_close((azimuth - azimuth[:, :1]) % 360, (angles - angles[:, :1]) % 360, atol=1e-3, rtol=0)
-    with pytest.raises(ValueError, match="azimuths_deg and sweep_deg were both given"):
-        sample_scenes(2, 3, 2, 12, 5, azimuths_deg=angles, sweep_deg=90)
-    with pytest.raises(ValueError, match=r"azimuths_deg has shape \(2, 3\); \(2, 4\) is wanted"):
-        sample_scenes(2, 4, 2, 12, 5, azimuths_deg=angles)
 
 
 def test_spoilt_clips_are_spoilt_as_said():
@@ -255,18 +203,3 @@ def test_spoilt_clips_are_spoilt_as_said():
     assert_close(gone.rgb[:, :, 0], good.rgb[:, :, 0])
     assert_close(turning.rgb[:, :, 0], good.rgb[:, :, 0])
     assert speck.alpha.mean() < 0.05 * good.alpha.mean()
-    with pytest.raises(ValueError, match="spoilt is 'dull'; it must be one of static, leaves, turns, speck"):
-        clip("dull")
-
-
-def test_what_only_turns_is_what_a_camera_sees_that_turns():
-    """Turned by an angle, the object looks as it does from that angle the other way around, but for the light."""
-    turning = sample_scenes(1, 1, 2, 24, 5, "creature", spoilt="turns")
-    shapes = []
-    for sign in (-1, 1):
-        for degrees in torch.linspace(85, 275, 96):
-            around = torch.tensor([[sign * degrees.item()]])
-            shapes.append(
-                sample_scenes(1, 1, 1, 24, 5, "creature", azimuths_deg=around, spoilt="static").alpha[0, 0, 0]
-            )
-    assert min((turning.alpha[0, 0, 1] - shape).abs().mean().item() for shape in shapes) < 0.01

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused import refused
 from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
@@ -157,13 +158,11 @@ def test_half_precision_is_near():
 
 
 def test_sharding_wants_several_processes():
-    with pytest.raises(ValueError, match="there is one: torchrun starts several"):
-        Devices(Scale(shard=True))
+    refused(lambda: Devices(Scale(shard=True)), "shard", "torchrun")
 
 
 def test_processes_share_parts_evenly(monkeypatch):
     devices = Devices()
     devices.rank, devices.count = 1, 2
     assert [*devices.mine(6)] == [1, 3, 5]
-    with pytest.raises(ValueError, match="parts is 5 and there are 2 processes"):
-        devices.mine(5)
+    refused(lambda: devices.mine(5), "parts", 5, 2)

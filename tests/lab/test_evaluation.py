@@ -9,11 +9,7 @@ from torch.testing import assert_close
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.lab.evaluation import (
     TRIVIAL,
-    Row,
-    best_trivial,
-    copy_nearest,
     gain_interval,
-    linear_blend,
     moving_pixels,
     psnr,
 )
@@ -31,13 +27,6 @@ def test_psnr_counts_unseen_cells_only_and_pools(record):
     wrong[:, 1:, 1:] += torch.linspace(0.01, 0.3, 6)[:, None, None, None, None, None]
     expected = -10 * math.log10(torch.nn.functional.mse_loss(wrong[:, 1:, 1:], truth[:, 1:, 1:]).item())
     assert psnr(wrong, truth) == pytest.approx(expected, abs=1e-4)
-
-
-def test_psnr_of_chosen_pixels(record):
-    truth, moving = record.rgb, moving_pixels(record.alpha)
-    wrong = torch.where(moving, truth + 0.1, truth)
-    assert psnr(wrong, truth, moving) == pytest.approx(20, abs=1e-3)
-    assert psnr(wrong, truth) > 20
 
 
 def test_moving_pixels_are_the_object_now_or_at_first(record):
@@ -64,14 +53,3 @@ def test_the_interval_holds_the_gain(record):
     ours, other = truth + 0.05, TRIVIAL["copy row"](truth)
     low, high = gain_interval(ours, other, truth, moving)
     assert low < psnr(ours, truth, moving) - psnr(other, truth, moving) < high
-
-
-def test_blend_and_copy_of_a_video():
-    video = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 3, 2, 2)
-    assert_close(linear_blend(video), video)
-    assert copy_nearest(video)[0, :, 0, 0, 0].tolist() == [0, 0, 3, 3]
-
-
-def test_best_trivial_is_of_the_trivial_ones():
-    rows = [Row("ours", 30, 30), Row("copy row", 20, 15), Row("sum of differences", 19, 16)]
-    assert best_trivial(rows).method == "sum of differences"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.lab.export import write_ply, write_scene
@@ -46,8 +47,7 @@ def test_an_independent_reader_finds_the_scene(scene, tmp_path):
 
 
 def test_nothing_is_refused(scene, tmp_path):
-    with pytest.raises(ValueError, match="times is 0"):
-        write_scene(scene, tmp_path, 0)
-    with pytest.raises(ValueError, match=r"are for \(0, 0, 0, 0\) Gaussians"):
-        write_ply(tmp_path / "a.ply", torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 3), torch.zeros(0))
+    refused(lambda: write_scene(scene, tmp_path, 0), "times", 0)
+    none = torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 3), torch.zeros(0)
+    refused(lambda: write_ply(tmp_path / "a.ply", *none), "points", (0, 0, 0, 0))
     assert not any(tmp_path.iterdir())

@@ -1,9 +1,12 @@
 """Training the toy features: it resumes exactly, is told what captions say, and learns."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from refused import refused
+from resuming import killed_and_resumed
 from torch.testing import assert_close
 
 from fourd_minimal.data.procedural import HELD_OUT
@@ -28,21 +31,8 @@ from fourd_minimal.systems.toy_features import ToyFeatures
 SMOKE = FEATURES["smoke"]
 
 
-def last(steps):
-    *_, step = steps
-    return step
-
-
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    whole = last(train_features(SMOKE)).averaged()
-    killed = train_features(SMOKE, tmp_path, checkpoint_every=2)
-    for step in killed:
-        if step.number == 3:
-            break
-    killed.close()
-    resumed = [*train_features(SMOKE, tmp_path, checkpoint_every=2)]
-    assert [step.number for step in resumed] == [3, 4]
-    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+    killed_and_resumed(partial(train_features, SMOKE), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +101,7 @@ def test_whitened_features_say_the_same():
     assert_close(found.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
     assert_close(found.T.cov(), torch.eye(4), atol=1e-2, rtol=0)
     assert_close(model(videos)[1], before, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="videos are 4; more than 4"):
-        whitened(model, videos[:4])
+    refused(lambda: whitened(model, videos[:4]), "videos", 4)
 
 
 def test_accuracy_is_beside_the_commonest_answer():
@@ -131,12 +120,10 @@ def test_accuracy_is_beside_the_commonest_answer():
 
 def test_the_command_leaves_weights_and_says_how_good_they_are(tmp_path, capsys):
     TrainFeatures("smoke", tmp_path, SMOKE).run()
-    said = capsys.readouterr().out
-    assert "| shape, one frame |" in said and "features.safetensors" in said
+    assert "features.safetensors" in capsys.readouterr().out
     notes = ToyFeatures.from_pretrained(tmp_path).notes
     assert notes["made_by"] == "fourd train-features --preset smoke" and "chance" in notes["accuracy"]["shape"]
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="groups is 0"):
-        FeaturePreset(groups=0)
+    refused(lambda: FeaturePreset(groups=0), "groups", 0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
@@ -46,8 +47,7 @@ def test_either_part_can_be_trained_on(stage, weights, tmp_path):
     assert 0 < max(learned.values()) < 0.05  # four steps of at most 0.002 from the old weights, not from new ones
     if stage == "motion":
         FourDM.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="--start-from goes with"):
-        TrainFourDM("smoke", stage, weights, weights, SMOKE).run()
+    refused(lambda: TrainFourDM("smoke", stage, weights, weights, SMOKE).run(), "--start-from", "--out")
 
 
 @pytest.mark.parametrize("frames", [None, 10])
@@ -58,28 +58,15 @@ def test_a_film_is_surrounded(frames, film, weights, tmp_path):
     assert len(views) == 4 and len(list(views[0].iterdir())) == (frames or 8)
 
 
-def test_a_film_without_an_object_is_named(weights, tmp_path):
-    write_video(torch.ones(3, 3, 16, 16), tmp_path / "white")
-    with pytest.raises(ValueError, match="frame 0 shows no object"):
-        Surround(tmp_path / "white", weights=str(weights), out=tmp_path / "out").run()
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="--steps is 0; at least 1"):
-        Surround(tmp_path / "white", steps=0).run()
-
-
 def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, capsys):
     EvaluateFourDM(str(weights), 2, (0, 1), 2, films=(film,), out=tmp_path).run()
-    said = capsys.readouterr().out
-    assert (
-        "The base on single pictures of 2 held-out creatures" in said and "4DM against its base, shared noise" in said
-    )
+    assert "4DM" in capsys.readouterr().out
     assert {f.name for f in tmp_path.iterdir()} == {
         "four_diffusion.md", "four_diffusion.json", "four_diffusion_base.png", "four_diffusion_video.png",
         "four_diffusion_real.png",
     }  # fmt: skip
     assert len(json.loads((tmp_path / "four_diffusion.json").read_text())) == 2
-    with pytest.raises(ValueError, match="--scenes, --steps are 1, 10"):
-        EvaluateFourDM(scenes=1).run()
+    refused(lambda: EvaluateFourDM(scenes=1).run(), "--scenes", "1, 10")
 
 
 def test_an_assets_views_are_none_of_them_the_film(monkeypatch):
@@ -112,25 +99,15 @@ def test_curated_and_whole_are_trained_and_compared(weights, tmp_path, capsys):
     run = AblateCuration("smoke", str(weights), 5, 2, 1, (0, 1), 2, (0, 1), 2, tmp_path / "runs", tmp_path / "out")
     run.run()
     said = capsys.readouterr().out
-    assert f"| {CURATED} |" in said and f"| {WHOLE} |" in said and f"{CURATED} against {WHOLE}" in said
-    assert "| good | 1 | 1 |" in said
+    assert f"| {CURATED} |" in said and f"| {WHOLE} |" in said
     assert {f.name for f in (tmp_path / "out").iterdir()} == {"curation_ablation.md", "curation_ablation.json"}
     trained = {
         f.parent.name: load_weights(f, type(SMOKE))[1].clips for f in (tmp_path / "runs").glob("*/*.safetensors")
     }
     assert {name: len(clips) for name, clips in trained.items()} == dict(curated_0=1, curated_1=1, whole_0=5, whole_1=5)
     before = (tmp_path / "out/curation_ablation.md").read_text()
-    assert "over scenes and trainings" in before and (
-        "holds: " in before or "cannot tell" in before or "not hold: " in before
-    )
     run.run()  # nothing is trained again
     assert (tmp_path / "out/curation_ablation.md").read_text() == before
-    once = AblateCuration("smoke", str(weights), 5, 2, 1, (0,), 2, (0,), 2, tmp_path / "runs")
-    once.run()
-    assert "one training of each, so no verdict" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="--clips is 4; at least 5"):
-        AblateCuration("smoke", clips=4).run()
-    with pytest.raises(ValueError, match=r"--seeds is \(\)"):
-        AblateCuration("smoke", seeds=()).run()
-    with pytest.raises(ValueError, match="--preset is 'large'"):
-        AblateCuration("large", out=Path("nowhere")).run()
+    refused(lambda: AblateCuration("smoke", clips=4).run(), "--clips", 4)
+    refused(lambda: AblateCuration("smoke", seeds=()).run(), "--seeds", ())
+    refused(lambda: AblateCuration("large", out=Path("nowhere")).run(), "--preset", "large")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from refused import refused
 
 pytest.importorskip("skimage", reason="needs scikit-image: pip install -e '.[meshes]'")
 trimesh = pytest.importorskip("trimesh", reason="needs trimesh: pip install -e '.[meshes]'")
@@ -38,7 +39,5 @@ def test_a_file_for_each_time_that_reads_back(suffix, tmp_path):
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"level is 1e\+06; at time 0 densities go from"):
-        mesh_at(DynamicNeRF(replace(SMALL)), 0.0, 8, 1e6)
-    with pytest.raises(ValueError, match=r"suffix is '.stl'; .glb, .obj or .ply"):
-        write_meshes(DynamicNeRF(SMALL), tmp_path, 1, ".stl")
+    refused(lambda: mesh_at(DynamicNeRF(replace(SMALL)), 0.0, 8, 1e6), "level", "1e+06")
+    refused(lambda: write_meshes(DynamicNeRF(SMALL), tmp_path, 1, ".stl"), "suffix", ".stl")

@@ -2,11 +2,14 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from refused import refused
+from resuming import killed_and_resumed, last
 from safetensors.torch import save_file
+from tiny import unet_2d
 from torch import nn
 from torch.testing import assert_close
 
@@ -26,31 +29,18 @@ from fourd_minimal.systems.weights import load_weights
 SMOKE = FOUR_DM["smoke"]
 
 
-def last(steps):
-    *_, step = steps
-    return step
-
-
 @pytest.mark.parametrize("part", ["base", "motion"])
 def test_killed_and_resumed_equals_uninterrupted(part, tmp_path):
     preset = replace(SMOKE, base_steps=5, motion_steps=5)
     base = None if part == "base" else FourDM(preset.model, motion=False)
-    whole = last(train_four_dm(part, preset, base=base)).averaged()
-    killed = train_four_dm(part, preset, tmp_path, base, checkpoint_every=2)
-    for step in killed:
-        if step.number == 3:
-            break
-    killed.close()
-    resumed = [*train_four_dm(part, preset, tmp_path, base, checkpoint_every=2)]
-    assert [step.number for step in resumed] == [3, 4, 5]
-    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+    killed_and_resumed(partial(train_four_dm, part, preset, base=base), tmp_path)
 
 
 def test_a_checkpoint_of_other_clips_is_refused(tmp_path):
     base = FourDM(SMOKE.model, motion=False)
     last(train_four_dm("motion", SMOKE, tmp_path, base))
-    with pytest.raises(ValueError, match=r"another preset \(clips differ\)"):
-        next(train_four_dm("motion", replace(SMOKE, clips=((1, None),)), tmp_path, base))
+    others = replace(SMOKE, clips=((1, None),))
+    refused(lambda: next(train_four_dm("motion", others, tmp_path, base)), "motion_checkpoint.safetensors", "clips")
 
 
 def test_motion_leaves_the_base_alone():
@@ -61,9 +51,10 @@ def test_motion_leaves_the_base_alone():
     assert any(m.proj_out.weight.abs().max() > 0 for m in done.motion)
 
 
-def test_motion_needs_a_base():
-    with pytest.raises(ValueError, match="base is None"):
-        next(train_four_dm("motion", SMOKE))
+def test_motion_needs_its_base():
+    refused(lambda: next(train_four_dm("motion", SMOKE)), "base", None)
+    other = FourDM(replace(SMOKE.model, elevation_deg=5.0), motion=False)
+    refused(lambda: next(train_four_dm("motion", SMOKE, base=other)), "base", "configuration")
 
 
 def test_orbits_are_seen_from_evenly_around():
@@ -87,18 +78,6 @@ def test_the_film_is_what_a_view_at_the_films_place_shows(monkeypatch):
     assert_close(clean[:, :, 0], film)
     assert_close(cameras[:, 0], torch.eye(4).expand(2, 4, 4), atol=1e-5, rtol=0)
     assert not torch.equal(clean[:, :, 1], film)
-
-
-def test_another_base_is_refused():
-    base = FourDM(replace(SMOKE.model, elevation_deg=5.0), motion=False)
-    with pytest.raises(ValueError, match="base has another configuration"):
-        next(train_four_dm("motion", SMOKE, base=base))
-
-
-def test_a_scene_can_be_filmed_from_elsewhere():
-    places = [orbits(SMOKE.model, 1, 1, 5, generator=torch.Generator().manual_seed(i))[1] for i in range(3)]
-    assert not torch.equal(places[0], places[1])
-    assert torch.equal(places[2], orbits(SMOKE.model, 1, 1, 5, generator=torch.Generator().manual_seed(2))[1])
 
 
 def test_batches_of_a_collection_hold_its_clips():
@@ -152,34 +131,11 @@ def test_the_base_learns():
     assert batch_loss(done, batch) < 0.7 * batch_loss(FourDM(preset.model, motion=False), batch)
 
 
+SMALL = dict(head_dim=8, norm_groups=16, text_dim=12, token_dim=8, n_tokens=4, resampler_depth=1, resampler_heads=1)
+UNET = MultiviewUNetConfig(widths=(16, 32), n_res_blocks=1, attention_levels=(1,), context_dim=12, **SMALL)
+MODEL = FourDMConfig(UNET, image_size=16, times=3, predicts="eps", n_heads=4, norm_groups=16)
 LATENT = FourDMPreset(
-    FourDMConfig(
-        MultiviewUNetConfig(
-            widths=(16, 32),
-            n_res_blocks=1,
-            attention_levels=(1,),
-            head_dim=8,
-            norm_groups=16,
-            text_dim=12,
-            token_dim=8,
-            n_tokens=4,
-            context_dim=12,
-            resampler_depth=1,
-            resampler_heads=1,
-        ),
-        image_size=16,
-        times=3,
-        predicts="eps",
-        n_heads=4,
-        norm_groups=16,
-    ),
-    base_steps=3,
-    base_batch=4,
-    motion_steps=4,
-    motion_batch=2,
-    warmup=1,
-    parts=2,
-    caption="a fox",
+    MODEL, base_steps=3, base_batch=4, motion_steps=4, motion_batch=2, warmup=1, parts=2, caption="a fox"
 )
 """`full`, tiny."""
 
@@ -202,32 +158,27 @@ def shards(tmp_path_factory):
     return folder
 
 
-def refused(message, *arguments, **options):
-    with pytest.raises(ValueError, match=message):
-        next(train_four_dm(*arguments, **options))
-
-
 @pytest.mark.parametrize("part", ["base", "motion"])
 def test_latents_of_shards_killed_and_resumed_equal_uninterrupted(part, encoders, shards, tmp_path):
     """The shards may have moved; others are refused, and so are other encoders."""
     preset = replace(LATENT, shards=str(shards))
     options = dict(base=FourDM(preset.model, motion=False) if part == "motion" else None, encoders=encoders)
-    whole = last(train_four_dm(part, preset, **options)).averaged()
-    killed = train_four_dm(part, preset, tmp_path, checkpoint_every=1, **options)
-    next(killed)
-    killed.close()
     moved = tmp_path / "moved"
     moved.symlink_to(shards)
-    *_, step = resumed = [*train_four_dm(part, replace(preset, shards=str(moved)), tmp_path, **options)]
-    assert len(resumed) == step.number - 1
-    assert_close(step.averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+    places = iter((preset, preset, replace(preset, shards=str(moved))))
+    begin = lambda folder, **more: train_four_dm(part, next(places), folder, **options, **more)  # noqa: E731
+    whole = killed_and_resumed(begin, tmp_path, at=1, every=1)
     learned = whole.motion[0].proj_out.weight if part == "motion" else whole.unet.out[2].bias
     assert learned.abs().max() > 0
-    refused("belongs to a run on other data", part, LATENT, tmp_path, **options)
     others = copy.deepcopy(encoders)
     others.text.add_(1)
-    refused("belongs to a run on other data", part, preset, tmp_path, **options | dict(encoders=others))
-    refused(r"another preset \(caption differ\)", part, replace(preset, caption=""), tmp_path, **options)
+    for wrong, encoder, what in (
+        (LATENT, encoders, "data"),
+        (preset, others, "data"),
+        (replace(preset, caption=""), encoders, "caption"),
+    ):
+        begun = partial(train_four_dm, part, wrong, tmp_path, **options | dict(encoders=encoder))
+        refused(lambda begun=begun: next(begun()), f"{part}_checkpoint.safetensors", what)
 
 
 def test_batches_of_shards_are_views_of_them(shards):
@@ -283,26 +234,21 @@ def test_the_loss_is_that_of_latents(encoders, monkeypatch):
         (0.25 * abar / (1 - abar)).mean().item(), rel=1e-3
     )
     wanted = dict(
-        z=model.schedule.add_noise(clean, batch.eps, batch.t),
-        t=batch.t,
-        cameras=batch.cameras,
-        reference=encoders.latents(batch.reference, batch.draws[:, :, 4]),
-        shown=batch.shown,
-        tokens=encoders.tokens(batch.reference),
-        text=encoders.text.expand(2, -1, -1),
-    )
+        z=model.schedule.add_noise(clean, batch.eps, batch.t), t=batch.t, cameras=batch.cameras,
+        reference=encoders.latents(batch.reference, batch.draws[:, :, 4]), shown=batch.shown,
+        tokens=encoders.tokens(batch.reference), text=encoders.text.expand(2, -1, -1),
+    )  # fmt: skip
     assert given.keys() == wanted.keys()
     for name, value in wanted.items():
         assert_close(given[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_what_latents_need_is_said(encoders, shards):
-    refused("preset works on 4 latent channels; encoders to make them are wanted", "base", FOUR_DM["full"])
-    refused("encoders give 4 channels of latents; the model's 3 are wanted", "base", SMOKE, encoders=encoders)
     tall = replace(LATENT, shards=str(shards), model=replace(LATENT.model, elevation_deg=20.0))
-    refused("shards hold views from an elevation of 0.0 degrees; the model's 20", "base", tall, encoders=encoders)
-    with pytest.raises(ValueError, match=r"clips and shards are both given, 1 and 'there'; one is wanted"):
-        replace(SMOKE, clips=((1, None),), shards="there")
+    refused(lambda: next(train_four_dm("base", FOUR_DM["full"])), "preset", 4, "encoders")
+    refused(lambda: next(train_four_dm("base", SMOKE, encoders=encoders)), "encoders", 4)
+    refused(lambda: next(train_four_dm("base", tall, encoders=encoders)), "shards", "0.0")
+    refused(lambda: replace(SMOKE, clips=((1, None),), shards="there"), "clips", "shards", 1, "there")
 
 
 def test_the_full_configuration_agrees_with_what_is_rendered():
@@ -311,21 +257,13 @@ def test_the_full_configuration_agrees_with_what_is_rendered():
     assert rendered.views % cfg.views == 0 and rendered.views > cfg.views and rendered.sweep_deg is None
     assert rendered.times >= cfg.times
     assert (cfg.unet.image_channels, cfg.unet.token_dim, cfg.unet.text_dim) == (4, 1280, 1024)
+    assert cfg.object_frame and not FOUR_DM["cpu"].model.object_frame  # cameras as ImageDream's
 
 
 def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
     """Stable Diffusion's names, or ImageDream's; the rest begins as it always does."""
     cfg = LATENT.model.unet
-    theirs = UNet2DConditionModel(
-        block_out_channels=cfg.widths,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        cross_attention_dim=12,
-        norm_num_groups=16,
-    ).state_dict()
+    theirs = unet_2d(cfg.widths, (1,), (2, 4), 1, 16, use_linear_projection=True).state_dict()
     save_file(theirs, tmp_path / "stable.safetensors")
     base, untrained = published(LATENT, tmp_path / "stable.safetensors")
     assert torch.equal(base.unet.conv_in.weight, theirs["conv_in.weight"])
@@ -338,9 +276,8 @@ def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
     base, untrained = published(LATENT, tmp_path / "dream.safetensors")
     assert untrained == [] and base.unet.conv_in.bias.eq(1).all() and len(base.motion) == len(base.unet.places)
     (tmp_path / "broken.safetensors").write_bytes(b"half of it")
-    for name, message in (("broken", "is not a complete safetensors file"), ("nowhere", "is no file")):
-        with pytest.raises(ValueError, match=f"{name}.safetensors {message}"):
-            published(LATENT, tmp_path / f"{name}.safetensors")
+    for name in ("broken.safetensors", "nowhere.safetensors"):
+        refused(partial(published, LATENT, tmp_path / name), name)
 
 
 def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards, tmp_path, monkeypatch):
@@ -365,15 +302,16 @@ def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards
     for folder in ("whole", "killed"):
         assert load_weights(tmp_path / folder / "base.safetensors", FourDMConfig)[2]["made_from"] == "dream.safetensors"
     monkeypatch.setattr(multiview, "load_image_dream", lambda unet, state: nn.init.zeros_(unet.out[2].bias))
-    with pytest.raises(ValueError, match=r"base.safetensors is there, and is not .*dream.safetensors"):
-        TrainFourDM("full", "motion", tmp_path / "killed", **options).run()
-    with pytest.raises(ValueError, match="--start-from and --base-weights are both given"):
-        TrainFourDM("full", "motion", tmp_path / "out", tmp_path / "whole", **options).run()
+    other, both = (
+        TrainFourDM("full", "motion", tmp_path / a, b, **options)
+        for a, b in (("killed", None), ("out", tmp_path / "whole"))
+    )
+    refused(other.run, "base.safetensors", "dream.safetensors")
+    refused(both.run, "--start-from", "--base-weights")
     monkeypatch.setattr(multiview, "is_image_dreams", lambda state: False)
     monkeypatch.setattr(multiview, "load_stable_diffusion", lambda unet, state: ["of_camera.0.weight"])
     for stage in ("all", "motion"):
-        with pytest.raises(ValueError, match=r"lacks 1 tensors, such as of_camera.0.weight; --stage base and"):
-            TrainFourDM("full", stage, tmp_path / "out", **options).run()
+        refused(TrainFourDM("full", stage, tmp_path / "out", **options).run, 1, "of_camera.0.weight")
     assert not (tmp_path / "out").exists()
 
 
@@ -393,7 +331,3 @@ def test_cameras_can_be_told_in_the_objects_own_frame(shards):
     seen, _, cameras = orbits(replace(SMOKE.model, object_frame=True), 2, 1, 5)
     assert_close(cameras[..., 1, 3], torch.full((2, 4), cameras[0, 0, 1, 3].item()))  # all at one height
     assert torch.equal(seen, orbits(SMOKE.model, 2, 1, 5)[0])
-
-
-def test_full_tells_cameras_as_image_dream_does():
-    assert FOUR_DM["full"].model.object_frame and not FOUR_DM["cpu"].model.object_frame

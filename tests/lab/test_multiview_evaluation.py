@@ -17,7 +17,6 @@ from fourd_minimal.lab.multiview_evaluation import (
     compare,
     covered,
     gain,
-    paste,
     score,
     score_table,
 )
@@ -76,11 +75,6 @@ def test_frozen_and_flickering_videos_lose(videos):
     assert frozen.change(1) > 0.05 and frozen.psnr_object < 25
 
 
-def test_pasting_shows_the_film_everywhere(videos):
-    truth, film, _ = videos
-    assert_close(paste(truth, film)[:, :, 2], film)
-
-
 def test_the_base_makes_frames_one_by_one(base, videos):
     """Shared noise: equal films give equal frames; own noise: they differ; and a frame does not know the others."""
     _, film, cameras = videos
@@ -108,18 +102,3 @@ def test_all_methods_are_compared(base, videos):
     assert table.count("\n") == 1 + 5 and "±" in table.splitlines()[-1]
     middle, low, high = gain(scores, OURS, OWN)
     assert abs(middle) < 0.01 and low <= middle <= high
-
-
-def test_single_pictures_have_no_change(base, videos):
-    truth, film, cameras = videos
-    model = FourDM(CONFIG)
-    found = [s for s, _ in compare(model, base, truth[:, :1] * 2 - 1, film[:, :1], cameras, 2, seeds=(0,))]
-    assert [s.method for s in found] == [PASTE, OWN]
-    assert "difference" not in score_table(found)
-
-
-def test_a_gain_is_a_ratio_of_errors(videos):
-    truth, *_ = videos
-    scores = [score("a", truth + 0.1, truth), score("b", truth + 0.2, truth)]
-    middle, *_ = gain(scores, "a", "b")
-    assert middle == pytest.approx(6.02, abs=0.01)

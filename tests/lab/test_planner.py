@@ -1,10 +1,12 @@
 """The planner: what it counts, against closed forms, torch's counters and the trainers' batches; what it says."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from refused import refused
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,15 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.configs.four_real_video import PRESETS
-from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
-from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.lab import multiview, text, training, upsampling
 from fourd_minimal.lab.cost import cost, cure, trace
 from fourd_minimal.lab.hardware import KINDS, Device, find_device, measured
-from fourd_minimal.lab.planner import Plan, hours
+from fourd_minimal.lab.planner import Plan
 from fourd_minimal.lab.stages import MAKERS, Case, Stage, find_stage
 from fourd_minimal.lab.tally import Operation, Tally
-from fourd_minimal.lab.upsampling import make_batch
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 TOY = Device("toy", fp32=1e9, bf16=2e9, bandwidth=1e8, memory=1e9)
@@ -81,18 +80,6 @@ def test_the_peak_of_a_chain():
     with torch.no_grad():
         without = counted(lambda x: (x * 2).exp().sin().sum(), (n,))
     assert 2 * 4 * n <= without.peak < 2 * 4 * n + 100
-
-
-def test_what_was_there_before_is_not_counted():
-    with FakeTensorMode():
-        x = torch.empty(1000)
-        with Tally() as tally:
-            y = x.view(10, 100).T
-            assert tally.live == 0
-            z = y.contiguous()
-        assert tally.live == tally.peak == 4 * z.numel()
-        del z
-        assert tally.live == 0
 
 
 def test_a_loop_counts_its_turns():
@@ -160,15 +147,8 @@ class Stack(nn.Module):
         return x
 
 
-STACK = Stage(
-    Stack,
-    lambda m: m.layers[1:7],
-    [Case(1.0, lambda m, n, tally: m(torch.empty(n, 100, 8)).sum())],
-    steps=10,
-    batch=8,
-    parts=4,
-    averaged=True,
-)
+CASE = Case(1.0, lambda m, n, tally: m(torch.empty(n, 100, 8)).sum())
+STACK = Stage(Stack, lambda m: m.layers[1:7], [CASE], steps=10, batch=8, parts=4, averaged=True)
 
 
 def of_stack(**options):
@@ -213,16 +193,13 @@ def test_half_precision_keeps_less():
     assert half.flops == whole.flops and half.weights == whole.weights
 
 
+def square():
+    return nn.Linear(100, 100, bias=False)
+
+
 def test_gradients_that_are_there_before_do_not_come_twice():
-    stage = Stage(
-        lambda: nn.Linear(100, 100, bias=False),
-        lambda m: m,
-        [Case(1.0, lambda m, n, tally: m(torch.empty(n, 100)).sum())],
-        steps=3600,
-        batch=2,
-        parts=1,
-        averaged=False,
-    )
+    case = Case(1.0, lambda m, n, tally: m(torch.empty(n, 100)).sum())
+    stage = Stage(square, lambda m: m, [case], steps=3600, batch=2, parts=1, averaged=False)
     for parts in (1, 2):
         found = cost(stage, TOY, parts=parts)
         assert found.gradients == 40_000 and found.average == 0
@@ -231,15 +208,8 @@ def test_gradients_that_are_there_before_do_not_come_twice():
 
 
 def test_seconds_by_hand():
-    stage = Stage(
-        lambda: nn.Linear(100, 100, bias=False),
-        lambda m: m,
-        [Case(0.5, lambda m, n, tally: m(torch.empty(n, 100)).sum())] * 2,
-        steps=1,
-        batch=100,
-        parts=1,
-        averaged=True,
-    )
+    case = Case(0.5, lambda m, n, tally: m(torch.empty(n, 100)).sum())
+    stage = Stage(square, lambda m: m, [case] * 2, steps=1, batch=100, parts=1, averaged=True)
     device = Device("slow products", fp32=1e6, bf16=None, bandwidth=1e30, memory=1)
     found = cost(stage, device)
     assert found.seconds == pytest.approx(2 * 2 * 100**3 / 1e6) and found.memory_bound < 1e-9
@@ -250,27 +220,18 @@ def test_seconds_by_hand():
     assert found.seconds == pytest.approx(moved / 1e6, rel=1e-3) and found.memory_bound == 1
 
 
-def test_new_pages_cost_before_anything_else():
+def test_new_pages_cost_before_anything_else_and_half_precision_has_its_own_rate():
     device = replace(TOY, new=1e-6)
     operation = Operation("mm", flops=2e9, moved=1e8, made=1e6, dtype=torch.float32)
     assert device.seconds(operation) == pytest.approx(2 + 1)
     assert device.seconds(operation._replace(dtype=torch.bfloat16, flops=0)) == pytest.approx(1 + 1)
-
-
-def test_half_precision_has_its_own_rate():
-    operation = Operation("mm", flops=2e9, moved=0, made=0, dtype=torch.bfloat16)
-    assert TOY.seconds(operation) == 1 and TOY.seconds(operation._replace(dtype=torch.float32)) == 2
+    half = Operation("mm", flops=2e9, moved=0, made=0, dtype=torch.bfloat16)
+    assert TOY.seconds(half) == 1 and TOY.seconds(half._replace(dtype=torch.float32)) == 2
 
 
 def test_this_machine_is_measured():
     device = measured(repeats=1)
     assert device.fp32 > 1e8 and device.bandwidth > 1e7 and device.memory > 1e8 and device.new >= 0
-
-
-def test_full_motion_modules_are_as_many_as_counted_from_the_paper():
-    with FakeTensorMode():
-        motion = find_stage("four_diffusion").model().motion
-    assert sum(p.numel() for p in motion.parameters()) == pytest.approx(453e6, rel=0.002)
 
 
 def test_sizes_of_the_base_have_their_shares():
@@ -313,73 +274,32 @@ def test_a_scene_that_does_not_fit_is_looked_at_in_fewer_pixels():
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
     Plan("four_real_video", "sync", "smoke", kind="T4", out=tmp_path).run()
-    said = capsys.readouterr().out
-    assert "it fits" in said and "waiting for memory" in said and "4 steps" in said
-    assert said.strip() in (tmp_path / "plan.md").read_text()
+    said = capsys.readouterr().out.strip()
+    assert "T4" in said and said in (tmp_path / "plan.md").read_text()
 
 
 def test_the_command_says_what_to_change(monkeypatch, capsys):
-    again = of_stack(again=True)
     monkeypatch.setattr("fourd_minimal.lab.planner.find_stage", lambda *_: STACK)
-    for memory, sentence in (again.memory, "It fits with --recompute: "), (1, "Neither recomputing nor smaller"):
+    for memory, helps in ((of_stack(again=True).memory, True), (1, False)):
         tiny = replace(TOY, memory=memory)
         monkeypatch.setattr("fourd_minimal.lab.planner.find_device", lambda kind, tiny=tiny: tiny)
         Plan("four_real_video", "sync", "smoke").run()
-        said = capsys.readouterr().out
-        assert "it does NOT fit" in said and sentence in said
+        assert ("--recompute" in capsys.readouterr().out) == helps
 
 
-def test_times_are_said_in_what_is_read():
-    assert [hours(n) for n in (0.5, 3, 72)] == ["30 min", "3.0 h", "3.0 days"]
-
-
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (lambda: find_stage("sora"), "system is 'sora'; it must be one of four_real_video"),
-        (
-            lambda: find_stage("upsampler", "base"),
-            "of upsampler none, for it has one stage, is wanted",
-        ),
-        (lambda: find_stage("four_real_video", "motion"), "stage is 'motion'; of four_real_video one of base, sync"),
-        (lambda: find_stage("four_real_video", "sync", "huge"), "preset is 'huge'; it must be one of smoke"),
-        (lambda: find_stage("four_real_video", "joint"), "stage 'joint' of four_real_video has no steps"),
-        (lambda: find_stage("four_diffusion", "base"), "stage 'base' of four_diffusion has no steps"),
-        (lambda: find_device("B300"), "kind is 'B300'; it must be one of T4, .*this"),
-        (lambda: of_stack(devices=0), "devices is 0; at least 1 is wanted"),
-        (lambda: of_stack(devices=3), "parts is 4; a multiple of the 3 devices is wanted"),
-        (lambda: of_stack(parts=3), "parts is 3; it must divide the batch of 8"),
-        (
-            lambda: cost(find_stage("four_real_video", "base", "smoke"), TOY, parts=4),
-            "parts is 4, which leaves 1 for each; a multiple of 2 is wanted",
-        ),
-        (lambda: cost(find_stage("upsampler", preset="smoke"), KINDS["T4"], precision="bf16"), "T4 has no bf16; prec"),
-    ],
-)
-def test_bad_input_is_one_sentence(call, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        call()
-
-
-def test_presets_are_planned_as_they_are():
-    assert find_stage("text_to_video", preset="cpu").batch == TEXT_TO_VIDEO["cpu"].batch
-    assert find_stage("upsampler").parts == UPSAMPLERS["full"].parts
-
-
-def test_the_upsamplers_two_shapes_come_as_often_as_they_are_planned():
-    preset = UPSAMPLERS["smoke"]
-    preset = replace(preset, views=3, times=3)
-    stage = find_stage("upsampler", None, preset)
-    made = [tuple(make_batch(preset, number).clean.shape[1:3]) for number in range(8)]
-    for case in stage.cases:
-        seen = []
-
-        def loss(n, tally, case=case, seen=seen):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    upsampling, "batch_loss", lambda _, batch: seen.append(batch.clean.shape) or torch.ones(1)
-                )
-                case.loss(nn.Identity(), n, tally)
-
-        loss(stage.batch, Tally())
-        assert made.count(tuple(seen[0][1:3])) / len(made) == case.share
+def test_bad_input_is_named():
+    for given, *said in (
+        (("sora",), "system", "sora"),
+        (("upsampler", "base"), "stage", "base", "upsampler"),
+        (("four_real_video", "motion"), "stage", "motion", "four_real_video"),
+        (("four_real_video", "sync", "huge"), "preset", "huge"),
+        (("four_real_video", "joint"), "stage", "joint", "four_real_video"),
+        (("four_diffusion", "base"), "stage", "base", "four_diffusion"),
+    ):
+        refused(partial(find_stage, *given), *said)
+    refused(lambda: find_device("B300"), "kind", "B300")
+    for name, value in (("devices", 0), ("parts", 3)):
+        refused(partial(of_stack, **{name: value}), name, value)
+    refused(lambda: of_stack(devices=3), "parts", 4, 3)
+    refused(lambda: cost(find_stage("four_real_video", "base", "smoke"), TOY, parts=4), "parts", 4)
+    refused(lambda: cost(find_stage("upsampler", preset="smoke"), KINDS["T4"], precision="bf16"), "T4", "bf16")

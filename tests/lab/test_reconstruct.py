@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from plyfile import PlyData
+from refused import refused
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
@@ -32,7 +33,7 @@ def test_a_grid_becomes_a_page_a_still_and_clouds(frames, tmp_path, capsys):
     written = sorted(p.relative_to(tmp_path / "scene").as_posix() for p in (tmp_path / "scene").rglob("*.*"))
     assert written == ["orbit.png", "ply/time_00.ply", "ply/time_01.ply", "ply/time_02.ply", "scene.html"]
     assert len(PlyData.read(tmp_path / "scene/ply/time_00.ply")["vertex"]) == 50
-    assert "dB on the frames given" in capsys.readouterr().out
+    assert "dB" in capsys.readouterr().out
     quick(folder, tmp_path / "scene", times=1).run()  # over an earlier run
     assert not (tmp_path / "scene/ply/time_01.ply").exists()
 
@@ -81,28 +82,21 @@ def test_an_orbit_that_is_not_given_is_fitted(frames, tmp_path, capsys):
     for view in range(4):
         write_video(wide[..., 2 * view : 2 * view + 32].clamp(0, 1).expand(2, -1, -1, -1), folder / f"view_{view}")
     quick(folder, tmp_path / "scene", sweep_deg=None, elevation_deg=None).run()
-    assert "The orbit, fitted: sweep" in capsys.readouterr().out
+    assert "sweep" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(elevation_deg=None), "belong together"),
-        (dict(points=0), "must be at least 1"),
-        (dict(grid="nowhere"), "--grid is nowhere; view_0, view_1.* and it has none"),
-        (dict(grid="still", sweep_deg=None, elevation_deg=None), "No orbit could be fitted"),
-        (dict(grid="uneven"), "whose views differ: 2 frames of 16x16, 3 frames of 16x16"),
-    ],
-)
-def test_bad_input_is_named(frames, tmp_path, monkeypatch, options, message):
-    monkeypatch.chdir(tmp_path)
+def test_bad_input_is_named(frames, tmp_path):
     for view in range(3):
         write_video(torch.full((2, 3, 16, 16), 0.5), tmp_path / "still" / f"view_{view}")
     for view in range(2):
         write_video(torch.rand(2 + view, 3, 16, 16), tmp_path / "uneven" / f"view_{view}")
-    from pathlib import Path
-
-    grid = Path(options.pop("grid", frames[0]))
-    with pytest.raises(ValueError, match=message):
-        quick(grid, tmp_path / "scene", **options).run()
+    fitted = dict(sweep_deg=None, elevation_deg=None)
+    for grid, options, *said in (
+        (frames[0], dict(elevation_deg=None), "--sweep-deg", "--elevation-deg"),
+        (frames[0], dict(points=0), "--points"),
+        (tmp_path / "nowhere", {}, "--grid", "nowhere"),
+        (tmp_path / "still", fitted, "--sweep-deg", "--elevation-deg"),
+        (tmp_path / "uneven", {}, "uneven", "16x16"),
+    ):
+        refused(quick(grid, tmp_path / "scene", **options).run, *said)
     assert not (tmp_path / "scene").exists()

@@ -1,17 +1,18 @@
 """Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import project
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import true_depth, true_tracks
 from fourd_minimal.lab import reconstruction
 from fourd_minimal.lab.reconstruction import Line, bent, cases, estimated, even_views, measure, reconstruct
-from fourd_minimal.lab.scenes import QUESTIONS, Scenes, arms_table, fit_large, verdict_table
+from fourd_minimal.lab.scenes import QUESTIONS, Scenes, arms_table, verdict_table
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
@@ -109,22 +110,6 @@ def test_tables_have_every_arm_and_question(model, record, monkeypatch):
     assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
 
 
-def test_a_free_camera_in_between_takes_the_offsets_of_its_neighbours(record, monkeypatch):
-    asked = []
-
-    class Spy:
-        def render(self, c2w, fov_deg, time, size, view=None):
-            asked.append(view)
-            return type("Picture", (), {"rgb": torch.rand(*c2w.shape[:2], 3, *size)})
-
-    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: Spy())
-    list(measure(FourRealVideo.from_pretrained("toy"), record))
-    views = [v for v in asked if v is not None]
-    assert views and len(views) < len(asked)
-    for view in views:
-        assert_close(view, torch.tensor([0.5, 1.5, 2.5])[:, None].expand_as(view), atol=0.05, rtol=0)
-
-
 def test_a_verdict_says_which_arm_is_better():
     def line(start, compensation, free, error):
         return Line("g", start, compensation, free, 0.0, 0.0, (error, 1.1 * error, 0.9 * error))
@@ -133,10 +118,9 @@ def test_a_verdict_says_which_arm_is_better():
     worse = [
         replace(a, errors=(2.0, 2.2, 1.8)) if (a.start, a.compensation) == ("tracks", "none") else a for a in lines
     ]
-    rows = dict(zip(QUESTIONS, verdict_table(worse).splitlines()[2:], strict=True))
-    assert "holds: +3.01" in rows["dp^v from tracks helps"]
-    assert "does not hold: -3.01" in rows["starting from tracks beats a random ball"]
-    assert "cannot tell" in rows["... with dp^v from tracks"]
+    gains = [float(re.search(r"[+-]\d\.\d\d", row)[0]) for row in verdict_table(worse).splitlines()[2:]]
+    assert len(gains) == len(QUESTIONS) and {3.01, -3.01, 0.0} <= set(gains)
+    refused(lambda: Scenes(scenes=1), "--scenes", 1)
 
 
 def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
@@ -154,25 +138,3 @@ def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
     monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: Oracle())
     lines = list(measure(FourRealVideo.from_pretrained("toy"), record))
     assert all(line.all_pixels == float("inf") and sum(line.errors) == 0 for line in lines)
-
-
-def test_a_large_fit_is_measured_from_both_starts():
-    found = fit_large("simple", 1, size=16, n_steps=2)
-    assert set(found) == {"ball", "tracks"}
-    assert all(f["seconds"] > 0 and f["worst"] == pytest.approx(f["pooled"]) for f in found.values())
-    assert found["tracks"]["pooled"] > found["ball"]["pooled"] + 1  # true points know the shape, a grey ball nothing
-
-
-def test_numbers_that_make_no_sense_are_named():
-    with pytest.raises(ValueError, match="--scenes, --fits, --fit-steps are 1, 4, 150"):
-        Scenes(scenes=1)
-
-
-def test_true_tracks_give_no_offsets_with_true_depth(record):
-    given = even_views(record)
-    cloud = reconstruction.track_points(
-        given.rgb[0, :, 0], given.c2w[0], record.fov_deg, true_tracks(given), true_depth(given)
-    )
-    assert cloud.view_offsets.abs().max() < 1e-4
-    xy, depth = project(cloud.points, given.c2w[0, 0], record.fov_deg, (24, 24))
-    assert (depth > 0).all()

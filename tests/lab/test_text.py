@@ -1,9 +1,10 @@
 """Training on captions: it resumes exactly, leaves words out as asked, and its videos are measured by colour."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch.testing import assert_close
+from resuming import killed_and_resumed
 
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.lab.text import (
@@ -19,21 +20,8 @@ from fourd_minimal.lab.text import (
 SMOKE = TEXT_TO_VIDEO["smoke"]
 
 
-def last(steps):
-    *_, step = steps
-    return step
-
-
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    whole = last(train_text_to_video(SMOKE)).averaged()
-    killed = train_text_to_video(SMOKE, tmp_path, checkpoint_every=2)
-    for step in killed:
-        if step.number == 3:
-            break
-    killed.close()
-    resumed = [*train_text_to_video(SMOKE, tmp_path, checkpoint_every=2)]
-    assert [step.number for step in resumed] == [3, 4]
-    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+    killed_and_resumed(partial(train_text_to_video, SMOKE), tmp_path)
 
 
 def test_shares_are_what_they_say():

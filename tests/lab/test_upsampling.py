@@ -1,9 +1,11 @@
 """Training the upsampler: it resumes exactly, learns, and is measured against bicubic interpolation."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from resuming import killed_and_resumed
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_real_video import PRESETS
@@ -26,21 +28,8 @@ from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
 SMOKE = UPSAMPLERS["smoke"]
 
 
-def last(steps):
-    *_, step = steps
-    return step
-
-
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    whole = last(train_upsampler(SMOKE)).averaged()
-    killed = train_upsampler(SMOKE, tmp_path, checkpoint_every=2)
-    for step in killed:
-        if step.number == 3:
-            break
-    killed.close()
-    resumed = [*train_upsampler(SMOKE, tmp_path, checkpoint_every=2)]
-    assert [step.number for step in resumed] == [3, 4]
-    assert_close(resumed[-1].averaged().state_dict(), whole.state_dict(), rtol=0, atol=0)
+    killed_and_resumed(partial(train_upsampler, SMOKE), tmp_path)
 
 
 def test_a_batch_holds_what_its_small_frames_come_from():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refused import refused
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
@@ -76,15 +77,11 @@ def test_strengths_are_those_that_make_the_answers_likeliest():
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"videos\['fox'\] has 1 method"):
-        UserStudy(videos("a", ["fox"]), tmp_path / "a.csv")
-    with pytest.raises(ValueError, match=r"videos\['fox'\]\['a'\] reaches from"):
-        UserStudy({"fox": {"a": torch.full((1, 3, 2, 2), 2.0), "b": torch.zeros(1, 3, 2, 2)}}, tmp_path / "a.csv")
-    with pytest.raises(ValueError, match="never won or never lost"):
-        bradley_terry(torch.tensor([[0.0, 3.0], [0.0, 0.0]]))
+    refused(lambda: UserStudy(videos("a", ["fox"]), tmp_path / "a.csv"), "videos['fox']", 1)
+    bright = {"fox": {"a": torch.full((1, 3, 2, 2), 2.0), "b": torch.zeros(1, 3, 2, 2)}}
+    refused(lambda: UserStudy(bright, tmp_path / "a.csv"), "videos['fox']['a']", 2)
+    refused(lambda: bradley_terry(torch.tensor([[0.0, 3.0], [0.0, 0.0]])), "wins")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="has the columns a, b"):
-        read_answers(tmp_path / "other.csv")
+    refused(lambda: read_answers(tmp_path / "other.csv"), "other.csv", "a, b")
     write_answers([Answer("fox", "taste", "a", "b", LEFT)], tmp_path / "odd.csv")
-    with pytest.raises(ValueError, match=r"line 2: 'taste' was answered 'left'"):
-        read_answers(tmp_path / "odd.csv")
+    refused(lambda: read_answers(tmp_path / "odd.csv"), "odd.csv", 2, "taste", "left")

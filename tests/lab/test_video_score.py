@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from refused import refused
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -27,15 +28,9 @@ def folder(tmp_path_factory):
     letters = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     letters.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
     letters.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=letters,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        padding_side="right",
-        additional_special_tokens=SPECIAL[4:],
-    )
+    ends = dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="right")
+    options = dict(tokenizer_object=letters, additional_special_tokens=SPECIAL[4:], **ends)
+    tokenizer = transformers.PreTrainedTokenizerFast(**options)
     pictures = getattr(transformers, "Idefics2ImageProcessorPil", transformers.Idefics2ImageProcessor)
     size = {"shortest_edge": 28, "longest_edge": 42}
     processor = transformers.Idefics2Processor(pictures(size=size), tokenizer, image_seq_len=LATENTS)
@@ -130,10 +125,6 @@ def test_too_many_frames_are_thinned_evenly(folder):
     assert_close(torch.stack([*scorer.score(film, ["a"]).values()], -1), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_a_caption_cannot_bring_images_of_its_own(scorer):
-    assert_close(scorer.score(videos(1), ["a <image>ball"]), scorer.score(videos(1), ["a ball"]))
-
-
 def test_several_files_with_an_index_are_one(folder, scorer, tmp_path):
     single = copied(folder, tmp_path)
     state = load_file(single)
@@ -148,72 +139,35 @@ def test_several_files_with_an_index_are_one(folder, scorer, tmp_path):
     assert_close(sharded.score(videos(1), ["a"]), scorer.score(videos(1), ["a"]))
 
 
-def test_sixteen_bits_are_near(folder, scorer):
-    half = VideoScore.from_pretrained(folder)
-    assert half.network.dtype == torch.bfloat16
-    found, wanted = half.score(videos(1), ["a"]), scorer.score(videos(1), ["a"])
-    for name in NAMES:
-        assert found[name].dtype == torch.float32 and abs(found[name] - wanted[name]) < 0.3
-
-
 def test_the_label_knows_the_published_words(folder, scorer, monkeypatch):
-    assert "not with the published prompt" in scorer.label and not is_published(PROMPT)
-    assert len(video_score.PUBLISHED) == 64
+    assert not is_published(PROMPT) and len(video_score.PUBLISHED) == 64
     monkeypatch.setattr(video_score, "PUBLISHED", hashlib.sha256(b"a {text_prompt} b").hexdigest())
     labelled = VideoScore.from_pretrained(folder, prompt="\na  {text_prompt}\nb\n")
-    assert labelled.label == f"VideoScore ({folder})"
+    assert str(folder) in labelled.label and len(labelled.label) < len(scorer.label)
 
 
-# What is refused
-
-
-@pytest.mark.parametrize("gone", ["score.bias", "model.connector.perceiver_resampler.latents"])
-def test_a_tensor_that_is_missing_is_refused(folder, tmp_path, gone):
+def test_weights_that_do_not_fit_are_refused(folder, scorer, tmp_path):
     file = copied(folder, tmp_path)
-    state = load_file(file)
-    del state[gone]
-    save_file(state, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=f"1 tensors missing or of another shape, such as {gone}"):
-        VideoScore.from_pretrained(tmp_path)
-
-
-def test_a_head_of_another_shape_is_refused(folder, tmp_path):
-    file = copied(folder, tmp_path)
-    state = load_file(file)
-    state["score.weight"] = state["score.weight"][:4].clone()
-    save_file(state, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"tensors missing or of another shape, such as .*score\.weight"):
-        VideoScore.from_pretrained(tmp_path)
-
-
-def test_a_network_with_other_outputs_is_refused(folder, scorer):
+    whole = load_file(file)
+    for name in ("score.bias", "model.connector.perceiver_resampler.latents"):
+        save_file({n: v for n, v in whole.items() if n != name}, file, {"format": "pt"})
+        refused(lambda: VideoScore.from_pretrained(tmp_path), tmp_path, 1, name)
+    save_file(whole | {"score.weight": whole["score.weight"][:4].clone()}, file, {"format": "pt"})
+    refused(lambda: VideoScore.from_pretrained(tmp_path), tmp_path, "score.weight")
+    torch.save(whole, tmp_path / "pytorch_model.bin")  # would be unpickled
+    file.unlink()
+    refused(lambda: VideoScore.from_pretrained(tmp_path), "VideoScore", tmp_path)
     config = transformers.Idefics2Config.from_pretrained(folder)
     config.num_labels = 3
-    with pytest.raises(ValueError, match="network gives 3 numbers; 5 are wanted"):
-        VideoScore(network_class()(config), scorer.processor)
-
-
-def test_weights_that_would_be_unpickled_are_refused(folder, tmp_path):
-    file = copied(folder, tmp_path)
-    torch.save(load_file(file), tmp_path / "pytorch_model.bin")
-    file.unlink()
-    with pytest.raises(ValueError, match="VideoScore cannot be loaded"):
-        VideoScore.from_pretrained(tmp_path)
+    refused(lambda: VideoScore(network_class()(config), scorer.processor), "network", 3)
 
 
 def test_bad_input_is_named(folder, scorer, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="captions is 1 captions; a list of 2"):
-        scorer.score(videos(), ["a"])
-    with pytest.raises(ValueError, match="captions is one string"):
-        scorer.score(videos(), "ab")
-    with pytest.raises(ValueError, match="videos holds NaN"):
-        scorer.score(videos() * torch.nan, ["a", "b"])
-    with pytest.raises(ValueError, match=r"prompt is 'rate this'"):
-        VideoScore(scorer.network, scorer.processor, "rate this")
-    with pytest.raises(ValueError, match="max_frames is 0"):
-        VideoScore(scorer.network, scorer.processor, max_frames=0)
-    with pytest.raises(ValueError, match="VideoScore cannot be loaded from"):
-        VideoScore.from_pretrained(tmp_path / "none")
+    refused(lambda: scorer.score(videos(), ["a"]), "captions", 1)
+    refused(lambda: scorer.score(videos(), "ab"), "captions", "string")
+    refused(lambda: scorer.score(videos() * torch.nan, ["a", "b"]), "videos", "NaN")
+    refused(lambda: VideoScore(scorer.network, scorer.processor, "rate this"), "prompt", "rate this")
+    refused(lambda: VideoScore(scorer.network, scorer.processor, max_frames=0), "max_frames", 0)
+    refused(lambda: VideoScore.from_pretrained(tmp_path / "none"), "VideoScore", "none")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match="transformers cannot be imported"):
-        VideoScore.from_pretrained(folder)
+    refused(lambda: VideoScore.from_pretrained(folder), "transformers", "[metrics]")

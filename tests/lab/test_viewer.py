@@ -8,6 +8,7 @@ import pytest
 import torch
 from einops import rearrange
 from PIL import Image
+from refused import refused
 
 from fourd_minimal.lab.viewer import GridViewer, save_html
 
@@ -48,21 +49,12 @@ def test_time_and_view_travel_both_ways(grid):
     assert sorted(seen) == [("time", 5), ("view", 3)]
 
 
-@pytest.mark.parametrize("cell", [{"time": 6}, {"view": 4}, {"time": -1}])
-def test_a_cell_outside_the_grid_is_refused(grid, cell):
-    ((name, value),) = cell.items()
-    with pytest.raises(ValueError, match=f"{name} is {value}; this grid has {name}s 0 to"):
-        GridViewer(grid, **cell)
+@pytest.mark.parametrize("name, value", [("time", 6), ("view", 4), ("time", -1)])
+def test_a_cell_outside_the_grid_is_refused(grid, name, value):
+    refused(lambda: GridViewer(grid, **{name: value}), name, value)
     viewer = GridViewer(grid)
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
-        setattr(viewer, name, value)
+    refused(lambda: setattr(viewer, name, value), name, value)
     assert getattr(viewer, name) == 0
-
-
-def test_looks_follow_the_size_of_the_frames():
-    small, large = (GridViewer(torch.zeros(2, 2, 3, n, n))._grid for n in (16, 64))
-    assert (small["scale"], small["smooth"]) == (20, False)
-    assert (large["scale"], large["smooth"]) == (5, True)
 
 
 def test_known_cells_are_row_and_column_zero_unless_told(grid):
@@ -70,13 +62,10 @@ def test_known_cells_are_row_and_column_zero_unless_told(grid):
     assert not np.any(GridViewer(grid, known=False)._grid["known"])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"fps": 0}, "fps is 0"), ({"scale": -1}, "scale is -1"), ({"known": torch.ones(2, 2).bool()}, "known is")],
-)
-def test_options_that_make_no_sense_are_named(grid, options, message):
-    with pytest.raises(ValueError, match=message):
-        GridViewer(grid, **options)
+def test_options_that_make_no_sense_are_named(grid):
+    refused(lambda: GridViewer(grid, fps=0), "fps", 0)
+    refused(lambda: GridViewer(grid, scale=-1), "scale", -1)
+    refused(lambda: GridViewer(grid, known=torch.ones(2, 2).bool()), "known", (2, 2))
 
 
 # The page

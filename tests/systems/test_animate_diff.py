@@ -1,9 +1,13 @@
 """AnimateDiff's weights in our places, and views joined in diffusers' U-Net, each against the other."""
 
+from functools import partial
+
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import MotionAdapter, UNetMotionModel
 from einops import rearrange, repeat
+from refused import refused
+from tiny import shaken, unet_2d
 from torch.testing import assert_close
 
 from fourd_minimal.motion_module import MotionModule
@@ -13,55 +17,26 @@ from fourd_minimal.systems.pretrained.animate_diff import joint_views, load_moti
 from fourd_minimal.systems.stable_diffusion import load_stable_diffusion
 
 WIDTHS, HEADS, GROUPS, FRAMES, VIEWS = (16, 32), 2, 8, 3, 2
+SMALL = dict(
+    head_dim=8, norm_groups=GROUPS, text_dim=12, token_dim=10, n_tokens=3, resampler_depth=1, resampler_heads=1
+)
 CONFIG = MultiviewUNetConfig(
-    widths=WIDTHS,
-    n_res_blocks=2,
-    attention_levels=(0,),
-    head_dim=8,
-    norm_groups=GROUPS,
-    text_dim=12,
-    token_dim=10,
-    context_dim=14,
-    n_tokens=3,
-    resampler_depth=1,
-    resampler_heads=1,
-    reference_slot=False,
+    widths=WIDTHS, n_res_blocks=2, attention_levels=(0,), context_dim=14, reference_slot=False, **SMALL
 )
 
 
 def adapter(middle=True, frames=16):
     torch.manual_seed(1)
-    made = MotionAdapter(
-        block_out_channels=WIDTHS,
-        motion_layers_per_block=2,
-        motion_num_attention_heads=HEADS,
-        motion_norm_num_groups=GROUPS,
-        motion_max_seq_length=frames,
-        use_motion_mid_block=middle,
-    )
-    for parameter in made.parameters():
-        torch.nn.init.normal_(parameter, std=0.15)
-    return made
+    sizes = dict(motion_layers_per_block=2, motion_num_attention_heads=HEADS, motion_norm_num_groups=GROUPS)
+    more = dict(motion_max_seq_length=frames, use_motion_mid_block=middle)
+    return shaken(MotionAdapter(block_out_channels=WIDTHS, **sizes, **more))
 
 
 @pytest.fixture(scope="module")
 def still():
     """Stable Diffusion 2, tiny and random."""
     torch.manual_seed(0)
-    model = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=WIDTHS,
-        layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4),
-        use_linear_projection=True,
-        cross_attention_dim=12,
-        norm_num_groups=GROUPS,
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.25)
-    return model
+    return shaken(unet_2d(WIDTHS, heads=(2, 4), use_linear_projection=True), 0.25)
 
 
 def ours(still, state):
@@ -167,8 +142,7 @@ def test_there_are_21_places_at_full_size():
 
 def test_a_clip_beyond_the_files_positions_is_refused(still):
     model, _ = ours(still, adapter(frames=2).state_dict())
-    with pytest.raises(ValueError, match="x has 3 frames; this module knows positions for 2"):
-        run_ours(model, *inputs())
+    refused(lambda: run_ours(model, *inputs()), "x", 3)
 
 
 def test_joined_views_are_those_of_the_multi_view_unet(still):
@@ -217,21 +191,17 @@ def test_views_of_another_object_and_of_another_frame_are_not_read(still):
 
 def test_what_does_not_fit_is_named(still):
     state, unet = adapter().state_dict(), MultiviewUNet(CONFIG)
-    with pytest.raises(ValueError, match=r"unet has no motion modules; add_motion_modules\(unet\)"):
-        load_motion_adapter(unet, state)
+    refused(lambda: load_motion_adapter(unet, state), "unet", "add_motion_modules(unet)")
     add_motion_modules(unet, n_heads=HEADS, norm_groups=GROUPS)
-    with pytest.raises(ValueError, match="state has no motion modules"):
-        load_motion_adapter(unet, still.state_dict())
+    refused(lambda: load_motion_adapter(unet, still.state_dict()), "state", "motion")
     far = {name.replace("up_blocks.1", "up_blocks.3"): value for name, value in state.items()}
-    with pytest.raises(ValueError, match=r"state has up_blocks\.3\.motion_modules\.0, a place that this U-Net of 11"):
-        load_motion_adapter(unet, far)
+    refused(lambda: load_motion_adapter(unet, far), "state", "up_blocks.3.motion_modules.0")
     name = "down_blocks.1.motion_modules.0.proj_in.weight"
-    with pytest.raises(ValueError, match=r"down_blocks\.1\.motion_modules\.0: state's proj_in\.weight is \(4, 4\)"):
-        load_motion_adapter(unet, {**state, name: torch.zeros(4, 4)})
+    other = {**state, name: torch.zeros(4, 4)}
+    refused(lambda: load_motion_adapter(unet, other), "down_blocks.1.motion_modules.0", "proj_in.weight", (4, 4))
     assert isinstance(unet.temporal[0], MotionModule)
-    with pytest.raises(ValueError, match="views is 0; at least 1"), joint_views(still, 0):
-        pass
-    with pytest.raises(ValueError, match="joins views already"), joint_views(still, 2), joint_views(still, 2):
-        pass
-    with pytest.raises(ValueError, match="sample has a batch of 3; a multiple of 2"), joint_views(still, 2):
-        still(torch.zeros(3, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(3, 5, 12))
+    refused(joint_views(still, 0).__enter__, "views", 0)
+    with joint_views(still, 2):
+        refused(joint_views(still, 2).__enter__, "unet")
+        three = partial(still, torch.zeros(3, 4, 8, 8), 1, encoder_hidden_states=torch.zeros(3, 5, 12))
+        refused(three, "sample", 3)

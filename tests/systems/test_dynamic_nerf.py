@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 import torch.nn.functional as F
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
@@ -18,16 +18,8 @@ from fourd_minimal.systems.dynamic_nerf import (
     reconstruction_loss,
 )
 
-SMALL = DynamicNeRFConfig(
-    n_levels=4,
-    log2_table_size=10,
-    base_resolution=4,
-    per_level_scale=1.6,
-    width=16,
-    n_samples=24,
-    occupancy_side=12,
-    moments=3,
-)
+SIZES = dict(n_levels=4, log2_table_size=10, base_resolution=4, per_level_scale=1.6, width=16)
+SMALL = DynamicNeRFConfig(**SIZES, n_samples=24, occupancy_side=12, moments=3)
 
 
 def grown(config=SMALL, seed=0):
@@ -117,15 +109,6 @@ def test_a_moving_creature_is_fitted_and_seen_from_in_between():
     assert scene.occupancy.holds(torch.zeros(1, 3)).all() and not scene.occupancy.holds(torch.full((1, 3), 0.95)).any()
 
 
-def test_the_same_seed_gives_the_same_scene():
-    record = sample_scenes(1, 2, 2, 8, HELD_OUT, "creature", elevation_deg=20.0)
-    given = record.rgb[0], record.alpha[0], record.c2w[0], FOV_DEG
-    scenes = [DynamicNeRF(SMALL) for _ in range(2)]
-    runs = [list(fit_steps(scene, *given, 5, 32)) for scene in scenes]
-    assert runs[0] == runs[1]
-    assert all(torch.equal(a, b) for a, b in zip(scenes[0].parameters(), scenes[1].parameters(), strict=True))
-
-
 def test_without_a_mask_opacity_is_unknown_and_white_may_be_something():
     scene, picture = grown(), torch.rand(2, 2, 3, 8, 8)
     losses = []
@@ -157,14 +140,9 @@ def test_one_frame_and_cameras_that_see_nothing_are_no_trouble():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"nerf.n_levels is 0; at least 1"):
-        replace(SMALL, n_levels=0)
+    refused(lambda: replace(SMALL, n_levels=0), "nerf.n_levels", 0)
     scene, rgb = DynamicNeRF(SMALL), torch.rand(2, 1, 3, 4, 4)
-    with pytest.raises(ValueError, match=r"time reaches from 0 to 1.5; times in \[0, 1\]"):
-        scene.render(cameras(), FOV_DEG, torch.tensor([0.0, 1.5]), 4)
-    with pytest.raises(ValueError, match="c2w"):
-        scene.render(torch.zeros(4, 4), FOV_DEG, 0.0, 4)
-    with pytest.raises(ValueError, match="c2w is for 3 views and rgb has 2"):
-        next(fit_steps(scene, rgb, rgb[:, :, :1], cameras(3), FOV_DEG))
-    with pytest.raises(ValueError, match="rgb reaches from"):
-        next(fit_steps(scene, rgb * 2 + 1, rgb[:, :, :1], cameras(), FOV_DEG))
+    refused(lambda: scene.render(cameras(), FOV_DEG, torch.tensor([0.0, 1.5]), 4), "time", 0, "1.5")
+    refused(lambda: scene.render(torch.zeros(4, 4), FOV_DEG, 0.0, 4), "c2w")
+    refused(lambda: next(fit_steps(scene, rgb, rgb[:, :, :1], cameras(3), FOV_DEG)), "c2w", 3, "rgb", 2)
+    refused(lambda: next(fit_steps(scene, rgb * 2 + 1, rgb[:, :, :1], cameras(), FOV_DEG)), "rgb", 3)

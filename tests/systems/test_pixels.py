@@ -1,7 +1,7 @@
 """What is no picture is refused in one sentence; what is one passes."""
 
-import pytest
 import torch
+from refused import refused
 
 from fourd_minimal.systems.pixels import check_pixels
 
@@ -10,16 +10,9 @@ def test_pictures_pass():
     check_pixels("video", torch.tensor([0.0, 0.5, 1.0]))
 
 
-@pytest.mark.parametrize(
-    "frames, sentence",
-    [
-        (torch.ones(2, dtype=torch.uint8), "video is torch.uint8; a floating-point tensor with pixels"),
-        (torch.zeros(0, 3), r"video has shape \(0, 3\), so no pixels"),
-        (torch.tensor([0.5, torch.nan]), "video holds NaN"),
-        (torch.tensor([-0.5, 0.5]), "video reaches from -0.5 to 0.5; pixels"),
-        (torch.tensor([0.5, 2.0]), "video reaches from 0.5 to 2; pixels"),
-    ],
-)
-def test_what_is_no_picture_is_refused(frames, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        check_pixels("video", frames)
+def test_what_is_no_picture_is_refused():
+    refused(lambda: check_pixels("video", torch.ones(2, dtype=torch.uint8)), "video", "torch.uint8")
+    refused(lambda: check_pixels("video", torch.zeros(0, 3)), "video", (0, 3))
+    refused(lambda: check_pixels("video", torch.tensor([0.5, torch.nan])), "video", "NaN")
+    refused(lambda: check_pixels("video", torch.tensor([-0.5, 0.5])), "video", "-0.5", "0.5")
+    refused(lambda: check_pixels("video", torch.tensor([0.5, 2.0])), "video", "0.5", 2)

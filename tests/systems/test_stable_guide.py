@@ -3,94 +3,37 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 
 import diffusers
 import pytest
 import torch
 import transformers
 from einops import rearrange, repeat
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.ddpm import NoiseSchedule
 from fourd_minimal.systems import film_to_scene
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
-from fourd_minimal.systems.film_to_scene import Guide, Ramp, SceneConfig, optimise_scene, optimise_steps
+from fourd_minimal.systems.film_to_scene import Guide, Ramp, SceneConfig, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.pretrained.animate_diff import joint_views
 from fourd_minimal.systems.pretrained.stable_guide import StableGuide, StableGuideConfig, read_captions, side
 
 CONFIG = StableGuideConfig(views=4, times=2, image_size=16, at_once=3)
-SCENE = SceneConfig(
-    DynamicNeRFConfig(
-        n_levels=2, log2_table_size=8, base_resolution=4, per_level_scale=2.0, width=8, n_samples=8, occupancy_side=6
-    ),
-    fov_deg=36.0,
-    sizes=((0, 8),),
-    n_steps=2,
-    anneal_steps=4,
-    anchor=0.0,
-    orientation=Ramp(0.0, 0.0),
-    entropy=Ramp(0.0, 0.0),
-    opacity=0.0,
-)
-
-
-def shaken(model, std=0.15):
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return model
+FIELD = dict(n_levels=2, log2_table_size=8, base_resolution=4, per_level_scale=2.0, width=8, n_samples=8)
+FIELD = DynamicNeRFConfig(**FIELD, occupancy_side=6)
+NONE = dict(anchor=0.0, orientation=Ramp(0.0, 0.0), entropy=Ramp(0.0, 0.0), opacity=0.0)
+SCENE = SceneConfig(FIELD, fov_deg=36.0, sizes=((0, 8),), n_steps=2, anneal_steps=4, **NONE)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A Stable Diffusion with what its repository holds, and a motion adapter."""
-    folder = tmp_path_factory.mktemp("stable")
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=2,
-        cross_attention_dim=12,
-        norm_num_groups=8,
+def guide(stable_folder):
+    return StableGuide.from_pretrained(
+        str(stable_folder), "a fox", str(stable_folder / "motion"), "ugly", config=CONFIG
     )
-    shaken(unet).save_pretrained(folder / "unet")
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=16,
-    )
-    shaken(vae).save_pretrained(folder / "vae")
-    noise = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    diffusers.PNDMScheduler(**noise, skip_prk_steps=True, steps_offset=1).save_pretrained(folder / "scheduler")
-    letters = [*"abcdefghijklmnopqrstuvwxyz,"]  # no merges: a caption is read letter by letter
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    ends = dict(bos_token_id=len(pieces) - 2, eos_token_id=len(pieces) - 1, pad_token_id=len(pieces) - 1)
-    sizes = dict(hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    config = transformers.CLIPTextConfig(vocab_size=len(pieces), max_position_embeddings=20, **ends, **sizes)
-    shaken(transformers.CLIPTextModel(config)).save_pretrained(folder / "text_encoder")
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=20).save_pretrained(folder / "tokenizer")
-    motion = diffusers.MotionAdapter(
-        block_out_channels=(16, 32),
-        motion_layers_per_block=1,
-        motion_num_attention_heads=2,
-        motion_norm_num_groups=8,
-        motion_max_seq_length=8,
-    )
-    shaken(motion).save_pretrained(folder / "motion")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def guide(folder):
-    return StableGuide.from_pretrained(str(folder), "a fox", str(folder / "motion"), "ugly", config=CONFIG)
 
 
 def latents(n=2, views=4, seed=1):
@@ -104,23 +47,23 @@ def renders(seed=1):
 AZIMUTHS = torch.tensor([10.0, 100.0, 190.0, 280.0])
 
 
-def test_what_is_loaded_is_what_the_folder_holds(folder, guide):
+def test_what_is_loaded_is_what_the_folder_holds(stable_folder, guide):
     assert isinstance(guide, Guide) and not isinstance(FourDM.__new__(FourDM), Guide)
     assert isinstance(guide.unet, diffusers.UNetMotionModel) and guide.moves
     assert not any(p.requires_grad for p in guide.parameters())
-    adapter = diffusers.MotionAdapter.from_pretrained(folder / "motion").state_dict()
+    adapter = diffusers.MotionAdapter.from_pretrained(stable_folder / "motion").state_dict()
     own = guide.unet.state_dict()
     assert all(torch.equal(own[name], value) for name, value in adapter.items())
     linear = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear")
     assert_close(guide.schedule.abar, linear.alphas_cumprod)
-    still = StableGuide.from_pretrained(str(folder), "a fox")
+    still = StableGuide.from_pretrained(str(stable_folder), "a fox")
     assert_close(still.schedule.abar, NoiseSchedule().abar, atol=1e-5, rtol=1e-4)  # Stable Diffusion's own
     assert still.config.image_size == 16 and not still.moves
 
 
-def test_captions_are_read_as_the_librarys_pipeline_reads_them(folder, guide):
-    reader = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
-    parts = dict(tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer"), text_encoder=reader)
+def test_captions_are_read_as_the_librarys_pipeline_reads_them(stable_folder, guide):
+    reader = transformers.CLIPTextModel.from_pretrained(stable_folder / "text_encoder")
+    parts = dict(tokenizer=transformers.CLIPTokenizer.from_pretrained(stable_folder / "tokenizer"), text_encoder=reader)
     parts |= dict(unet=guide.unet, vae=guide.vae, scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False))
     absent = dict(feature_extractor=None, safety_checker=None, requires_safety_checker=False)
     pipeline = diffusers.StableDiffusionPipeline(**parts, **absent)
@@ -129,7 +72,7 @@ def test_captions_are_read_as_the_librarys_pipeline_reads_them(folder, guide):
     assert_close(guide.text[:3], wanted)
     assert_close(guide.text[3], nothing[0])
     assert (guide.text[0] - guide.text[1]).abs().max() > 1e-3
-    assert torch.equal(read_captions(str(folder), ["a fox, back view"])[0], guide.text[2])
+    assert torch.equal(read_captions(str(stable_folder), ["a fox, back view"])[0], guide.text[2])
 
 
 def test_latents_are_the_librarys_and_have_a_gradient(guide):
@@ -160,8 +103,8 @@ def test_one_look_is_the_library_with_joined_views_and_captions_of_their_own(gui
 
 
 @pytest.mark.parametrize("joint", [True, False])
-def test_without_motion_frames_are_seen_one_by_one(joint, folder):
-    still = StableGuide.from_pretrained(str(folder), "a fox", config=replace(CONFIG, joint=joint))
+def test_without_motion_frames_are_seen_one_by_one(joint, stable_folder):
+    still = StableGuide.from_pretrained(str(stable_folder), "a fox", config=replace(CONFIG, joint=joint))
     z, t = latents(), torch.tensor(600)
     found, other = still.opinion(AZIMUTHS)(z, t)[0], z.clone()
     other[1, 2] = 0
@@ -197,15 +140,6 @@ def test_guidance_one_is_the_caption_and_zero_is_none(guide):
     assert_close(target(3.0), target(0.0) + 3 * (target(1.0) - target(0.0)), atol=1e-3, rtol=1e-3)
 
 
-def test_the_gradient_reaches_the_scene_and_only_the_scene(guide):
-    config = replace(SCENE, n_steps=1, guidance=3.0)
-    before = {name: value.clone() for name, value in guide.state_dict().items()}
-    scene = optimise_scene(None, guide, config)
-    assert scene.space.table.abs().max() > 2e-3 and scene.space_time.table.abs().max() > 2e-3
-    assert all(torch.equal(before[name], value) for name, value in guide.state_dict().items())
-    assert all(parameter.grad is None for parameter in guide.parameters())
-
-
 def test_the_scene_feels_the_gradient_of_the_guides_loss(guide, monkeypatch):
     """What a step of the optimisation hands to the field, against autograd through renders, encoder and loss."""
     config = replace(SCENE, n_steps=1, guidance=3.0, sizes=((0, 16),), sds=2.0)
@@ -235,31 +169,20 @@ def test_the_scene_feels_the_gradient_of_the_guides_loss(guide, monkeypatch):
         assert_close(found, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=1e-3)
 
 
-def test_stratified_samples_do_not_change_what_the_guide_wants(guide):
-    """Where a pull towards colours would pull at the noise of sampling, too, a change of colours does not."""
-    looked = film_to_scene.Pixels(
-        torch.zeros(5, 3), torch.randn(5, 1, 3), torch.zeros(5), torch.zeros(5, 3), torch.zeros(5)
-    )
-    scene = film_to_scene.DynamicNeRF(SCENE.nerf)
-    losses = film_to_scene._pull(scene, looked, 8, SCENE, 0, torch.Generator().manual_seed(0), True)
-    assert losses["sds"].item() == 0
-
-
 def test_a_caption_becomes_a_scene_and_an_interrupted_run_goes_on_exactly(guide, tmp_path):
     config = replace(SCENE, n_steps=3, guidance=3.0, pixels=40)
     whole = list(optimise_steps(None, guide, config))
     assert [s.number for s in whole] == [1, 2, 3] and all(s.losses["sds"] > 0 for s in whole)
-    for step in optimise_steps(None, guide, config, path=tmp_path / "scene.safetensors", checkpoint_every=2):
+    path = tmp_path / "scene.safetensors"
+    for step in optimise_steps(None, guide, config, path=path, checkpoint_every=2):
         if step.number == 3:
             break
-    (last,) = optimise_steps(None, guide, config, path=tmp_path / "scene.safetensors")
+    (last,) = optimise_steps(None, guide, config, path=path)
     assert last.number == 3 and torch.equal(last.scene.space.table, whole[-1].scene.space.table)
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text.flip(0), CONFIG)
-    with pytest.raises(ValueError, match="of another run: eyes differ"):
-        next(optimise_steps(None, other, config, path=tmp_path / "scene.safetensors"))
+    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "eyes")
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text, replace(CONFIG, joint=False))
-    with pytest.raises(ValueError, match="of another run: guide differ"):
-        next(optimise_steps(None, other, config, path=tmp_path / "scene.safetensors"))
+    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guide")
 
 
 def test_beside_a_film_the_guide_looks_and_4dm_makes_the_videos(guide, monkeypatch):
@@ -275,12 +198,10 @@ def test_beside_a_film_the_guide_looks_and_4dm_makes_the_videos(guide, monkeypat
 
 def test_what_wants_a_film_is_refused_without_one(guide):
     for name, value in dict(anchor=1.0, direct=1.0, mask=0.1, fit_steps=3).items():
-        with pytest.raises(ValueError, match=f"{name} is {value}, and wants videos; without a film, 0 is wanted"):
-            next(optimise_steps(None, guide, replace(SCENE, **{name: value}), lambda a, b: a))
-    with pytest.raises(ValueError, match="model is a guide, which samples no videos"):
-        next(optimise_steps(torch.rand(2, 3, 16, 16), guide, SCENE))
-    with pytest.raises(ValueError, match="film is None; 4DM wants a film"):
-        next(optimise_steps(None, FourDM.__new__(FourDM), SCENE))
+        config = replace(SCENE, **{name: value})
+        refused(partial(next, optimise_steps(None, guide, config, lambda a, b: a)), name, value)
+    refused(lambda: next(optimise_steps(torch.rand(2, 3, 16, 16), guide, SCENE)), "model", "guide")
+    refused(lambda: next(optimise_steps(None, FourDM.__new__(FourDM), SCENE)), "film", None)
 
 
 def test_sides():
@@ -289,55 +210,40 @@ def test_sides():
     ]  # fmt: skip
 
 
-def test_bad_input_is_one_sentence(guide, folder, tmp_path, monkeypatch):
-    name, motion = str(folder), str(folder / "motion")
+def test_bad_input_is_one_sentence(guide, stable_folder, tmp_path, monkeypatch):
+    name, motion = str(stable_folder), str(stable_folder / "motion")
     parts = guide.unet, guide.vae, guide.schedule, guide.text
-    with pytest.raises(ValueError, match="prompt is '' and text is None; one is wanted"):
-        StableGuide.from_pretrained(name)
-    with pytest.raises(ValueError, match="prompt is 'a fox' and text is given; one is wanted"):
-        StableGuide.from_pretrained(name, "a fox", text=guide.text)
-    with pytest.raises(ValueError, match=r"the unet of '.*nowhere' cannot be loaded \(.*\); a folder"):
-        StableGuide.from_pretrained(str(tmp_path / "nowhere"), "a fox")
-    with pytest.raises(ValueError, match=r"motion '.*' does not fit '.*' \(.*\)\."):
-        diffusers.MotionAdapter(
-            block_out_channels=(16, 32, 32), motion_num_attention_heads=2, motion_norm_num_groups=8
-        ).save_pretrained(tmp_path / "motion")
-        StableGuide.from_pretrained(name, "a fox", str(tmp_path / "motion"))
-    with pytest.raises(ValueError, match="times is 9; the motion modules know positions for 8 frames"):
-        StableGuide(*parts, replace(CONFIG, times=9))
-    with pytest.raises(ValueError, match="image_size is 18; a multiple of 4 is wanted"):
-        StableGuide(*parts, replace(CONFIG, image_size=18))
-    with pytest.raises(ValueError, match="text has 7 channels; the U-Net wants 12"):
-        StableGuide(*parts[:3], torch.zeros(4, 5, 7), CONFIG)
-    with pytest.raises(ValueError, match="predicts is 'sample'; 'epsilon' or 'v_prediction'"):
-        StableGuide(*parts, CONFIG, "sample")
-    with pytest.raises(ValueError, match="views is 0; at least 1"):
-        replace(CONFIG, views=0)
-    with pytest.raises(ValueError, match=r"renders has shape \(2, 4, 3, 8, 8\); \(2, 4, 3, 16, 16\)"):
-        guide.look(torch.rand(2, 4, 3, 8, 8), AZIMUTHS, torch.tensor(5))
-    with pytest.raises(ValueError, match=r"renders reaches from -2 to .*; pixels in \[0, 1\]"):
-        guide.look(torch.full((2, 4, 3, 16, 16), -2.0), AZIMUTHS, torch.tensor(5))
+    refused(lambda: StableGuide.from_pretrained(name), "prompt", "''", "text", None)
+    refused(lambda: StableGuide.from_pretrained(name, "a fox", text=guide.text), "prompt", "a fox", "text")
+    refused(lambda: StableGuide.from_pretrained(str(tmp_path / "nowhere"), "a fox"), "unet", "nowhere")
+    deeper = dict(block_out_channels=(16, 32, 32), motion_num_attention_heads=2, motion_norm_num_groups=8)
+    diffusers.MotionAdapter(**deeper).save_pretrained(tmp_path / "motion")
+    refused(lambda: StableGuide.from_pretrained(name, "a fox", str(tmp_path / "motion")), "motion", name)
+    refused(lambda: StableGuide(*parts, replace(CONFIG, times=9)), "times", 9)
+    refused(lambda: StableGuide(*parts, replace(CONFIG, image_size=18)), "image_size", 18)
+    refused(lambda: StableGuide(*parts[:3], torch.zeros(4, 5, 7), CONFIG), "text", 7)
+    refused(lambda: StableGuide(*parts, CONFIG, "sample"), "predicts", "sample")
+    refused(lambda: replace(CONFIG, views=0), "views", 0)
+    refused(lambda: guide.look(torch.rand(2, 4, 3, 8, 8), AZIMUTHS, torch.tensor(5)), "renders", (2, 4, 3, 8, 8))
+    refused(lambda: guide.look(torch.full((2, 4, 3, 16, 16), -2.0), AZIMUTHS, torch.tensor(5)), "renders", -2)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(ValueError, match=r'diffusers is missing; pip install "fourd-minimal\[pretrained\]"'):
-        StableGuide.from_pretrained(name, "a fox", motion)
+    refused(lambda: StableGuide.from_pretrained(name, "a fox", motion), "diffusers", "fourd-minimal[pretrained]")
 
 
-def test_early_names_are_read_what_lacks_a_tensor_is_refused_and_text_needs_no_reader(folder, guide, tmp_path):
+def test_early_names_are_read_what_lacks_a_tensor_is_refused_and_text_needs_no_reader(stable_folder, guide, tmp_path):
     from safetensors.torch import load_file, save_file
 
     for part in ("unet", "vae", "scheduler"):
         (tmp_path / part).mkdir()
-        for file in (folder / part).iterdir():
+        for file in (stable_folder / part).iterdir():
             (tmp_path / part / file.name).write_bytes(file.read_bytes())
     found = StableGuide.from_pretrained(str(tmp_path), text=guide.text, config=CONFIG)
     assert torch.equal(found.text, guide.text)
-    with pytest.raises(ValueError, match=r"the text_encoder of '.*' cannot be loaded"):
-        StableGuide.from_pretrained(str(tmp_path), "a fox")
+    refused(lambda: StableGuide.from_pretrained(str(tmp_path), "a fox"), "text_encoder", tmp_path)
     (tmp_path / "text_encoder").mkdir()
-    for file in (folder / "text_encoder").iterdir():
+    for file in (stable_folder / "text_encoder").iterdir():
         (tmp_path / "text_encoder" / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ValueError, match=r"the tokenizer of '.*' has . tokens, and its text encoder reads 56"):
-        StableGuide.from_pretrained(str(tmp_path), "a fox")
+    refused(lambda: StableGuide.from_pretrained(str(tmp_path), "a fox"), "tokenizer", 56)
     config = tmp_path / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
     assert StableGuide.from_pretrained(str(tmp_path), text=guide.text).predicts == "v_prediction"
@@ -354,5 +260,4 @@ def test_early_names_are_read_what_lacks_a_tensor_is_refused_and_text_needs_no_r
     tensors = load_file(file)
     tensors.pop("conv_in.bias")
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"/unet' lacks 1 tensors .*, such as conv_in\.bias"):
-        StableGuide.from_pretrained(str(tmp_path), text=guide.text)
+    refused(lambda: StableGuide.from_pretrained(str(tmp_path), text=guide.text), "unet", 1, "conv_in.bias")
