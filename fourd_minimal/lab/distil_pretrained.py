@@ -20,9 +20,8 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from fourd_minimal.lab.distil import OURS, look_around
-from fourd_minimal.lab.generate import whole_folder
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.results_folder import SCENE_FILES, whole_folder, write_turns
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
 from fourd_minimal.systems.pretrained.stable_guide import StableGuide, StableGuideConfig
@@ -79,12 +78,12 @@ class DistilPretrained:
             raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; at least 1 is wanted.")
         guide = self._guide().to(device())
         c = guide.config
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, SCENE_FILES) as folder:
             print(f"Score distillation of {c.times} frames x {c.views} views of {c.image_size} pixels", flush=True)
             began = time.perf_counter()
             scene = self._optimised(guide)
             print(f"A scene of {c.times} frames in {time.perf_counter() - began:.0f} s")
-            look_around(scene, guide, self.settings.fov_deg, c.times, self.size, folder)
+            write_turns(scene, c, self.settings.fov_deg, c.times, self.size, folder)
         names = {"Look around": "grid.html", "A turn": "orbit.mp4", "Frozen": "freeze.mp4"}
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 

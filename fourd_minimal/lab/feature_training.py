@@ -28,7 +28,7 @@ from fourd_minimal.data.procedural import COLOURS, HELD_OUT, sample_scenes
 from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.tables import table
-from fourd_minimal.lab.train import how_made, watched
+from fourd_minimal.lab.training_run import how_made, watched
 from fourd_minimal.systems.toy_features import ToyFeatures, ToyFeaturesConfig
 
 STILL, CAMERA = "still", "the camera moves"

@@ -15,9 +15,9 @@ from fourd_minimal.data.poses import Orbit, orbit_of
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.export import write_scene
-from fourd_minimal.lab.generate import opaque, whole_folder
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.scene_viewer import save_scene_html
+from fourd_minimal.lab.results_folder import whole_folder
+from fourd_minimal.lab.scene_page import save_scene_html
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit_steps, random_scene
 
 

@@ -22,15 +22,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.data.video import count_frames
+from fourd_minimal.data.video import count_frames, opaque
 from fourd_minimal.lab.devices import PLAIN, Devices, Scale
-from fourd_minimal.lab.generate import OURS, opaque, whole_folder, write
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.results_folder import GRID_FILES, whole_folder, write_grids
 from fourd_minimal.lab.shard_frames import grids
 from fourd_minimal.lab.sources import Sources, stored, video_clips
 from fourd_minimal.lab.sources import videos_in as films_in
-from fourd_minimal.lab.train import how_made, watched, written
+from fourd_minimal.lab.training_run import how_made, watched, written
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import sample_sigma
 from fourd_minimal.systems.pretrained.wan import TwoStreamWan
@@ -289,7 +289,7 @@ class GenerateWan:
         self._check()
         where = device()
         dtype = dtype_of(self.precision or ("fp32" if where.type == "cpu" else "bf16"))
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, GRID_FILES) as folder:
             texts = embed_texts(self.model, [*contexts(self.prompt), self.negative], where, dtype)[:, None]
             model = TwoStreamWan.from_pretrained(self.model, "weighted", dtype).to(where)
             trained = asdict(WanPreset()) if self.sync is None else model.load_sync(self.sync)
@@ -299,7 +299,7 @@ class GenerateWan:
             text, negative = Contexts(texts[0], texts[1]), Contexts(texts[2], texts[2])
             with torch.autocast(where.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 grid = model.generate(fixed_view, freeze_time, text, self.steps, self.seed, self.guidance, negative)
-            write({"": grid}, folder)
+            write_grids({"": grid}, folder)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
     def _check(self) -> None:
