@@ -92,8 +92,8 @@ def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 
 def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mode: str = "bilinear") -> Tensor:
     """Frames at pixel positions (x, y), see above; beyond the rim a frame goes on as it ends.
 
-    >>> look_up(torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.5, 0.5], [1.0, 0.5]]]))
-    tensor([[[0.0000, 0.5000]]])
+    >>> look_up(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.5, 0.5], [1.0, 0.5]]]]))
+    tensor([[[[0.0000, 0.5000]]]])
     """
     batch, (h, w) = frames.shape[:-3], frames.shape[-2:]
     at = 2 * xy.flatten(0, -4) / torch.tensor([w, h]).to(xy) - 1

@@ -9,14 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import tyro
 from pages import PAGES, ROOT, told
 
+from fourd_minimal.cli.main import main, parse
 from fourd_minimal.data.gltf import BLENDER_ENVIRONMENT
 from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.video import write_video
-from fourd_minimal.lab import cli
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 README = (ROOT / "README.md").read_text()
@@ -30,14 +29,14 @@ SHORT = {  # what a line of the README is given besides, so that it takes second
     "fourd generate --text": "--steps 1",
     "fourd generate --fixed-view long.mp4": "--steps 1",
     "fourd reconstruct": "--steps 3 --points 20",
-    "fourd surround": "--steps 1",
+    "fourd multiview-video": "--steps 1",
     "fourd distil --video dancer.webm": "--preset smoke",
     "fourd distil --video creature": "--preset smoke",
     "python -c": "",
 }
 ONLY_READ = {  # read by its program, not run, for want of
     "fourd generate --asset": "Blender and an asset (tests/data/test_gltf.py renders some where they are)",
-    "fourd train": "hours; in the preset smoke tests/lab/test_cli.py trains each",
+    "fourd train": "hours; in the preset smoke tests/cli/test_cli.py trains each",
     "fourd evaluate-4dm": "half an hour; tests/lab/test_four_dm_commands.py runs it on little",
     "fourd evaluate-distil": "minutes; tests/lab/test_distil_commands.py runs it on little",
     "fourd plan": "a minute; tests/lab/test_planner.py plans",
@@ -70,19 +69,6 @@ def treatment(command, among):
     return max((start for start in among if command.startswith(start)), key=len, default=None)
 
 
-def parsed(arguments, monkeypatch):
-    """The command object that `fourd` makes of its arguments, and does not run."""
-    made = []
-    monkeypatch.setattr(tyro, "cli", lambda *a, cli=tyro.cli, **options: made.append(cli(*a, **options)) or _Idle())
-    cli.main(arguments)
-    return made[0]
-
-
-class _Idle:
-    def run(self):
-        pass
-
-
 def fourd(command):
     """What `fourd` is given by a command line of any of the ways to call it, or None."""
     words = shlex.split(command)
@@ -95,22 +81,22 @@ NAMED = [(file, command) for file in PAGES for command in commands(file)]
 
 
 @pytest.mark.parametrize(("file", "command"), NAMED, ids=lambda value: value.name if isinstance(value, Path) else value)
-def test_a_command_is_one_that_its_program_knows(file, command, monkeypatch):
+def test_a_command_is_one_that_its_program_knows(file, command):
     arguments, words = fourd(command), shlex.split(command)
     if arguments is not None and len(arguments) == 1:  # named, without what it needs
         with pytest.raises(SystemExit, match=r"^0$"):
-            cli.main([*arguments, "--help"])
+            main([*arguments, "--help"])
     elif arguments is not None:
-        parsed(arguments, monkeypatch)
+        parse(arguments)
     elif words[:2] == ["python", "-m"]:
         assert find_spec(words[2])
     elif words[0] == "python" and words[1] != "-c":
         assert (ROOT / words[1]).is_file()
 
 
-def test_a_command_that_does_not_exist_is_not_known(monkeypatch):
+def test_a_command_that_does_not_exist_is_not_known():
     with pytest.raises(SystemExit):
-        parsed(["generate", "--fixed-vue", "a.mp4"], monkeypatch)
+        parse(["generate", "--fixed-vue", "a.mp4"])
 
 
 @pytest.mark.parametrize("command", commands(ROOT / "README.md"))
@@ -149,7 +135,7 @@ def test_the_readmes_commands_run(desk, monkeypatch, capsys):
         arguments = [*fourd(command), *shlex.split(SHORT[start])]
         if "--preset" in arguments:  # the first preset's values would be the second's defaults
             assert arguments.count("--preset") == 1
-        cli.main(arguments)
+        main(arguments)
         said = capsys.readouterr().out
         assert said.strip(), command
     for written in (

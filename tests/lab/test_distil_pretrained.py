@@ -83,7 +83,7 @@ def test_half_precision_is_the_u_nets_alone(folder, tmp_path):
 
 def test_a_stopped_optimisation_goes_on(folder, tmp_path, monkeypatch):
     scenes, numbers = [], []
-    monkeypatch.setattr(distil_pretrained, "look_around", lambda scene, *_: scenes.append(scene))
+    monkeypatch.setattr(distil_pretrained, "write_turns", lambda scene, *_: scenes.append(scene))
     settings = replace(SMALL, n_steps=4)
     command(folder, tmp_path, settings=settings).run()
 

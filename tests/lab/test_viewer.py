@@ -9,7 +9,8 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from fourd_minimal.lab.viewer import GridViewer, save_html
+from fourd_minimal.lab.grid_page import save_html
+from fourd_minimal.lab.viewer import GridViewer
 
 CHROMIUM = "/usr/bin/chromium"
 
