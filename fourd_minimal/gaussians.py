@@ -224,7 +224,9 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
     turn = c2w[..., :3, :3].float()
     off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not c2w.isfinite().all() or not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
-        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); finite poses are expected.")
+        raise ValueError(
+            f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors) or not finite."
+        )
 
 
 class TemporalDeformation(nn.Module):

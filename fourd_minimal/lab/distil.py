@@ -29,27 +29,30 @@ class Distil:
     """
 
     video: Path | None = None
-    """A film of one object: with alpha, on white, or with one of the next two."""
+    """The video of one object: with alpha, on white, or together with --masks or --matte."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     masks: Path | None = None
-    """A video or folder of pictures, white where the object is."""
+    """A video or a folder of pictures which are white where the object is."""
     matte: Matte | None = None
-    """A library that finds the object."""
+    """The library that separates the object from its background."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     frame_by_frame: bool = False
-    """Score distillation by the base, which sees one moment at a time, in place of 4DM."""
+    """The guidance model is 4DM's multi-view base, which denoises one moment at a time, in place of 4DM."""
     seed: int = 0
+    """The optimisation's random numbers have this seed."""
     size: int = 128
-    """Of the pictures that are written, in pixels: the scene is smooth, so they may be larger than the film."""
+    """The written pictures have this many pixels along each side: the scene is smooth, so they may be larger than the
+    video."""
     meshes: Literal["glb", "obj", "ply"] | None = None
-    """Write the surface at each time, too; wants the extra `meshes`."""
+    """The surface at each time is written too, in this format; this needs the extra `meshes`."""
     out: Path = Path("fourd_out/distil")
+    """The results go into this folder."""
     checkpoint: Path | None = None
-    """Where the optimisation is kept, to go on if it is stopped."""
+    """The optimisation is kept in this file, from which a stopped one goes on."""
     settings: SceneConfig = field(default_factory=lambda: SCENES["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
 
     def run(self) -> None:
         """Optimise, and say where the pictures are.

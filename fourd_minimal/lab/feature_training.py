@@ -255,11 +255,11 @@ class TrainFeatures:
     """Train the toy features. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     out: Path = Path("runs/toy_features")
-    """Where the checkpoint and the weights go."""
+    """The checkpoint and the weights go into this folder."""
     settings: FeaturePreset = field(default_factory=lambda: FEATURES["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
 
     def run(self) -> None:
         """Train, leave `features.safetensors` in `out`, and print how often held-out videos are named rightly."""

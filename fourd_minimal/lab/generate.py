@@ -40,21 +40,21 @@ class Generate:
     clip: str | None = None
     """Which of the asset's animations; left out, the first that moves. Its first half is rendered."""
     out: Path = Path("fourd_out")
-    """Where the results go."""
+    """The results go into this folder."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The completing model's weights are "toy", or a folder that `fourd train` wrote."""
     windows: bool = False
     """Take all frames of the videos, and complete a grid longer and wider than the training size, window by window."""
     upsample: bool = False
     """Make every frame twice as large with the diffusion upsampler."""
     text_weights: str = "toy"
-    """Of the model that reads the caption: "toy", or a folder that `fourd train-text` wrote."""
+    """The text-to-video model's weights are "toy", or a folder that `fourd train-text` wrote."""
     upsampler_weights: str = "toy"
-    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
     steps: int | None = None
-    """Euler steps; left out, 8, or 1 with --windows, where errors pile up."""
+    """Sampling takes this many Euler steps: 8 by default, or 1 with --windows, where errors accumulate."""
     seed: int = 0
-    """Of the noise."""
+    """The noise that sampling starts from has this seed."""
 
     def run(self) -> None:
         """Do it, and say where the result is.

@@ -19,22 +19,25 @@ class MultiviewVideo:
     """
 
     video: Path
-    """A film of one object: with alpha, on white, or with one of the next two."""
+    """The video of one object: with alpha, on white, or together with --masks or --matte."""
     masks: Path | None = None
-    """A video or folder of pictures, white where the object is."""
+    """A video or a folder of pictures which are white where the object is."""
     matte: Matte | None = None
-    """A library that finds the object."""
+    """The library that separates the object from its background."""
     frames: int | None = None
-    """How many, evenly spaced over the film; as many as the model was trained for when left out."""
+    """So many frames, evenly spaced over the video, are taken; by default as many as the model was trained for."""
     azimuths_deg: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
-    """Where from, relative to the film's camera."""
+    """The cameras' azimuths, relative to the video's camera."""
     steps: int = 32
-    """Of sampling."""
+    """Sampling takes this many steps."""
     guidance: float = 2.0
+    """The scale of classifier-free guidance by the video."""
     seed: int = 0
+    """The noise that sampling starts from has this seed."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     out: Path = Path("fourd_out/multiview_video")
+    """The results go into this folder."""
 
     def run(self) -> None:
         """Make the views, and say where they are.

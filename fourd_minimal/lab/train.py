@@ -18,17 +18,18 @@ class Train:
     """Train the base, its synchronisation layers, and both together. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     stage: Literal["all", "base", "sync", "joint"] = "all"
-    """"sync" (the paper's recipe, the base frozen) and "joint" (everything trained) start from `base.safetensors`."""
+    """The stage to train. "sync" (the paper's recipe, the base frozen) and "joint" (everything trained) start from
+    `base.safetensors`."""
     out: Path = Path("runs/four_real_video")
-    """Where checkpoints and weights go."""
+    """Checkpoints and weights go into this folder."""
     start_from: Path | None = None
-    """For stage "joint": "toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
+    """Stage "joint" goes on from these weights: "toy", or the folder of an earlier run, which is not written into."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
     scale: Scale = PLAIN
-    """Devices, precision and memory: the same result up to rounding."""
+    """The devices, precision and memory of a run, whose result they change by rounding only."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; left out, 100, or 1000 in the preset `full`, whose checkpoints have gigabytes."""
 

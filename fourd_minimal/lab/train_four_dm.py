@@ -55,25 +55,26 @@ class TrainFourDM:
     """Train the multi-view base, then the motion modules inside it. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     stage: Literal["all", "base", "motion"] = "all"
-    """"motion" starts from the `base.safetensors` of `out`, or from --base-weights."""
+    """The stage to train. "motion" starts from the `base.safetensors` of --out, or from --base-weights."""
     out: Path = Path("runs/four_diffusion")
-    """Where checkpoints and weights go."""
+    """Checkpoints and weights go into this folder."""
     start_from: Path | None = None
-    """"toy", or a folder of an earlier run, which is trained on, into another folder: its base, or, with --stage
-    motion, its motion modules."""
+    """Training goes on from these weights: "toy", or the folder of an earlier run, which is not written into. The base
+    is taken, or with --stage motion its motion modules."""
     settings: FourDMPreset = field(default_factory=lambda: FOUR_DM["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
     scale: Scale = PLAIN
-    """Devices, precision and memory: the same result up to rounding."""
+    """The devices, precision and memory of a run, whose result they change by rounding only."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; left out, 100, or 1000 in the preset `full`, whose checkpoints have gigabytes."""
     encoders: tuple[str, str] | None = None
-    """For a model of latents, such as `full`: names or folders of a Stable Diffusion 2 and of a CLIP."""
+    """The encoders of a model of latents, such as `full`: the names or folders of a Stable Diffusion 2 and of a
+    CLIP."""
     base_weights: Path | None = None
-    """What the base begins as: a safetensors file with ImageDream's U-Net, or with Stable Diffusion 2's, which knows no
-    cameras yet and so must be trained."""
+    """The base begins with these published weights: a safetensors file of ImageDream's U-Net, or of Stable Diffusion
+    2's, which is not conditioned on cameras and so must be trained."""
 
     def run(self) -> None:
         """Train, and leave one file for each stage in `out`.

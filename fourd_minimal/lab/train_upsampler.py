@@ -17,15 +17,15 @@ class TrainUpsampler:
     """Train the diffusion upsampler. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     out: Path = Path("runs/upsampler")
-    """Where the checkpoint and the weights go."""
+    """The checkpoint and the weights go into this folder."""
     start_from: Path | None = None
-    """"toy", or a folder of an earlier run, whose weights are trained on, into another folder."""
+    """Training goes on from these weights: "toy", or the folder of an earlier run, which is not written into."""
     settings: UpsamplerPreset = field(default_factory=lambda: UPSAMPLERS["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
     scale: Scale = PLAIN
-    """Devices, precision and memory: the same result up to rounding."""
+    """The devices, precision and memory of a run, whose result they change by rounding only."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; left out, 100, or 1000 in the preset `full`, whose checkpoints have gigabytes."""
 

@@ -232,15 +232,17 @@ class TrainWan:
     """Train sync layers between the frozen blocks of Wan 2.1. Stop it at any time: run again, and it goes on."""
 
     model: str = MODEL
-    """A repository or a folder in diffusers' layout: transformer, vae, scheduler, tokenizer, text_encoder."""
+    """The model: a repository or a folder in diffusers' layout, with transformer, vae, scheduler, tokenizer and
+    text_encoder."""
     out: Path = Path("runs/wan")
-    """Where the checkpoint and `sync.safetensors` go."""
+    """The checkpoint and `sync.safetensors` go into this folder."""
     settings: WanPreset = field(default_factory=WanPreset)
-    """Every value of the run."""
+    """The values of the run, each of which can be changed."""
     scale: Scale = PLAIN
-    """Devices, precision and memory: the same result up to rounding. In bf16 the base's weights are, too."""
+    """The devices, precision and memory of a run, whose result they change by rounding only. In bf16 the base's weights
+    are rounded, too."""
     checkpoint_every: int = 500
-    """Steps; a checkpoint of the 1.3B model's soft sync layers has 9 GB."""
+    """Steps between checkpoints; one of the 1.3B model's soft sync layers has 9 GB."""
 
     def run(self) -> None:
         """Train, and leave `sync.safetensors` in `out`."""
@@ -264,25 +266,26 @@ class GenerateWan:
     freeze_time: Path
     """A video in which the camera moves and the scene rests; it starts with the same picture."""
     sync: Path | None = None
-    """`sync.safetensors` of `fourd train-wan`; left out, the streams meet by eq. 13, without training."""
+    """The sync layers are `sync.safetensors` of `fourd train-wan`; by default the streams meet by eq. 13, without
+    training."""
     model: str = MODEL
-    """A repository or a folder in diffusers' layout; the one that the sync layers were trained on."""
+    """The model: a repository or a folder in diffusers' layout, the one that the sync layers were trained on."""
     prompt: str = ""
-    """What is to be seen."""
+    """The caption of what is to be seen."""
     negative: str = ""
-    """What is not, where there is guidance."""
+    """The caption to keep away from, where there is guidance."""
     guidance: float = 1.0
-    """How far beyond the negative prompt to go; 1 does not ask for it, and takes half the time."""
+    """The scale of classifier-free guidance away from the negative caption; 1 is without, in half the time."""
     size: tuple[int, int] | None = None
-    """(h, w) of the frames; left out, what the sync layers were trained for."""
+    """The frames' height and width in pixels; by default what the sync layers were trained for."""
     precision: Literal["fp32", "bf16"] | None = None
-    """Of the base's weights, of products and attention; left out, bf16 on a GPU and fp32 on a CPU."""
+    """The precision of the base's weights, of products and attention; by default bf16 on a GPU and fp32 on a CPU."""
     steps: int = 40
-    """Euler steps."""
+    """Sampling takes this many Euler steps."""
     seed: int = 0
-    """Of the noise."""
+    """The noise that sampling starts from has this seed."""
     out: Path = Path("fourd_out")
-    """Where the results go."""
+    """The results go into this folder."""
 
     def run(self) -> None:
         """Do it, and say where the result is."""
