@@ -1,7 +1,5 @@
-"""`python -m fourd_minimal` runs the main job on a bundled example; with arguments it is the command `fourd`."""
+"""`python -m fourd_minimal` is the command `fourd`; without arguments it completes the bundled example."""
 
-import sys
+from fourd_minimal.cli.main import main
 
-from fourd_minimal.lab.cli import main
-
-main(sys.argv[1:] or ["generate"])
+main()

@@ -13,6 +13,7 @@ Departures: the paper states neither radius nor field of view; every caller pass
 import math
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -56,6 +57,18 @@ def circular_trajectory(
     return torch.cat([columns, torch.stack([zero, zero, zero, one], -1)[..., None, :]], -2)
 
 
+def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
+    """Raise a ValueError unless these are rotations and a field of view."""
+    if not 0 < fov_deg < 180:
+        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not c2w.isfinite().all():
+        raise ValueError("c2w has values that are not finite; poses are wanted.")
+    turn = c2w[..., :3, :3]
+    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():
+        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); poses are wanted.")
+
+
 def _half_height(fov_deg: float) -> float:
     """Half the height of the picture at a depth of 1."""
     if not 0 < fov_deg < 180:
@@ -74,6 +87,18 @@ def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 
     y, x = (((torch.arange(n * samples) + 0.5) / samples) for n in (h, w))
     yx = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
     return rearrange(yx.flip(-1), "(h sy) (w sx) c -> h w (sy sx) c", sy=samples, sx=samples)
+
+
+def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mode: str = "bilinear") -> Tensor:
+    """Frames at pixel positions (x, y), see above; beyond the rim a frame goes on as it ends.
+
+    >>> look_up(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.5, 0.5], [1.0, 0.5]]]]))
+    tensor([[[[0.0000, 0.5000]]]])
+    """
+    batch, (h, w) = frames.shape[:-3], frames.shape[-2:]
+    at = 2 * xy.flatten(0, -4) / torch.tensor([w, h]).to(xy) - 1
+    found = F.grid_sample(frames.flatten(0, -4), at, mode=mode, padding_mode="border", align_corners=False)
+    return found.unflatten(0, batch)
 
 
 def rays(

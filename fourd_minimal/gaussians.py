@@ -219,19 +219,12 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
         raise ValueError("points has no Gaussians; at least one is wanted.")
     if not radius.min() > 0:
         raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
-    check_poses(c2w, fov_deg)
-
-
-def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
-    """Raise a ValueError unless these are rotations and a field of view."""
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
-    if not c2w.isfinite().all():
-        raise ValueError("c2w has values that are not finite; poses are wanted.")
-    turn = c2w[..., :3, :3]
+    turn = c2w[..., :3, :3].float()
     off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
-    if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():
-        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); poses are wanted.")
+    if not c2w.isfinite().all() or not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
+        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors) or not finite.")
 
 
 class TemporalDeformation(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+from fourd_minimal.cameras import check_poses, circular_trajectory, look_up, pixel_grid, project, rays
 
 SIZE, FOV_DEG = (24, 40), 50.0
 
@@ -130,3 +130,23 @@ def test_errors_name_the_argument():
     refused(lambda: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), "radius", 0)
     refused(lambda: rays(torch.eye(4), 0.0, SIZE), "fov_deg", 0)
     refused(lambda: rays(torch.eye(4), 180.0, SIZE), "fov_deg", 180)
+
+
+def test_look_up_reads_pixels_at_their_centres():
+    frames = torch.rand(2, 5, 3, 6, 8)
+    centres = pixel_grid((6, 8))[:, :, 0].expand(2, 5, -1, -1, -1)
+    assert_close(look_up(frames, centres), frames, atol=1e-5, rtol=0)
+    right = look_up(frames, centres + torch.tensor([1.0, 0.0]))
+    assert_close(right[..., :-1], frames[..., 1:], atol=1e-5, rtol=0)
+    down = look_up(frames, centres + torch.tensor([0.0, 1.0]))
+    assert_close(down[..., :-1, :], frames[..., 1:, :], atol=1e-5, rtol=0)
+
+
+def test_poses_are_rotations(cameras):
+    check_poses(cameras, 40.0)
+    mirrored, unset = cameras.clone(), cameras.clone()
+    mirrored[..., 0] *= -1
+    unset[0, 0, 0, 3] = torch.nan
+    for bad, fov_deg in ((1.1 * cameras, 40.0), (mirrored, 40.0), (unset, 40.0), (cameras, 0.0), (cameras, 180.0)):
+        with pytest.raises(ValueError, match="c2w" if fov_deg == 40 else "fov_deg"):
+            check_poses(bad, fov_deg)

@@ -17,10 +17,15 @@ CONCEPTS = [file for file in SOURCES if file.parent == PACKAGE and not file.name
 
 concepts = {file.stem for file in CONCEPTS}
 MAY_IMPORT = {
-    **{concept: set() for concept in concepts}, "__init__": set(), "data": {"data", "cameras"},
-    "systems": {"systems", *concepts}, "configs": {"configs", "systems", *concepts},
-    "lab": {"lab", "configs", "systems", "data", *concepts}, "__main__": {"lab"},
-}  # fmt: skip
+    **{concept: set() for concept in concepts},
+    "__init__": set(),
+    "data": {"data", "cameras"},
+    "systems": {"systems", *concepts},
+    "configs": {"configs", "systems", *concepts},
+    "lab": {"lab", "configs", "systems", "data", *concepts},
+    "cli": {"cli", "lab"},
+    "__main__": {"cli"},
+}
 
 
 def each(files):
@@ -92,6 +97,7 @@ sys.exit(f"examples failed of {{wrong}}" if wrong else 0)
 def test_nothing_happens_at_import(tmp_path):
     program = """
 import os, pkgutil, random, sys, numpy, torch, fourd_minimal
+sys.modules |= dict(resource=None, fcntl=None)  # Windows has neither, and nothing here needs them
 
 def world():
     numbers = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
@@ -118,6 +124,40 @@ assert world() == before
 )
 def test_never_in_the_package(pattern):
     assert not [file for file in SOURCES if re.search(pattern, file.read_text(), re.MULTILINE)]
+
+
+def unnamed_encodings(file):
+    """Lines that read or write text in the encoding of whoever runs them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {alias.asname or alias.name for node in imports for alias in node.names}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        method, place = getattr(call.func, "attr", None), call.func
+        while isinstance(place, ast.Attribute):
+            place = place.value
+        name = place.id if isinstance(place, ast.Name) else None
+        if name == "open" and place is call.func:
+            mode = call.args[1] if len(call.args) > 1 else keywords.get("mode")
+        elif method == "open" and name not in modules:  # a path's, not tarfile's
+            mode = call.args[0] if call.args else keywords.get("mode")
+        else:
+            words = method in ("read_text", "write_text") or getattr(keywords.get("text"), "value", None) is True
+            mode = None if words else ast.Constant("b")
+        if "b" not in getattr(mode, "value", "") and "encoding" not in keywords:
+            yield call.lineno
+
+
+@each(SOURCES)
+def test_text_files_name_their_encoding(file):
+    assert not [*unnamed_encodings(file)]
+
+
+def test_an_encoding_that_is_not_named_is_found(tmp_path):
+    bad = "open(a)\nopen(a, 'w')\np.open()\nq().open('r')\np.read_text()\np.write_text(a)\nrun(text=True)\n"
+    good = "open(a, 'rb')\np.open(mode='wb')\ntarfile.open(a)\np.read_text(encoding='utf-8')\nrun(text=a)\n"
+    (tmp_path / "file.py").write_text(f"{bad}import tarfile\n{good}", encoding="utf-8")
+    assert [*unnamed_encodings(tmp_path / "file.py")] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_files_are_named_after_concepts():

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fourd_minimal.data.people import people_alpha
 from fourd_minimal.data.video import Video, count_frames, read_video
 
 Matte = Literal["people", "rembg"]
@@ -81,6 +80,8 @@ def _alpha(
             raise ValueError(f"masks: {masks} has pictures of {drawn} and {path} of {filmed}; the same are wanted.")
         return alpha
     if matte == "people":
+        from fourd_minimal.data.people import people_alpha
+
         return people_alpha(film.rgb)
     if matte == "rembg":
         return _rembg(film.rgb)

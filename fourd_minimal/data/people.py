@@ -42,7 +42,9 @@ def people_alpha(frames: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
         given, made = Path(folder, "frames.npy"), Path(folder, "alpha.npy")
         pictures = rearrange((frames * 255).round().byte(), "t c h w -> t h w c")
         np.save(given, np.ascontiguousarray(pictures.cpu().numpy()))
-        run = subprocess.run([python, "-I", script, given, made], capture_output=True, text=True)
+        run = subprocess.run(
+            [python, "-I", script, given, made], capture_output=True, encoding="utf-8", errors="replace"
+        )
         if run.returncode or not made.exists():
             said = run.stderr.strip().splitlines() or [f"nothing (exit status {run.returncode})"]
             raise ValueError(f"MediaPipe could not read the frames; it said: {said[-1]}")

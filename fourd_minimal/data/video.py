@@ -84,6 +84,16 @@ def count_frames(path: str | os.PathLike) -> int:
     return sum(1 for _ in _decode(path))
 
 
+def opaque(path: Path, size: tuple[int, int] | None = None, most: int | None = None) -> Float[Tensor, "t 3 h w"]:
+    """A video on white, cropped and resized; of one with more than `most` frames, `most` evenly spaced ones."""
+    video = read_video(path, size)
+    rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
+    if most is not None and len(rgb) > most:
+        print(f"{path}: {most} of its {len(rgb)} frames are taken, evenly spaced")
+        rgb = rgb[torch.linspace(0, len(rgb) - 1, most).round().long()]
+    return rgb
+
+
 def write_video(
     rgb: Tensor, path: str | os.PathLike, fps: float = 8, alpha: Tensor | None = None, lossless: bool = False
 ) -> None:

@@ -282,12 +282,12 @@ class Ablation:
 
     @staticmethod
     def _read(path: Path) -> dict:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
 
     @staticmethod
     def _write(path: Path, content: dict) -> str:
         with whole_file(path) as draft:
-            draft.write_text(json.dumps(content))
+            draft.write_text(json.dumps(content), encoding="utf-8")
         return path.stem
 
 

@@ -10,23 +10,14 @@ with itself perfectly. PSNR asks that.
 """
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.cameras import look_up, pixel_grid, project, rays
 from fourd_minimal.data.scene_record import SceneRecord
 
 Grids = Float[Tensor, "n v t 3 h w"]
-
-
-def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mode: str = "bilinear") -> Tensor:
-    """Frames at pixel positions (x, y); the first pixel's centre is at (0.5, 0.5)."""
-    batch, (h, w) = frames.shape[:-3], frames.shape[-2:]
-    at = 2 * xy.flatten(0, -4) / torch.tensor([w, h]).to(xy) - 1
-    found = F.grid_sample(frames.flatten(0, -4), at, mode=mode, padding_mode="border", align_corners=False)
-    return found.unflatten(0, batch)
 
 
 def from_view(

@@ -86,7 +86,7 @@ class Curate:
         if (self.assets is None) == (self.objaverse is None):
             raise ValueError("give one of --assets and --objaverse.")
         if self.objaverse is not None:
-            return fetch_objaverse(self.objaverse.read_text().split())
+            return fetch_objaverse(self.objaverse.read_text(encoding="utf-8").split())
         if not self.assets.is_dir():
             raise ValueError(f"--assets is {self.assets}; a folder is wanted.")
         paths = sorted(p for p in self.assets.rglob("*") if p.suffix.lower() in (".glb", ".gltf"))

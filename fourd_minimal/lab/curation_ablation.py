@@ -22,7 +22,7 @@ from fourd_minimal.lab.multiview import orbits, train_four_dm
 from fourd_minimal.lab.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, gain_table, score_table
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.tables import made_by, table
-from fourd_minimal.lab.train import watched
+from fourd_minimal.lab.training_run import watched
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import write_text
 

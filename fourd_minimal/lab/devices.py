@@ -7,9 +7,11 @@ function of the step's number and its own; so one process works through all of t
 comes out is the same.
 
 Processes find each other by Accelerate, which also averages gradients. Weights are shared out by torch's own
-`fully_shard`: asked for that on CPUs, Accelerate 1.15 copies the whole model to each process and says nothing.
+`fully_shard`: asked for that on CPUs, Accelerate 1.15 copies the whole model to each process and says nothing. It takes
+as long to import as all the rest of torch, so it is imported where it is asked for.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -20,9 +22,6 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 
@@ -50,7 +49,7 @@ def world() -> tuple[int, int]:
 
 
 def leave() -> None:
-    """Part from the other processes; nothing where there are none."""
+    """Part from the other processes, at the latest when this one ends; nothing where there are none."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -108,6 +107,7 @@ class Devices:
             except ImportError:
                 raise ValueError('several processes need Accelerate: pip install "fourd-minimal[scale]".') from None
             unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # text layers, where there is no text
+            atexit.register(leave)
             self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
 
     def mine(self, parts: int) -> range:
@@ -131,6 +131,9 @@ class Devices:
             for block in blocks(objective):
                 block.compile()
         if self.scale.shard:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
             mesh = init_device_mesh(self.accelerator.device.type, (self.count,))
             for module in (*blocks(objective), objective):
                 fully_shard(module, mesh=mesh)
@@ -143,7 +146,7 @@ class Devices:
 
     def gathering(self, spread: nn.Module, last: bool) -> AbstractContextManager:
         """Gradients of all processes meet in the backward pass of the last part only."""
-        if isinstance(spread, FSDPModule):
+        if self.scale.shard:
             spread.set_requires_gradient_sync(last)
             return nullcontext()
         return self.accelerator.no_sync(spread) if self.accelerator and not last else nullcontext()
@@ -155,7 +158,7 @@ class Devices:
 
 def whole(tensor: Tensor, keep: bool = True) -> Tensor | None:
     """A copy on the CPU of a tensor that may be shared out: every process must ask, also those that do not keep it."""
-    if isinstance(tensor, DTensor):
+    if hasattr(tensor, "full_tensor"):  # a DTensor
         tensor = tensor.full_tensor()
     return tensor.detach().cpu().clone() if keep else None
 
@@ -163,6 +166,8 @@ def whole(tensor: Tensor, keep: bool = True) -> Tensor | None:
 def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
     """A whole tensor that every process has, where and shared out as `other` is."""
     tensor = tensor.to(other.device)
-    if not isinstance(other, DTensor):
+    if not hasattr(other, "full_tensor"):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)

@@ -7,24 +7,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.data.foreground import Matte, read_object
-from fourd_minimal.data.video import count_frames, write_video
-from fourd_minimal.lab.generate import whole_folder, write
+from fourd_minimal.data.video import count_frames
 from fourd_minimal.lab.perceptual import lpips_vgg
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.results_folder import SCENE_FILES, whole_folder, write_turns
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
-from fourd_minimal.systems.film_to_scene import Guide, SceneConfig, optimise_steps
+from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
 from fourd_minimal.systems.four_diffusion import FourDM
-
-OURS = r"(grid|orbit|freeze)\.(html|png|mp4)|frames(/view_\d+(/\d+\.png)?)?|meshes(/time_\d+\.(glb|obj|ply))?"
-"""What a folder of results holds."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +29,30 @@ class Distil:
     """
 
     video: Path | None = None
-    """A film of one object: with alpha, on white, or with one of the next two."""
+    """The video of one object: with alpha, on white, or together with --masks or --matte."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     masks: Path | None = None
-    """A video or folder of pictures, white where the object is."""
+    """A video or a folder of pictures which are white where the object is."""
     matte: Matte | None = None
-    """A library that finds the object."""
+    """The library that separates the object from its background."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     frame_by_frame: bool = False
-    """Score distillation by the base, which sees one moment at a time, in place of 4DM."""
+    """The guidance model is 4DM's multi-view base, which denoises one moment at a time, in place of 4DM."""
     seed: int = 0
+    """The optimisation's random numbers have this seed."""
     size: int = 128
-    """Of the pictures that are written, in pixels: the scene is smooth, so they may be larger than the film."""
+    """The written pictures have this many pixels along each side: the scene is smooth, so they may be larger than the
+    video."""
     meshes: Literal["glb", "obj", "ply"] | None = None
-    """Write the surface at each time, too; wants the extra `meshes`."""
+    """The surface at each time is written too, in this format; this needs the extra `meshes`."""
     out: Path = Path("fourd_out/distil")
+    """The results go into this folder."""
     checkpoint: Path | None = None
-    """Where the optimisation is kept, to go on if it is stopped."""
+    """The optimisation is kept in this file, from which a stopped one goes on."""
     settings: SceneConfig = field(default_factory=lambda: SCENES["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
 
     def run(self) -> None:
         """Optimise, and say where the pictures are.
@@ -74,13 +71,13 @@ class Distil:
         model = FourDM.from_pretrained(self.weights).to(device())
         eyes = FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
         frames = min(model.config.times, count_frames(self.video))
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, SCENE_FILES) as folder:
             film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte).to(device())
             began = time.perf_counter()
             scene = self._optimised(film, model, eyes)
             print(f"A scene from {frames} frames of {film.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
             print("Writing a turn around it, and a page to look around in", flush=True)
-            look_around(scene, model, self.settings.fov_deg, frames, self.size, folder)
+            write_turns(scene, model.config, self.settings.fov_deg, frames, self.size, folder)
             if self.meshes:
                 write_meshes(scene, folder / "meshes", frames, f".{self.meshes}")
         names = {"Look around": "grid.html", "A turn": "orbit.mp4", "Frozen": "freeze.mp4"}
@@ -100,23 +97,3 @@ class Distil:
                 progress.update(step.number - progress.n)
                 progress.set_postfix({k: f"{v:.3g}" for k, v in step.losses.items() if v}, refresh=False)
         return step.scene.requires_grad_(False)
-
-
-@torch.no_grad()
-def look_around(
-    scene: DynamicNeRF, model: FourDM | Guide, fov_deg: float, frames: int, size: int, folder: Path, turns: int = 48
-) -> None:
-    """Write a page to drag in, a film from a camera on its way around, and one that stands still in time."""
-
-    def seen(azimuth: Tensor, times: Tensor) -> Float[Tensor, "*b 3 h w"]:
-        c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius)
-        pictures = scene.render(c2w.to(device()), fov_deg, times.to(device()), size)
-        return pictures.rgb.clamp(0, 1).cpu()
-
-    around = torch.arange(turns) * (360 / turns)
-    there = torch.linspace(0, 1, frames)
-    there_and_back = torch.cat([there, there.flip(0)[1:-1]]) if frames > 2 else there
-    write_video(seen(around, there_and_back.repeat(turns)[:turns]), folder / "orbit.mp4", fps=12)
-    write_video(seen(around, torch.zeros(turns)), folder / "freeze.mp4", fps=12)
-    views = (torch.arange(8) * 45.0)[:, None].expand(-1, frames)
-    write({"scene": seen(views, there.expand(8, -1))}, folder, known=False)

@@ -20,9 +20,8 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from fourd_minimal.lab.distil import OURS, look_around
-from fourd_minimal.lab.generate import whole_folder
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.results_folder import SCENE_FILES, whole_folder, write_turns
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig
 from fourd_minimal.systems.film_to_scene import SceneConfig, optimise_steps
 from fourd_minimal.systems.pretrained.stable_guide import StableGuide, StableGuideConfig
@@ -39,31 +38,34 @@ class DistilPretrained:
     """Turn a caption into a scene that moves, with Stable Diffusion and AnimateDiff; wants the extra `pretrained`."""
 
     prompt: str = ""
-    """What to see: one object, moving."""
+    """The caption of what is to be seen: one object, moving."""
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    """A Stable Diffusion 1 or 2, by its name or as a folder; safetensors."""
+    """The guidance model: a Stable Diffusion 1 or 2, by its name or as a folder with safetensors."""
     motion: str | None = "guoyww/animatediff-motion-adapter-v1-5-2"
-    """A motion adapter for it; None: each frame by itself."""
+    """The motion adapter for the model; with None each frame is denoised by itself."""
     negative: str = "ugly, blurry, low quality"
-    """What to keep away from."""
+    """The caption to keep away from."""
     views: int = 4
-    """Seen in one look."""
+    """So many views are denoised together in a guidance step."""
     times: int = 8
-    """Frames of the scene, all seen in one look."""
+    """The scene has this many frames, all denoised together in a guidance step."""
     image_size: int | None = None
-    """Of what the model sees, in pixels; left out, what it was trained for. Memory goes with its square."""
+    """The model's pictures have this many pixels along each side; by default what it was trained for. Memory grows with
+    the square."""
     joint: bool = True
-    """Views of one frame attend to each other."""
+    """The views of one frame attend to each other."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the U-Net."""
+    """The precision of the U-Net."""
     seed: int = 0
+    """The optimisation's random numbers have this seed."""
     size: int = 128
-    """Of the pictures that are written, in pixels."""
+    """The written pictures have this many pixels along each side."""
     out: Path = Path("fourd_out/distil_pretrained")
+    """The results go into this folder."""
     checkpoint: Path | None = None
-    """Where the optimisation is kept, to go on if it is stopped."""
+    """The optimisation is kept in this file, from which a stopped one goes on."""
     settings: SceneConfig = field(default_factory=lambda: CAPTION)
-    """Of the optimisation; the defaults are the paper's 35,000 steps."""
+    """The values of the optimisation, each of which can be changed; by default the paper's 35,000 steps."""
 
     def run(self) -> None:
         """Optimise, and say where the pictures are.
@@ -79,12 +81,12 @@ class DistilPretrained:
             raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; at least 1 is wanted.")
         guide = self._guide().to(device())
         c = guide.config
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, SCENE_FILES) as folder:
             print(f"Score distillation of {c.times} frames x {c.views} views of {c.image_size} pixels", flush=True)
             began = time.perf_counter()
             scene = self._optimised(guide)
             print(f"A scene of {c.times} frames in {time.perf_counter() - began:.0f} s")
-            look_around(scene, guide, self.settings.fov_deg, c.times, self.size, folder)
+            write_turns(scene, c, self.settings.fov_deg, c.times, self.size, folder)
         names = {"Look around": "grid.html", "A turn": "orbit.mp4", "Frozen": "freeze.mp4"}
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 

@@ -28,7 +28,7 @@ from fourd_minimal.data.procedural import COLOURS, HELD_OUT, sample_scenes
 from fourd_minimal.lab.loop import Recipe, Step, fit, warm_cosine
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.tables import table
-from fourd_minimal.lab.train import how_made, watched
+from fourd_minimal.lab.training_run import how_made, watched
 from fourd_minimal.systems.toy_features import ToyFeatures, ToyFeaturesConfig
 
 STILL, CAMERA = "still", "the camera moves"
@@ -255,11 +255,11 @@ class TrainFeatures:
     """Train the toy features. Stop it at any time: run again, and it goes on."""
 
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from."""
+    """The settings below come from this preset."""
     out: Path = Path("runs/toy_features")
-    """Where the checkpoint and the weights go."""
+    """The checkpoint and the weights go into this folder."""
     settings: FeaturePreset = field(default_factory=lambda: FEATURES["cpu"])
-    """Every value of the preset, to be changed one by one."""
+    """The values of the preset, each of which can be changed."""
 
     def run(self) -> None:
         """Train, leave `features.safetensors` in `out`, and print how often held-out videos are named rightly."""

@@ -1,25 +1,17 @@
 """The main job, from files to files: two videos, or one animated asset, become a grid to look around in."""
 
-import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.data.gltf import list_clips, render_asset
 from fourd_minimal.data.poses import Orbit
 from fourd_minimal.data.procedural import RADIUS
-from fourd_minimal.data.video import read_video, write_video
-from fourd_minimal.lab.contact_sheet import contact_sheet
-from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
+from fourd_minimal.data.video import opaque
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.viewer import save_html
+from fourd_minimal.lab.results_folder import GRID_FILES, whole_folder, write_grids
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
@@ -48,21 +40,21 @@ class Generate:
     clip: str | None = None
     """Which of the asset's animations; left out, the first that moves. Its first half is rendered."""
     out: Path = Path("fourd_out")
-    """Where the results go."""
+    """The results go into this folder."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The completing model's weights are "toy", or a folder that `fourd train` wrote."""
     windows: bool = False
     """Take all frames of the videos, and complete a grid longer and wider than the training size, window by window."""
     upsample: bool = False
     """Make every frame twice as large with the diffusion upsampler."""
     text_weights: str = "toy"
-    """Of the model that reads the caption: "toy", or a folder that `fourd train-text` wrote."""
+    """The text-to-video model's weights are "toy", or a folder that `fourd train-text` wrote."""
     upsampler_weights: str = "toy"
-    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
     steps: int | None = None
-    """Euler steps; left out, 8, or 1 with --windows, where errors pile up."""
+    """Sampling takes this many Euler steps: 8 by default, or 1 with --windows, where errors accumulate."""
     seed: int = 0
-    """Of the noise."""
+    """The noise that sampling starts from has this seed."""
 
     def run(self) -> None:
         """Do it, and say where the result is.
@@ -71,7 +63,7 @@ class Generate:
             ValueError: one video without the other, or two kinds of input at once; and whatever reading them raises.
         """
         self._check()
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, GRID_FILES) as folder:
             model = FourRealVideo.from_pretrained(self.weights).to(device())
             upsampler = self._upsampler(model)
             if self.asset:
@@ -79,7 +71,7 @@ class Generate:
             else:
                 videos = self._videos(model) if self.text is None else self._from_text(model)
                 grids = {"": self._complete(model, *videos, upsampler)}
-            write(grids, folder)
+            write_grids(grids, folder)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
     def _check(self) -> None:
@@ -144,6 +136,9 @@ class Generate:
         return grid
 
     def _from_asset(self, model: FourRealVideo) -> dict[str, Tensor]:
+        from fourd_minimal.data.gltf import list_clips, render_asset
+        from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
+
         size, half = model.image_size[0], (0.0, 0.5)  # half a clip: one that loops would end where it began
         clips = list_clips(self.asset)
         clip = self.clip or next((c.name for c in clips if c.moves), None)
@@ -159,55 +154,3 @@ class Generate:
         best = max(scores, key=scores.get)
         print(f"On moving pixels the model is {ours - scores[best]:+.1f} dB from the best that needs none, {best!r}.")
         return {"generated": grid, "truth": truth[0]}
-
-
-OURS = r"grid\.html|grid\.png|frames(/view_\d+(/\d+\.png)?)?"
-"""What a folder of results holds."""
-
-
-def write(grids: dict[str, Tensor], folder: Path, known: bool = True) -> None:
-    """A page to look around in, a still, and the frames of the first grid; `known` says that its rim was given."""
-    grid = next(iter(grids.values()))
-    for view, frames in enumerate(grid):
-        write_video(frames, folder / "frames" / f"view_{view}")
-    contact_sheet(grid, folder / "grid.png", known=known)
-    title = "Drag: sideways is time, up and down is viewpoint"
-    save_html(grids if len(grids) > 1 else grid, folder / "grid.html", known=known, title=title)
-
-
-@contextmanager
-def whole_folder(path: Path, ours: str) -> Iterator[Path]:
-    """A draft to fill with results; it becomes `path` when the block ends without an error, else it vanishes.
-
-    Args:
-        path: the folder.
-        ours: what an earlier run may have left there: a pattern of all its paths.
-
-    Raises:
-        ValueError: a file is in the way, or the folder holds what no earlier run has written.
-    """
-    place = next(p for p in path.absolute().parents if p.exists())
-    in_the_way = path if path.exists() else place
-    if not in_the_way.is_dir():
-        raise ValueError(f"--out is {path}, but {in_the_way} is a file; a folder is wanted.")
-    for file in sorted(path.rglob("*")) if path.exists() else ():
-        if not re.fullmatch(ours, file.relative_to(path).as_posix()):
-            raise ValueError(f"--out is {path}, which holds {file}; a new folder or that of an earlier run is wanted.")
-    with TemporaryDirectory(dir=place, prefix=".writing_") as temporary:
-        draft = Path(temporary, "new")
-        draft.mkdir()
-        yield draft
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.rename(Path(temporary, "old"))
-        draft.rename(path)
-
-
-def opaque(path: Path, size: tuple[int, int] | None = None, most: int | None = None) -> Float[Tensor, "t 3 h w"]:
-    """A video on white, cropped and resized; of one with more than `most` frames, `most` evenly spaced ones."""
-    video = read_video(path, size)
-    rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
-    if most is not None and len(rgb) > most:
-        print(f"{path}: {most} of its {len(rgb)} frames are taken, evenly spaced")
-        rgb = rgb[torch.linspace(0, len(rgb) - 1, most).round().long()]
-    return rgb

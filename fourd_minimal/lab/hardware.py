@@ -107,6 +107,9 @@ def measured(repeats: int = 7) -> Device:
     """The machine at hand, by plain operations: products of 1024 x 1024 matrices, and copies of 16 MiB.
 
     On one thread of a CPU, seconds are those the process was given, so that others on the machine do not count.
+
+    Raises:
+        ValueError: no GPU, and a system that does not tell its memory.
     """
     cuda = torch.cuda.is_available()
     where = torch.device("cuda" if cuda else "cpu")
@@ -136,6 +139,8 @@ def measured(repeats: int = 7) -> Device:
     new = 0.0 if cuda else max(0.0, best(source.clone) - 2 * copied / bandwidth) / copied
     if cuda:
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(where).total_memory
-    else:
+    elif hasattr(os, "sysconf"):
         name, memory = "this CPU", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:  # Windows
+        raise ValueError("kind is 'this', and this system does not tell its memory; expected the name of a device.")
     return Device(name, rate(torch.float32), rate(torch.bfloat16), bandwidth, memory, new)

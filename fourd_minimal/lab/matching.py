@@ -24,8 +24,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.cameras import pixel_grid
-from fourd_minimal.lab.consistency import look_up
+from fourd_minimal.cameras import look_up, pixel_grid
 from fourd_minimal.systems.pixels import check_pixels
 
 Matcher = Callable[[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]], Float[Tensor, "n h w"]]

@@ -4,7 +4,7 @@ Section 3.2 of 4Diffusion: four orthogonal videos, and a film from a random view
 fixed stride; the reference withheld from some objects, for guidance.
 
 The paper's own configuration works on latents and reads CLIP's tokens: frozen encoders make them on the device that
-trains, so that a batch stays pixels, and a function of its number. Its base is ImageDream's (`published`).
+trains, so that a batch stays pixels, and a function of its number. Its base is ImageDream's (`train_four_dm.py`).
 
 Departures: procedural creatures for Objaverse, where no shards are given; the orthogonal views begin at a random angle
 from the film, so that a model can be asked for any; the paper withholds image and camera together, here the cameras
@@ -20,9 +20,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourd_minimal.configs.four_diffusion import FourDMPreset
 from fourd_minimal.data.procedural import sample_scenes
@@ -32,9 +30,6 @@ from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.sources import Sources, stored
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
-from fourd_minimal.systems.image_dream import is_image_dreams, load_image_dream
-from fourd_minimal.systems.pretrained.encoders import Encoders
-from fourd_minimal.systems.stable_diffusion import load_stable_diffusion
 from fourd_minimal.systems.weights import fingerprint
 
 
@@ -123,7 +118,7 @@ def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, sh
 
 
 def batch_loss(
-    model: FourDM, batch: Batch, device: str | torch.device = "cpu", encoders: Encoders | None = None
+    model: FourDM, batch: Batch, device: str | torch.device = "cpu", encoders: nn.Module | None = None
 ) -> Tensor:
     """Squared error of what the model predicts: noise, as in the paper, or clean frames.
 
@@ -144,34 +139,6 @@ def batch_loss(
     return (predicted - clean).square().mean()
 
 
-def published(preset: FourDMPreset, path: str | Path) -> tuple[FourDM, list[str]]:
-    """A base with the U-Net of somebody else's file: ImageDream's, or Stable Diffusion 2's, where ImageDream began.
-
-    Args:
-        preset: its model and seed, for what the file lacks.
-        path: a safetensors file, with the names of ImageDream's code or of diffusers.
-
-    Returns:
-        the base, and the names of what keeps its random start: none with ImageDream's.
-
-    Raises:
-        ValueError: no safetensors file, or one that does not fit.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} is no file; ImageDream's or Stable Diffusion's U-Net as safetensors is wanted.")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
-        model = FourDM(preset.model, motion=False)
-    if is_image_dreams(state):
-        load_image_dream(model.unet, state)
-        return model, []
-    return model, load_stable_diffusion(model.unet, state)
-
-
 def train_four_dm(
     part: Part,
     preset: FourDMPreset,
@@ -180,7 +147,7 @@ def train_four_dm(
     checkpoint_every: int = 100,
     device: str | torch.device = "cpu",
     scale: Scale = PLAIN,
-    encoders: Encoders | None = None,
+    encoders: nn.Module | None = None,
 ) -> Iterator[Step[FourDM]]:
     """Train one part, yielding after every step; see `loop.fit`.
 
@@ -192,7 +159,8 @@ def train_four_dm(
         checkpoint_every: steps between checkpoints.
         device: where to train.
         scale: how steps are computed.
-        encoders: frozen; what a model of latents sees, which needs them. They are moved to the device.
+        encoders: `systems.pretrained.encoders.Encoders`, frozen: what a model of latents sees, which needs them. They
+            are moved to the device.
 
     Raises:
         ValueError: motion without a base, a base of another configuration, latents without encoders or encoders that do

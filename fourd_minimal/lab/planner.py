@@ -58,27 +58,29 @@ class Plan:
     """What a training run will cost in memory and time, before it starts."""
 
     system: System = "four_real_video"
-    """What is trained."""
+    """The system whose training is planned."""
     stage: StageName | None = None
-    """Of four_real_video: base, sync (by default), joint; of four_diffusion: base, motion (by default)."""
+    """The stage to plan: base, sync (the default) or joint of four_real_video; base or motion (the default) of
+    four_diffusion."""
     preset: PresetName = "full"
-    """Its settings."""
+    """The settings come from this preset."""
     devices: int = 1
-    """How many."""
+    """The run uses this many devices."""
     kind: KindName = "A100-80GB"
-    """Of device; "this" is the machine at hand, measured in a few seconds."""
+    """The kind of device; "this" is the machine at hand, measured in a few seconds."""
     precision: Precision = "fp32"
-    """Of products and attention, as `--scale.precision`."""
+    """The precision of products and attention, as of `--scale.precision`."""
     recompute: bool = False
-    """As `--scale.recompute`."""
+    """Activations are recomputed, as by `--scale.recompute`."""
     shard: bool = False
-    """As `--scale.shard`."""
+    """Weights, gradients and moments are shared out, as by `--scale.shard`."""
     parts: int | None = None
-    """Of a batch; the preset's when left out."""
+    """A batch is divided into this many parts; by default the preset's."""
     all: bool = False
-    """Every stage of the full preset, on as many A100 as the papers had, in bf16; what does not fit is made to."""
+    """Every stage of the full preset is planned, on as many A100 as the papers had, in bf16; what does not fit is made
+    to."""
     out: Path | None = None
-    """Where `plan.md` and `plan.json` go; left out, the plan is only printed."""
+    """`plan.md` and `plan.json` go into this folder; by default the plan is only printed."""
 
     def run(self) -> None:
         """Print the plan, and write it where asked.

@@ -15,9 +15,9 @@ from fourd_minimal.data.poses import Orbit, orbit_of
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.export import write_scene
-from fourd_minimal.lab.generate import opaque, whole_folder
 from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.scene_viewer import save_scene_html
+from fourd_minimal.lab.results_folder import whole_folder
+from fourd_minimal.lab.scene_page import save_scene_html
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit_steps, random_scene
 
 
@@ -32,23 +32,23 @@ class Reconstruct:
     grid: Path = Path("fourd_out/frames")
     """A folder with a video per view, in order: `view_0`, `view_1`, ... as `fourd generate` writes them."""
     sweep_deg: float | None = None
-    """How far the camera goes around, from the first view to the last; the bundled example's: 52.2."""
+    """The camera goes around by this angle from the first view to the last; in the bundled example by 52.2."""
     elevation_deg: float | None = None
-    """How far above the horizon it looks down from; the bundled example's: 19.8."""
+    """The camera stands this angle above the horizon; in the bundled example 19.8."""
     fov_deg: float = FOV_DEG
-    """Vertical field of view."""
+    """The cameras' vertical field of view."""
     radius: float = RADIUS
-    """Distance from the middle of the scene, which fits the unit ball."""
+    """The cameras' distance from the middle of the scene, which fits the unit ball."""
     points: int = 800
-    """Gaussians, from a random ball."""
+    """The scene consists of this many Gaussians, which begin in a random ball."""
     steps: int = 500
-    """Of the fit."""
+    """The fit takes this many steps."""
     seed: int = 0
-    """Of the ball and the fit."""
+    """The random ball and the fit have this seed."""
     times: int = 8
-    """Clouds in `ply/`."""
+    """So many clouds, one for each time, are written into `ply/`."""
     out: Path = Path("fourd_scene")
-    """Where the results go."""
+    """The results go into this folder."""
 
     def run(self) -> None:
         """Do it, and say where the result is.

@@ -120,7 +120,7 @@ class RenderShards:
         asked, path = self._asked(), self.out / "jobs.json"
         wanted = dict(settings=settings | dict(per_shard=self.per_shard), asked=asked)
         if path.exists():
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             changed = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
             changed += ["the list of assets"] * (found["asked"] != asked)
             if changed:
@@ -145,11 +145,11 @@ class RenderShards:
             if path is not None and not path.is_file():
                 raise ValueError(f"{flag} is {path}; there is no such file.")
         if self.kept:
-            found = [line for line in self.kept.read_text().splitlines() if line]
+            found = [line for line in self.kept.read_text(encoding="utf-8").splitlines() if line]
             if wrong := [line for line in found if len(line.split("\t")) != 2]:
                 raise ValueError(f"--kept is {self.kept} with the line {wrong[0]!r}; asset<tab>clip is wanted.")
         elif self.objaverse:
-            found = [f"{name}.glb" for name in self.objaverse.read_text().split()]
+            found = [f"{name}.glb" for name in self.objaverse.read_text(encoding="utf-8").split()]
         else:
             suffixes = (".glb", ".gltf")
             found = [
@@ -307,7 +307,7 @@ class Rendering:
 
 def report(out: Path) -> str:
     """How much a folder holds; what failed goes into its `failures.md`."""
-    jobs, shards = json.loads((out / "jobs.json").read_text()), sorted(out.glob("[0-9]*.tar"))
+    jobs, shards = json.loads((out / "jobs.json").read_text(encoding="utf-8")), sorted(out.glob("[0-9]*.tar"))
     failed = [failure for shard in shards for failure in failures(shard)]
     rows = [[f["asset"], f["clip"], f["reason"].replace("|", "/").replace("\n", " ")] for f in failed]
     write_text(out / "failures.md", table(["asset", "clip", "reason"], rows) + "\n" if rows else "Nothing failed.\n")

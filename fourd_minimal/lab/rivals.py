@@ -301,7 +301,7 @@ class Race:
             ValueError: the folder has results of another preset, other weights, another device or another budget.
         """
         path, now = self.folder / "settings.json", self.priors.settings()
-        if path.exists() and (before := json.loads(path.read_text())) != now:
+        if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != now:
             changed = ", ".join(name for name in now if now[name] != before.get(name))
             raise ValueError(f"--runs has results of other settings ({changed}); another folder is wanted.")
         write_text(path, json.dumps(now))
@@ -361,7 +361,7 @@ class Race:
             exam = self._pilot(task)
             steps = steps_within(seconds, lambda n: self._make(method, exam, n, 0), method.most)
             write_text(path, json.dumps(dict(seconds=seconds, steps=steps)))
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
         if known["seconds"] != seconds:
             raise ValueError(f"--runs has {path} for {known['seconds']:g} seconds; another folder is wanted.")
         return known["steps"]

@@ -133,7 +133,7 @@ class UserStudy(ipywidgets.VBox):
 
 def write_answers(answers: Sequence[Answer], path: str | Path) -> None:
     """One line each under a heading, whole or not at all."""
-    with whole_file(path) as draft, draft.open("w", newline="") as file:
+    with whole_file(path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([f.name for f in fields(Answer)])
         writer.writerows(astuple(a) for a in answers)
@@ -145,7 +145,7 @@ def read_answers(path: str | Path) -> list[Answer]:
     Raises:
         ValueError: other columns, another question, or another answer.
     """
-    with Path(path).open(newline="") as file:
+    with Path(path).open(newline="", encoding="utf-8") as file:
         head, *rows = csv.reader(file)
     if head != [f.name for f in fields(Answer)]:
         raise ValueError(

@@ -22,15 +22,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.data.video import count_frames
+from fourd_minimal.data.video import count_frames, opaque
 from fourd_minimal.lab.devices import PLAIN, Devices, Scale
-from fourd_minimal.lab.generate import OURS, opaque, whole_folder, write
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.lab.presets import device
+from fourd_minimal.lab.results_folder import GRID_FILES, whole_folder, write_grids
 from fourd_minimal.lab.shard_frames import grids
 from fourd_minimal.lab.sources import Sources, stored, video_clips
 from fourd_minimal.lab.sources import videos_in as films_in
-from fourd_minimal.lab.train import how_made, watched, written
+from fourd_minimal.lab.training_run import how_made, watched, written
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions
 from fourd_minimal.rectified_flow import sample_sigma
 from fourd_minimal.systems.pretrained.wan import TwoStreamWan
@@ -232,15 +232,17 @@ class TrainWan:
     """Train sync layers between the frozen blocks of Wan 2.1. Stop it at any time: run again, and it goes on."""
 
     model: str = MODEL
-    """A repository or a folder in diffusers' layout: transformer, vae, scheduler, tokenizer, text_encoder."""
+    """The model: a repository or a folder in diffusers' layout, with transformer, vae, scheduler, tokenizer and
+    text_encoder."""
     out: Path = Path("runs/wan")
-    """Where the checkpoint and `sync.safetensors` go."""
+    """The checkpoint and `sync.safetensors` go into this folder."""
     settings: WanPreset = field(default_factory=WanPreset)
-    """Every value of the run."""
+    """The values of the run, each of which can be changed."""
     scale: Scale = PLAIN
-    """Devices, precision and memory: the same result up to rounding. In bf16 the base's weights are, too."""
+    """The devices, precision and memory of a run, whose result they change by rounding only. In bf16 the base's weights
+    are rounded, too."""
     checkpoint_every: int = 500
-    """Steps; a checkpoint of the 1.3B model's soft sync layers has 9 GB."""
+    """Steps between checkpoints; one of the 1.3B model's soft sync layers has 9 GB."""
 
     def run(self) -> None:
         """Train, and leave `sync.safetensors` in `out`."""
@@ -264,32 +266,33 @@ class GenerateWan:
     freeze_time: Path
     """A video in which the camera moves and the scene rests; it starts with the same picture."""
     sync: Path | None = None
-    """`sync.safetensors` of `fourd train-wan`; left out, the streams meet by eq. 13, without training."""
+    """The sync layers are `sync.safetensors` of `fourd train-wan`; by default the streams meet by eq. 13, without
+    training."""
     model: str = MODEL
-    """A repository or a folder in diffusers' layout; the one that the sync layers were trained on."""
+    """The model: a repository or a folder in diffusers' layout, the one that the sync layers were trained on."""
     prompt: str = ""
-    """What is to be seen."""
+    """The caption of what is to be seen."""
     negative: str = ""
-    """What is not, where there is guidance."""
+    """The caption to keep away from, where there is guidance."""
     guidance: float = 1.0
-    """How far beyond the negative prompt to go; 1 does not ask for it, and takes half the time."""
+    """The scale of classifier-free guidance away from the negative caption; 1 is without, in half the time."""
     size: tuple[int, int] | None = None
-    """(h, w) of the frames; left out, what the sync layers were trained for."""
+    """The frames' height and width in pixels; by default what the sync layers were trained for."""
     precision: Literal["fp32", "bf16"] | None = None
-    """Of the base's weights, of products and attention; left out, bf16 on a GPU and fp32 on a CPU."""
+    """The precision of the base's weights, of products and attention; by default bf16 on a GPU and fp32 on a CPU."""
     steps: int = 40
-    """Euler steps."""
+    """Sampling takes this many Euler steps."""
     seed: int = 0
-    """Of the noise."""
+    """The noise that sampling starts from has this seed."""
     out: Path = Path("fourd_out")
-    """Where the results go."""
+    """The results go into this folder."""
 
     def run(self) -> None:
         """Do it, and say where the result is."""
         self._check()
         where = device()
         dtype = dtype_of(self.precision or ("fp32" if where.type == "cpu" else "bf16"))
-        with whole_folder(self.out, OURS) as folder:
+        with whole_folder(self.out, GRID_FILES) as folder:
             texts = embed_texts(self.model, [*contexts(self.prompt), self.negative], where, dtype)[:, None]
             model = TwoStreamWan.from_pretrained(self.model, "weighted", dtype).to(where)
             trained = asdict(WanPreset()) if self.sync is None else model.load_sync(self.sync)
@@ -299,7 +302,7 @@ class GenerateWan:
             text, negative = Contexts(texts[0], texts[1]), Contexts(texts[2], texts[2])
             with torch.autocast(where.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 grid = model.generate(fixed_view, freeze_time, text, self.steps, self.seed, self.guidance, negative)
-            write({"": grid}, folder)
+            write_grids({"": grid}, folder)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")
 
     def _check(self) -> None:

@@ -94,7 +94,7 @@ def cost(way: str, n: int, weights: str = "toy") -> dict[str, float]:
         ValueError: the process ended with an error, or was killed for its memory.
     """
     command = [sys.executable, "-m", "fourd_minimal.lab.windows", way, str(n), weights]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         said = done.stderr.strip() or f"it ended with {done.returncode}, perhaps for want of memory."
         raise ValueError(f"The pass over {n}x{n} frames {WAYS[way]} failed: {said.splitlines()[-1]}")

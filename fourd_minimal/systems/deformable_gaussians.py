@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Real
 from torch import Tensor, nn
 
-from fourd_minimal.gaussians import BLUR, NEAR, Picture, TemporalDeformation, check_poses, render
+from fourd_minimal.cameras import check_poses
+from fourd_minimal.gaussians import BLUR, NEAR, Picture, TemporalDeformation, render
 from fourd_minimal.systems.pixels import check_pixels
 
 RATES = dict(

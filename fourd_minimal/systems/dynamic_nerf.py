@@ -25,8 +25,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.cameras import pixel_grid, rays
-from fourd_minimal.gaussians import check_poses
+from fourd_minimal.cameras import check_poses, pixel_grid, rays
 from fourd_minimal.hash_grid import HashGrid
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.volume_rendering import Occupancy, render_rays

@@ -3,7 +3,7 @@
 import pytest
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.lab.train import TrainFourDM
+from fourd_minimal.lab.train_four_dm import TrainFourDM
 
 
 @pytest.fixture(scope="session")

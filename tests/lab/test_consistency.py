@@ -5,33 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from refused import refused
-from torch.testing import assert_close
 
-from fourd_minimal.cameras import pixel_grid
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.consistency import (
-    flicker,
-    from_view,
-    hidden_from_fixed_view,
-    look_up,
-    reprojection_error,
-)
+from fourd_minimal.lab.consistency import flicker, from_view, hidden_from_fixed_view, reprojection_error
 from fourd_minimal.lab.evaluation import copy_column, copy_row
 
 
 @pytest.fixture(scope="module")
 def record():
     return sample_scenes(4, 4, 4, 48, HELD_OUT)
-
-
-def test_look_up_reads_pixels_at_their_centres():
-    frames = torch.rand(2, 5, 3, 6, 8)
-    centres = pixel_grid((6, 8))[:, :, 0].expand(2, 5, -1, -1, -1)
-    assert_close(look_up(frames, centres), frames, atol=1e-5, rtol=0)
-    right = look_up(frames, centres + torch.tensor([1.0, 0.0]))
-    assert_close(right[..., :-1], frames[..., 1:], atol=1e-5, rtol=0)
-    down = look_up(frames, centres + torch.tensor([0.0, 1.0]))
-    assert_close(down[..., :-1, :], frames[..., 1:, :], atol=1e-5, rtol=0)
 
 
 def test_the_truth_agrees_with_itself_and_better_the_finer_it_is(record):

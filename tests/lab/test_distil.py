@@ -7,11 +7,11 @@ import pytest
 import torch
 from refused import refused, says
 
+from fourd_minimal.cli.main import main
 from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.data.video import count_frames, read_video, write_video
 from fourd_minimal.lab import distil
-from fourd_minimal.lab.cli import main
 from fourd_minimal.lab.distil import Distil
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.systems.film_to_scene import optimise_steps
@@ -42,7 +42,7 @@ def test_a_stopped_optimisation_goes_on(film, weights, tmp_path, monkeypatch):
     settings = replace(SCENES["smoke"], n_steps=6)
     given = dict(weights=str(weights), settings=settings, size=8)
     kept, scenes, numbers = tmp_path / "scene.safetensors", [], []
-    monkeypatch.setattr(distil, "look_around", lambda scene, *_: scenes.append(scene))
+    monkeypatch.setattr(distil, "write_turns", lambda scene, *_: scenes.append(scene))
     Distil(film, out=tmp_path / "whole", **given).run()
 
     def until_interrupted(*args, **options):

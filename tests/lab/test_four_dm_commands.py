@@ -1,4 +1,4 @@
-"""surround, train-4dm, evaluate-4dm, ablate-curation: from start to end with the smallest model."""
+"""multiview-video, train-4dm, evaluate-4dm, ablate-curation: from start to end with the smallest model."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ from fourd_minimal.data.video import write_video
 from fourd_minimal.lab.curation_ablation import CURATED, WHOLE, AblateCuration, collection, judged
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM, asset_orbit
 from fourd_minimal.lab.multiview import orbits
-from fourd_minimal.lab.surround import Surround
-from fourd_minimal.lab.train import TrainFourDM
+from fourd_minimal.lab.multiview_video import MultiviewVideo
+from fourd_minimal.lab.train_four_dm import TrainFourDM
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import load_weights
 
@@ -51,8 +51,8 @@ def test_either_part_can_be_trained_on(stage, weights, tmp_path):
 
 
 @pytest.mark.parametrize("frames", [None, 10])
-def test_a_film_is_surrounded(frames, film, weights, tmp_path):
-    Surround(film, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
+def test_a_video_becomes_multiview_videos(frames, film, weights, tmp_path):
+    MultiviewVideo(film, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
     assert (tmp_path / "out/grid.html").exists() and (tmp_path / "out/grid.png").exists()
     views = list((tmp_path / "out/frames").iterdir())
     assert len(views) == 4 and len(list(views[0].iterdir())) == (frames or 8)

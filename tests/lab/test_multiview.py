@@ -17,11 +17,11 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.procedural import RADIUS, sample_scenes
 from fourd_minimal.data.shards import Shards, sample, write_tar
-from fourd_minimal.lab import multiview
-from fourd_minimal.lab.multiview import batch_loss, make_batch, orbits, published, train_four_dm
+from fourd_minimal.lab.multiview import batch_loss, make_batch, orbits, train_four_dm
 from fourd_minimal.lab.render_shards import RenderShards
-from fourd_minimal.lab.train import TrainFourDM
+from fourd_minimal.lab.train_four_dm import TrainFourDM, published
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
+from fourd_minimal.systems import image_dream, stable_diffusion
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.pretrained.encoders import Encoders
 from fourd_minimal.systems.weights import load_weights
@@ -272,7 +272,7 @@ def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
     assert {"of_camera.0.weight", "resampler.queries"} < set(untrained)
     assert all(torch.equal(base.unet.state_dict()[name], own[name]) for name in untrained)
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
-    monkeypatch.setattr(multiview, "load_image_dream", lambda unet, state: nn.init.ones_(unet.conv_in.bias))
+    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.conv_in.bias))
     base, untrained = published(LATENT, tmp_path / "dream.safetensors")
     assert untrained == [] and base.unet.conv_in.bias.eq(1).all() and len(base.motion) == len(base.unet.places)
     (tmp_path / "broken.safetensors").write_bytes(b"half of it")
@@ -282,7 +282,7 @@ def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
 
 def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards, tmp_path, monkeypatch):
     """From published weights to motion; interrupted and run again it is the same; refusals."""
-    monkeypatch.setattr(multiview, "load_image_dream", lambda unet, state: nn.init.ones_(unet.out[2].bias))
+    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.out[2].bias))
     save_file({"input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
     preset = replace(LATENT, base_steps=0, shards=str(shards))
     options = dict(settings=preset, encoders=encoder_folders, base_weights=tmp_path / "dream.safetensors")
@@ -301,15 +301,15 @@ def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards
     assert notes["made_by"].endswith(f"--stage motion --encoders {' '.join(encoder_folders)}")
     for folder in ("whole", "killed"):
         assert load_weights(tmp_path / folder / "base.safetensors", FourDMConfig)[2]["made_from"] == "dream.safetensors"
-    monkeypatch.setattr(multiview, "load_image_dream", lambda unet, state: nn.init.zeros_(unet.out[2].bias))
+    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.zeros_(unet.out[2].bias))
     other, both = (
         TrainFourDM("full", "motion", tmp_path / a, b, **options)
         for a, b in (("killed", None), ("out", tmp_path / "whole"))
     )
     refused(other.run, "base.safetensors", "dream.safetensors")
     refused(both.run, "--start-from", "--base-weights")
-    monkeypatch.setattr(multiview, "is_image_dreams", lambda state: False)
-    monkeypatch.setattr(multiview, "load_stable_diffusion", lambda unet, state: ["of_camera.0.weight"])
+    monkeypatch.setattr(image_dream, "is_image_dreams", lambda state: False)
+    monkeypatch.setattr(stable_diffusion, "load_stable_diffusion", lambda unet, state: ["of_camera.0.weight"])
     for stage in ("all", "motion"):
         refused(TrainFourDM("full", stage, tmp_path / "out", **options).run, 1, "of_camera.0.weight")
     assert not (tmp_path / "out").exists()

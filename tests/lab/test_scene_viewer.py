@@ -12,7 +12,8 @@ from PIL import Image
 from refused import refused
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.lab.scene_viewer import JS, SceneViewer, save_scene_html
+from fourd_minimal.lab.scene_page import JS, save_scene_html
+from fourd_minimal.lab.scene_viewer import SceneViewer
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians
 
 CHROMIUM = "/usr/bin/chromium"

@@ -11,16 +11,8 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.upsampling import (
-    Upsampling,
-    batch_loss,
-    compare,
-    enlarge,
-    make_batch,
-    measure,
-    sharpness,
-    train_upsampler,
-)
+from fourd_minimal.lab.upsampling import batch_loss, make_batch, train_upsampler
+from fourd_minimal.lab.upsampling_study import Upsampling, compare, enlarge, measure, sharpness
 from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink

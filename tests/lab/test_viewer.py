@@ -10,7 +10,8 @@ from einops import rearrange
 from PIL import Image
 from refused import refused
 
-from fourd_minimal.lab.viewer import GridViewer, save_html
+from fourd_minimal.lab.grid_page import save_html
+from fourd_minimal.lab.viewer import GridViewer
 
 CHROMIUM = "/usr/bin/chromium"
 

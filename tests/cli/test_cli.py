@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fourd_minimal.cli.main import main
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
-from fourd_minimal.lab import train
-from fourd_minimal.lab.cli import main
+from fourd_minimal.lab import planner, train, train_text, train_upsampler
 from fourd_minimal.lab.devices import Scale
-from fourd_minimal.lab.planner import announce
 from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
 from fourd_minimal.systems.upsampler import UpsamplerConfig
@@ -69,8 +68,8 @@ def test_what_cannot_be_combined_is_said_before_any_work(weights, tmp_path, caps
     for nothing in ("", "on the ground"):
         said = refused(capsys, "generate", *out, "--text", nothing)
         assert f"fourd: --text: {nothing!r} has none of the words it learned" in said
-    assert "No weights at nowhere" in refused(capsys, "generate", *out, "--text", "box", "--text-weights", "nowhere")
-    assert "No weights at nowhere" in refused(capsys, "generate", *out, "--upsample", "--upsampler-weights", "nowhere")
+    for flag, by in (("--text-weights", ["--text", "box"]), ("--upsampler-weights", ["--upsample"])):
+        assert "No weights at" in refused(capsys, "generate", *out, *by, flag, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -84,17 +83,18 @@ def test_the_bundled_example_fits_the_shipped_weights(tmp_path, capsys):
     [
         (["--fixed-view", "row.mp4"], "--freeze-time is missing"),
         (["--freeze-time", "column"], "--fixed-view is missing"),
-        (["--fixed-view", "row.mp4", "--freeze-time", "none.mp4"], "fourd: --freeze-time: a video, a GIF or a folder"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "none.mp4"], "fourd: --freeze-time is none.mp4"),
         (["--fixed-view", "row.mp4", "--freeze-time", "text.mp4"], "text.mp4"),
         (["--fixed-view", "row.mp4", "--freeze-time", "still"], "freeze_time has 1 frames"),
         (["--fixed-view", "row.mp4", "--freeze-time", "other"], "first frames of fixed_view and freeze_time differ"),
-        (["--fixed-view", "row.mp4", "--freeze-time", "column", "--asset", "a.glb"], "were both given"),
+        (["--fixed-view", "row.mp4", "--freeze-time", "column", "--asset", "text.mp4"], "were both given"),
         (["--fixed-view", "row.mp4", "--text", "a ball"], "--fixed-view and --text were both given"),
-        (["--asset", "a.glb", "--upsample"], "--asset goes without --upsample"),
+        (["--asset", "text.mp4", "--upsample"], "--asset goes without --upsample"),
         (["--clip", "Walk"], "--clip was given without --asset"),
         (["--asset", "text.mp4"], "text.mp4"),
         (["--steps", "0"], "--steps is 0"),
-        (["--weights", "nowhere"], "No weights at nowhere"),
+        (["--weights", "nowhere"], "--weights is nowhere"),
+        (["--weights", "still"], "No weights at still"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(videos, weights, capsys, monkeypatch, arguments, sentence):
@@ -136,7 +136,7 @@ def test_first_frames_that_differ_a_little_are_said_in_one_line(videos, weights)
     write_video((column + 0.06).clamp(0, 1), videos / "brighter")
     row, out = videos / "row.mp4", videos / "out"
     flags = ["--fixed-view", row, "--freeze-time", videos / "brighter", "--out", out, "--weights", weights]
-    command = [sys.executable, "-c", "from fourd_minimal.lab.cli import main; main()", "generate", *flags]
+    command = [sys.executable, "-c", "from fourd_minimal.cli.main import main; main()", "generate", *flags]
     said = subprocess.run([*map(str, command), "--steps", "1"], check=True, capture_output=True, text=True).stderr
     assert said.startswith("fourd: The first frames") and said.count("\n") == 1
 
@@ -225,14 +225,15 @@ def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):
 @pytest.mark.parametrize(("preset", "said"), [("full", 1), ("smoke", 0)])
 def test_a_full_configuration_says_what_it_takes_before_it_starts(preset, said, monkeypatch, tmp_path):
     plans = []
-    monkeypatch.setattr(train, "announce", lambda system, stage, *rest: plans.append((system, stage, rest[0])))
+    monkeypatch.setattr(planner, "announce", lambda system, stage, *rest: plans.append((system, stage, rest[0])))
 
     def stop(*_, **__):
         raise ValueError("enough seen")
 
-    for name in ("train", "train_upsampler", "train_text_to_video"):
-        monkeypatch.setattr(train, name, stop)
-    commands = train.Train(preset, "base"), train.TrainUpsampler(preset), train.TrainText(preset)
+    trainers = (train, "train"), (train_upsampler, "train_upsampler"), (train_text, "train_text_to_video")
+    for module, name in trainers:
+        monkeypatch.setattr(module, name, stop)
+    commands = train.Train(preset, "base"), train_upsampler.TrainUpsampler(preset), train_text.TrainText(preset)
     for command in commands:
         with pytest.raises(ValueError, match="enough seen"):
             replace(command, out=tmp_path).run()
@@ -242,11 +243,11 @@ def test_a_full_configuration_says_what_it_takes_before_it_starts(preset, said, 
 
 def test_the_plan_of_a_run_is_of_its_own_settings_and_stops_nothing(capsys):
     smoke, sixteen = PRESETS["smoke"], replace(PRESETS["smoke"], base_batch=32, sync_batch=16, parts=16)
-    announce("four_real_video", "sync", sixteen, "full", 16, Scale(precision="bf16"), "A100-80GB")
+    planner.announce("four_real_video", "sync", sixteen, "full", 16, Scale(precision="bf16"), "A100-80GB")
     assert "on 16 x A100-80GB" in capsys.readouterr().out
-    announce("four_real_video", "sync", smoke, "full", 16, Scale(), "A100-80GB")
+    planner.announce("four_real_video", "sync", smoke, "full", 16, Scale(), "A100-80GB")
     assert "No plan of this run: parts is 1; a multiple of the 16 devices is wanted." in capsys.readouterr().out
-    announce("four_diffusion", "base", FOUR_DM["full"], "full", 1, Scale(), "T4")
+    planner.announce("four_diffusion", "base", FOUR_DM["full"], "full", 1, Scale(), "T4")
     assert "No plan of this run: stage 'base'" in capsys.readouterr().out
 
 

@@ -1,0 +1,140 @@
+"""From words to a command: the light half of `fourd`, which answers what needs no model before it imports one.
+
+Help, the version, a mistyped command and a path that does not exist are dealt with here, by the table of `commands.py`
+alone. Then the one command that was asked for is imported, and tyro reads its flags.
+"""
+
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from io import TextIOWrapper
+from itertools import pairwise
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import Any
+
+from fourd_minimal import __version__
+from fourd_minimal.cli.commands import COMMANDS, GROUPS, RENAMED, Command
+
+WORDS = {"toy", "None"}
+"""What a flag that names a file or folder may hold instead: the shipped weights, or nothing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and run; bad input ends in one sentence and exit status 2, Ctrl-C in 130.
+
+    Args:
+        arguments: the words after `fourd`, by default this process's; with none, the bundled example is completed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without our characters shows others, and nothing breaks
+            stream.reconfigure(errors="replace")
+    warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
+    name, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["generate"]
+    try:
+        if name in ("-h", "--help"):
+            print(overview())
+        elif name == "--version":
+            print(f"fourd {__version__}")
+        else:
+            check_name(name, flags)
+            check_paths(name, flags)
+            parse([name, *flags]).run()
+    except (ValueError, OSError) as error:
+        print(f"fourd: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(
+            "\nfourd: stopped. What was written is whole: the same line again goes on from there, or from the start.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+def overview() -> str:
+    """What `fourd -h` prints: every command with its sentence, in groups."""
+    width, indent = min(get_terminal_size().columns, 120), 2 + max(map(len, COMMANDS))
+    lines = [
+        "usage: fourd COMMAND [FLAGS]        `fourd COMMAND -h` explains the flags of a command.",
+        "",
+        "Without a command, `fourd` completes the bundled example, as `fourd generate` does.",
+    ]
+    for group, title in GROUPS.items():
+        lines += ["", f"{title}:"]
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                start, rest = f"  {name:{indent}}", " " * (indent + 2)
+                lines.append(fill(command.help, width, initial_indent=start, subsequent_indent=rest))
+    return "\n".join(lines)
+
+
+def check_name(name: str, flags: Sequence[str]) -> None:
+    """Refuse what is no command.
+
+    Raises:
+        ValueError: an old name or an unknown one; the sentence says what to write instead.
+    """
+    if name in RENAMED:
+        raise ValueError(f"{name} has a new name: {shlex.join(['fourd', RENAMED[name], *flags])}")
+    if name not in COMMANDS:
+        near = get_close_matches(name, [*COMMANDS, *RENAMED], n=1)
+        hint = (
+            f"did you mean {RENAMED.get(near[0], near[0])}? (`fourd -h` lists all.)"
+            if near
+            else "`fourd -h` lists all."
+        )
+        raise ValueError(f"{name} is no command; {hint}")
+
+
+def check_paths(name: str, flags: Sequence[str]) -> None:
+    """Refuse flags that name files or folders which do not exist, by the table alone.
+
+    Raises:
+        ValueError: there is one; the sentence names the flag and the path.
+    """
+    if "-h" in flags or "--help" in flags:
+        return
+    flag, reads = "", COMMANDS[name].reads.split()
+    for word in flags:
+        if word.startswith("--"):
+            flag, _, word = word.partition("=")
+            flag = flag[2:].replace("_", "-")
+        if flag in reads and word and word not in WORDS:
+            path = word if flag != "assets" else word.partition("#")[0]  # Fox.glb#Walk is a file and its clip
+            if not Path(path).exists():
+                raise ValueError(f"--{flag} is {word}; expected a file or folder that exists.")
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command as an object with a method `run`, from its name and flags; imports what the command needs.
+
+    Raises:
+        SystemExit: flags that it does not have, or values they cannot take; tyro has said which.
+    """
+    import tyro
+
+    name, *flags = arguments
+    command = COMMANDS[name]
+    options = dict(default=preset_of(command, flags)) if command.presets else {}
+    return tyro.cli(load(command.runs), args=flags, prog=f"fourd {name}", **options)
+
+
+def load(place: str) -> Any:
+    """What the table calls `module:NAME`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"fourd_minimal.{module}"), name)
+
+
+def preset_of(command: Command, flags: Sequence[str]) -> Any:
+    """A command that has presets, with the settings of the one after `--preset`, or of the one in force."""
+    from fourd_minimal.lab.presets import preset_name
+
+    words, presets = [w for flag in flags for w in flag.split("=", 1)], load(command.presets)
+    named = [after for word, after in pairwise(words) if word == "--preset"]
+    name = named[-1] if named else preset_name()
+    name = name if name in presets else "cpu"  # an unknown one is reported by the parser
+    return load(command.runs)(preset=name, settings=presets[name])
