@@ -46,7 +46,6 @@ from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
-from fourd_minimal.data.gltf import BlenderError
 from fourd_minimal.lab.ablate import Ablate
 from fourd_minimal.lab.curate import Curate
 from fourd_minimal.lab.curation_ablation import AblateCuration
@@ -116,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
     try:
         command.run()
-    except (ValueError, OSError, BlenderError) as error:
+    except (ValueError, OSError) as error:
         print(f"fourd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
