@@ -49,7 +49,7 @@ class Thresholds:
     most_covered: float = 0.9
     """Beyond it the cameras stand inside."""
     least_colours: float = 0.02
-    """The plainest bundled clip, a black cannon, has 0.06 by its shading; a silhouette has 0."""
+    """The plainest bundled clip, a black cannon, has 0.07 by its shading; a silhouette has 0."""
     least_motion: float = 0.1
     """A cannon's recoil and a figure that breathes have 0.09, walks 0.3 and more."""
     most_touches: float = 0.05

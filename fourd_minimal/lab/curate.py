@@ -2,21 +2,31 @@
 
 import json
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.data import gltf
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
-from fourd_minimal.data.gltf import BlenderError, blender_python, list_clips, render_asset
+from fourd_minimal.data.rasterizer import Surface
+from fourd_minimal.lab.assets import fetch_objaverse, find_assets, liveliest, write_clips
 from fourd_minimal.lab.contact_sheet import picture_rows
-from fourd_minimal.lab.tables import made_by, table
+from fourd_minimal.lab.tables import made_by, spelled, table
+from fourd_minimal.lab.threads import threads
 from fourd_minimal.systems.weights import write_text
+
+ELEVATION_DEG, RADIUS, FOV_DEG = 20.0, 3.4, 36.0
+"""Of the cameras; the asset fits the unit ball."""
+MOST_PICTURES = 400
+"""Clips of which the picture has a row: the first so many."""
+WRITTEN_EVERY = 100
+"""Assets after which what was found is written down."""
 
 
 class Judged(NamedTuple):
@@ -29,7 +39,10 @@ class Judged(NamedTuple):
     """None where it could not be rendered."""
     reasons: tuple[str, ...]
     """Why it is refused; nothing where it is kept."""
-    frames: Float[Tensor, "v t 3 h w"] | None
+    frames: UInt8[Tensor, "n 3 h w"] | None = None
+    """Its moments from the first camera, and its first moment from the others."""
+    error: str = ""
+    """What was wrong with the file."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,15 @@ class Curate:
     objaverse: Path | None = None
     """A text file of Objaverse ids, one a line; fetched by the package `objaverse` (`pip install objaverse`)."""
     clips: int = 3
-    """At most so many of each asset: its longest that move."""
+    """At most so many of each asset: those that show its motion best."""
     size: int = 64
     """Pixels of the renders."""
     views: int = 4
     """Cameras, evenly around."""
     times: int = 8
     """Moments of the clip."""
+    workers: int = 2
+    """Assets at a time."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     out: Path = Path("fourd_out/curation")
     """Where `curation.md`, `.json`, `.png` and `kept.txt` go."""
@@ -57,88 +72,71 @@ class Curate:
 
         Raises:
             ValueError: neither or both of folder and ids, nothing found there, or counts that make no sense.
-            FileNotFoundError: Blender is missing.
         """
-        for name, least in dict(clips=1, views=2, times=2, size=16).items():
+        for name, least in dict(clips=1, views=2, times=2, size=16, workers=1).items():
             if getattr(self, name) < least:
-                raise ValueError(f"--{name} is {getattr(self, name)}; at least {least} is wanted.")
-        paths, found = self._paths(), []
-        blender_python()
-        for path in tqdm(paths, unit="asset"):
-            found += self._judge(path)
-            self._write(found)  # thousands of assets take hours
+                raise ValueError(f"--{name} is {getattr(self, name)}; expected at least {least}.")
+        named, found = self._named(), []
+        try:
+            with threads(self.workers) as pool:
+                done = pool.map(self._judge, named, named.values())
+                for i, judged in enumerate(tqdm(done, total=len(named), unit="asset"), 1):
+                    found += judged
+                    for j in (j for j in judged if j.error):
+                        warnings.warn(spelled(f"{f'{j.asset} {j.clip}'.strip()}: {j.error}"), stacklevel=2)
+                    if i % WRITTEN_EVERY == 0:
+                        self._write(found)
+        finally:
+            if found:
+                self._write(found)
         print(report(found, self.thresholds))
         thumbnails(found, self.out / "curation.png")
 
     def _write(self, found: list[Judged]) -> None:
         lines = [
-            dict(asset=j.asset, clip=j.clip, scores=j.scores and asdict(j.scores), reasons=j.reasons) for j in found
+            dict(asset=j.asset, clip=j.clip, scores=j.scores and asdict(j.scores), reasons=j.reasons, error=j.error)
+            for j in found
         ]
         made = (
-            f"{self.views} views x {self.times} times of {self.size} pixels, nothing random, rendered by Blender. "
-            f"{made_by('fourd curate')}"
+            f"{self.views} views x {self.times} times of {self.size} pixels, nothing random. {made_by('fourd curate')}"
         )
         write_text(self.out / "curation.md", f"{made}\n\n{report(found, self.thresholds)}\n")
         write_text(self.out / "curation.json", json.dumps(lines, indent=1))
-        write_text(self.out / "kept.txt", "".join(f"{j.asset}\t{j.clip}\n" for j in found if not j.reasons))
+        write_clips(self.out / "kept.txt", ((j.asset, j.clip) for j in found if not j.reasons))
 
-    def _paths(self) -> list[Path]:
+    def _named(self) -> dict[str, Path]:
+        """Names of assets, and their files."""
         if (self.assets is None) == (self.objaverse is None):
             raise ValueError("give one of --assets and --objaverse.")
         if self.objaverse is not None:
-            return fetch_objaverse(self.objaverse.read_text(encoding="utf-8").split())
-        if not self.assets.is_dir():
-            raise ValueError(f"--assets is {self.assets}; a folder is wanted.")
-        paths = sorted(p for p in self.assets.rglob("*") if p.suffix.lower() in (".glb", ".gltf"))
-        if not paths:
-            raise ValueError(f"--assets is {self.assets}, which holds no .glb and no .gltf.")
-        return paths
+            return {path.name: path for path in fetch_objaverse(self.objaverse.read_text(encoding="utf-8").split())}
+        return {name: self.assets / name for name in find_assets(self.assets)}
 
-    def _judge(self, path: Path) -> Iterator[Judged]:
-        """Every clip of an asset; what cannot be read of thousands is a line of the table."""
-        name = str(path.relative_to(self.assets)) if self.assets else path.name
+    def _judge(self, name: str, path: Path) -> list[Judged]:
+        """The clips of an asset that show its motion best."""
         try:
-            clips = sorted((c for c in list_clips(path) if c.moves), key=lambda c: -c.duration_s)
-        except (ValueError, OSError) as error:
-            yield unreadable(name, "", error)
-            return
-        if not clips:
-            yield Judged(name, "", None, ("static",), None)
-        around = 360 * (1 - 1 / self.views)
-        for clip in clips[: self.clips]:
-            try:
-                record = render_asset(path, self.views, self.times, self.size, clip.name, azimuth_sweep_deg=around)
-            except (ValueError, OSError, BlenderError) as error:
-                yield unreadable(name, clip.name, error)
-                continue
-            scores = measure(record)
-            yield Judged(name, clip.name, scores, verdict(scores, self.thresholds), record.rgb[0])
+            asset = gltf.read_asset(path)
+            drawn, chosen = gltf.surface(asset), liveliest(asset, self.clips)
+        except Exception as error:  # one file of thousands can be wrong in any way
+            return [unreadable(name, "", error)]
+        return [self._score(name, asset, drawn, i) for i in chosen] or [Judged(name, "", None, ("static",))]
+
+    def _score(self, name: str, asset: gltf.Asset, drawn: Surface, i: int) -> Judged:
+        clip = gltf.clips(asset)[i]
+        c2w = circular_trajectory(torch.arange(self.views) * (360 / self.views), ELEVATION_DEG, RADIUS)
+        try:
+            record = gltf.render(asset, i, gltf.moments(clip, self.times), c2w, FOV_DEG, self.size, drawn=drawn)
+            scores, rgb = measure(record), record.rgb[0]
+        except Exception as error:
+            return unreadable(name, clip.name, error)
+        shown = (torch.cat([rgb[0], rgb[1:, 0]]) * 255).round().byte()
+        return Judged(name, clip.name, scores, verdict(scores, self.thresholds), shown)
 
 
 def unreadable(asset: str, clip: str, error: Exception) -> Judged:
-    warnings.warn(f"{f'{asset} {clip}'.strip()}: {error}", stacklevel=2)
-    return Judged(asset, clip, None, ("unreadable",), None)
-
-
-def fetch_objaverse(ids: list[str]) -> list[Path]:
-    """Files of Objaverse, by their ids.
-
-    Raises:
-        ValueError: no ids, the package is missing, or it found no network or no such object.
-    """
-    if not ids:
-        raise ValueError("the list of Objaverse ids is empty.")
-    try:
-        import objaverse
-    except ImportError:
-        raise ValueError("--objaverse needs the package of that name; `pip install objaverse` brings it.") from None
-    try:
-        found = objaverse.load_objects(uids=ids)
-    except (OSError, KeyError) as error:  # urllib's errors are OSErrors
-        raise ValueError(f"Objaverse could not be read: {error}") from None
-    if missing := [i for i in ids if i not in found]:
-        warnings.warn(f"Objaverse has no {', '.join(missing)}", stacklevel=2)
-    return [Path(found[i]) for i in ids if i in found]
+    """A line of the table for what cannot be drawn."""
+    kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+    return Judged(asset, clip, None, ("unreadable",), error=f"{kind}{error}")
 
 
 def report(found: list[Judged], thresholds: Thresholds) -> str:
@@ -153,16 +151,19 @@ def report(found: list[Judged], thresholds: Thresholds) -> str:
         f"(flat), motion below {t.least_motion} (static), touches above {t.most_touches} (leaves), rigid above "
         f"{t.most_rigid} (rigid). `fourd_minimal/data/curation.py` says what each measures."
     )
+    wrong = [[j.asset, j.clip, j.error] for j in found if j.error]
     head = ["asset", "clip", "covered", "colours", "motion", "touches", "rigid", "verdict"]
-    return f"{kept} of {len(found)} clips kept.\n\n{table(head, rows)}\n\n{limits}"
+    return f"{kept} of {len(found)} clips kept.\n\n{table(head, rows)}\n\n{limits}" + (
+        f"\n\n{table(['unreadable', 'clip', 'why'], wrong)}" if wrong else ""
+    )
 
 
 def thumbnails(found: list[Judged], path: Path) -> None:
     """A row for every clip: its moments from the first camera, and its first moment from the others."""
     rows = [
-        (f"{j.asset} {j.clip}\n{', '.join(j.reasons) or 'kept'}", torch.cat([j.frames[0], j.frames[1:, 0]]))
+        (f"{spelled(j.asset)} {spelled(j.clip)}\n{', '.join(j.reasons) or 'kept'}", j.frames / 255)
         for j in found
         if j.frames is not None
     ]
     if rows:
-        picture_rows(rows, path)
+        picture_rows(rows[:MOST_PICTURES], path)

@@ -1,0 +1,91 @@
+"""Animated assets as commands are given them: folders, ids of Objaverse, one clip of a file, lists of clips.
+
+A list of clips has a line for each: asset, tab, clip. What would break a line is spelled out, see `tables.spelled`.
+"""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+from fourd_minimal.data.gltf import Asset, clips, motion
+from fourd_minimal.lab.tables import spelled, unspelled
+from fourd_minimal.systems.weights import write_text
+
+
+def find_assets(folder: Path) -> list[str]:
+    """The .glb and .gltf files in a folder and all folders inside, by their names from there, sorted.
+
+    Raises:
+        ValueError: no folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--assets is {folder}; expected a folder.")
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in (".glb", ".gltf") and p.is_file()]
+    if not found:
+        raise ValueError(f"--assets is {folder}, which holds no .glb and no .gltf; expected a folder with some.")
+    return sorted(p.relative_to(folder).as_posix() for p in found)
+
+
+def fetch_objaverse(ids: list[str]) -> list[Path]:
+    """Files of Objaverse, by their ids.
+
+    Raises:
+        ValueError: no ids, the package is missing, or it found no network or no such object.
+    """
+    if not ids:
+        raise ValueError("the list of Objaverse ids is empty.")
+    try:
+        import objaverse
+    except ImportError:
+        raise ValueError("--objaverse needs the package of that name; `pip install objaverse` brings it.") from None
+    try:
+        found = objaverse.load_objects(uids=ids)
+    except (OSError, KeyError) as error:  # urllib's errors are OSErrors
+        raise ValueError(f"Objaverse could not be read: {error}") from None
+    if missing := [i for i in ids if i not in found]:
+        warnings.warn(f"Objaverse has no {', '.join(missing)}", stacklevel=2)
+    return [Path(found[i]) for i in ids if i in found]
+
+
+def named_clip(given: str) -> tuple[Path, str | None]:
+    """A file, and the clip after a `#` if there is one; either name may hold a `#` too.
+
+    >>> named_clip("Fox.glb#Walk")[1], named_clip("Fox.glb")[1]
+    ('Walk', None)
+    """
+    ways = [(given[:i], given[i + 1 :]) for i in range(len(given) - 1, 0, -1) if given[i] == "#"]
+    ways = [(given, ""), *ways]
+    path, clip = next((way for way in ways if Path(way[0]).is_file()), ways[-1])
+    return Path(path), clip or None
+
+
+def liveliest(asset: Asset, most: int) -> list[int]:
+    """The clips in which an asset moves, at most so many, in the order in which `gltf.choose_clip` prefers them.
+
+    First those that visibly move, then those that stay in place, then those that end where they began, then by how far
+    they move.
+    """
+    moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
+    how = {i: (m.good, m.travel < 0.1, m.loops, m.mean) for i, m in moving.items()}
+    return sorted(how, key=how.get, reverse=True)[:most]
+
+
+def write_clips(path: Path, found: Iterable[tuple[str, str]]) -> None:
+    """Write a list of clips."""
+    write_text(path, "".join(f"{spelled(asset)}\t{spelled(clip)}\n" for asset, clip in found))
+
+
+def read_clips(path: Path) -> list[tuple[str, str]]:
+    """Read one.
+
+    Raises:
+        ValueError: a line that is no asset and clip, or a text that is no UTF-8.
+    """
+    found = []
+    for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
+        try:
+            asset, clip = map(unspelled, line.split("\t"))
+        except ValueError:
+            raise ValueError(f"--kept is {path} with the line {line!r}; expected asset<tab>clip.") from None
+        found.append((asset, clip))
+    return found
