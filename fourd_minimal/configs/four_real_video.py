@@ -119,8 +119,8 @@ PRESETS = {
             VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, refine=32), views=8, times=8, spread=0.4
         ),
         sources=(("characters", 0.7), ("simple", 0.1), ("hard", 0.1), ("creature", 0.1)),
-        base_steps=8000,
-        base_frames=((0, 4, 24), (5000, 8, 16)),
+        base_steps=5000,
+        base_frames=((0, 4, 24), (3500, 8, 16)),
         base_lr=1.5e-3,
         grid_windows=((0.0, 4, 4), (0.6, 6, 3), (0.85, 8, 2)),
         share_any_cells=0.3,
