@@ -15,6 +15,7 @@ from fourd_minimal.configs.text_to_video import TextToVideoPreset
 from fourd_minimal.data.procedural import COLOURS, colour_name
 from fourd_minimal.lab.devices import PLAIN, Scale
 from fourd_minimal.lab.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.lab.sources import Sources
 from fourd_minimal.lab.training import random_masks, velocity_loss
 from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.text_to_video import TextToVideo
