@@ -222,7 +222,7 @@ def window(clip: gltf.Clip, times: int, fps: float, at: float) -> np.ndarray:
 def backdrop(kind: str, size: int, draw: torch.Generator) -> Float[Tensor, "3 h w"]:
     """White, one colour, or two that blend from top to bottom."""
     chance, hues, values = _uniform(draw), torch.rand(2, generator=draw), 0.45 + 0.5 * torch.rand(2, generator=draw)
-    colours = hue(hues, 0.3, values[:, None])
+    colours = values[:, None] * hue(hues, 0.3, 1.0)
     kind = ("white" if chance < 0.2 else "plain" if chance < 0.5 else "graded") if kind == "any" else kind
     if kind == "white":
         return torch.ones(3, size, size)
