@@ -164,7 +164,7 @@ def pose(asset: Asset, clip: int | None, times_s: Float[Array, " t"], normals: b
 
 def _morphed(
     asset: Asset, part: Part, weights: Float[Array, "t m"] | None
-) -> tuple[Float[Array, "*t n 3"], Float[Array, "*t n 3"]]:
+) -> tuple[Float[Array, "*t n 3"], Float[Array, "*u n 3"]]:
     """Positions and normals in the space of the part's node, moved by its morph targets."""
     x, normal = asset.positions[part.vertices], asset.normals[part.vertices]
     if part.morphs is None:
