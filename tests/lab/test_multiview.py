@@ -177,8 +177,8 @@ def test_latents_of_shards_killed_and_resumed_equal_uninterrupted(part, encoders
         (preset, others, "data"),
         (replace(preset, caption=""), encoders, "caption"),
     ):
-        begun = partial(train_four_dm, part, wrong, tmp_path, **options | dict(encoders=encoder))
-        refused(lambda begun=begun: next(begun()), f"{part}_checkpoint.safetensors", what)
+        begun = train_four_dm(part, wrong, tmp_path, **options | dict(encoders=encoder))
+        refused(partial(next, begun), f"{part}_checkpoint.safetensors", what)
 
 
 def test_batches_of_shards_are_views_of_them(shards):
