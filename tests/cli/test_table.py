@@ -77,8 +77,12 @@ def test_the_table_says_what_the_commands_are():
     for name, command in COMMANDS.items():
         kind = load(command.runs)
         hints = get_type_hints(kind)
-        flags = {field.name.replace("_", "-") for field in fields(kind)}
-        paths = {flag for flag in flags if Path in (hint := hints[flag.replace("-", "_")], *get_args(hint))}
+        names = {field.name: field.name.replace("_", "-") for field in fields(kind)}
+        for field, hint in get_type_hints(kind, include_extras=True).items():  # a flag may have a name of its own
+            own = [note.name for note in getattr(hint, "__metadata__", ()) if getattr(note, "name", None)]
+            names[field] = own[0] if own else names.get(field, field)
+        flags = {*names.values()}
+        paths = {flag for field, flag in names.items() if Path in (hints[field], *get_args(hints[field]))}
         flags |= {f"settings.{field.name}" for field in (fields(hints["settings"]) if "settings" in hints else ())}
         reads = set(command.reads.split())
         assert reads <= flags, name
