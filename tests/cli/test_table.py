@@ -72,21 +72,17 @@ def test_help_groups_every_command_in_whole_sentences(capsys):
         assert command.help.endswith(".")
 
 
-def flag_of(name, hint):
-    """A field's flag: its own name, or the one that it is given besides."""
-    given = [about.name for about in getattr(hint, "__metadata__", ()) if getattr(about, "name", None)]
-    return given[0] if given else name.replace("_", "-")
-
-
 def test_the_table_says_what_the_commands_are():
     """Every flag that the table has checked is one, and every flag that is a path is checked or written to."""
     for name, command in COMMANDS.items():
         kind = load(command.runs)
         hints = get_type_hints(kind)
-        said = get_type_hints(kind, include_extras=True)
-        named = {field.name: flag_of(field.name, said[field.name]) for field in fields(kind)}
-        flags = set(named.values())
-        paths = {flag for name, flag in named.items() if Path in (hints[name], *get_args(hints[name]))}
+        names = {field.name: field.name.replace("_", "-") for field in fields(kind)}
+        for field, hint in get_type_hints(kind, include_extras=True).items():  # a flag may have a name of its own
+            own = [note.name for note in getattr(hint, "__metadata__", ()) if getattr(note, "name", None)]
+            names[field] = own[0] if own else names.get(field, field)
+        flags = {*names.values()}
+        paths = {flag for field, flag in names.items() if Path in (hints[field], *get_args(hints[field]))}
         flags |= {f"settings.{field.name}" for field in (fields(hints["settings"]) if "settings" in hints else ())}
         reads = set(command.reads.split())
         assert reads <= flags, name

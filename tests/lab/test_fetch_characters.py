@@ -11,9 +11,9 @@ from urllib.parse import unquote
 import pooch
 import pytest
 
+from fourd_minimal.cli.main import main
 from fourd_minimal.data import collection
 from fourd_minimal.data.collection import assets, cache_folder
-from fourd_minimal.lab.cli import main
 from fourd_minimal.lab.fetch_characters import FetchCharacters
 
 SHARED = Path(__file__).parents[3] / "shared/data/characters"
