@@ -1,7 +1,7 @@
 """Where people are in a video: the masks of MediaPipe, whose wheel brings its network along.
 
-It wants an older numpy, so it lives in a Python environment of its own, as Blender does, and runs as a subprocess
-(`people_mask.py`). `PEOPLE_ENVIRONMENT` is the one line that makes the environment.
+It wants an older numpy, so it lives in a Python environment of its own and runs as a subprocess (`people_mask.py`).
+`PEOPLE_ENVIRONMENT` is the one line that makes the environment.
 """
 
 import os

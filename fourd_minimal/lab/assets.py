@@ -7,6 +7,10 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
+from fourd_minimal.data.animation import pose
 from fourd_minimal.data.gltf import Asset, clips, motion
 from fourd_minimal.lab.tables import spelled, unspelled
 from fourd_minimal.systems.weights import write_text
@@ -68,6 +72,19 @@ def liveliest(asset: Asset, most: int) -> list[int]:
     moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
     how = {i: (m.good, m.travel < 0.1, m.loops, m.mean) for i, m in moving.items()}
     return sorted(how, key=how.get, reverse=True)[:most]
+
+
+def lively_window(asset: Asset, clip: int, times: int) -> Float[np.ndarray, " t"]:
+    """Seconds on a clip's clock: evenly over that half of it in which vertices move most, of a long one over 2 seconds.
+
+    A clip that loops would end where it began, and show how it came there once more.
+    """
+    whole = clips(asset)[clip]
+    span = min(whole.duration_s / 2, 2.0)
+    windows = np.linspace(whole.start_s, whole.end_s - span, 9)[:, None] + np.linspace(0, span, times)
+    x, _ = pose(asset, clip, windows.reshape(-1), normals=False)
+    steps = np.diff(x.reshape(*windows.shape, -1, 3)[:, :, :: max(1, x.shape[1] // 400)], axis=1)
+    return windows[np.linalg.norm(steps, axis=-1).sum((1, 2)).argmax()]
 
 
 def write_clips(path: Path, found: Iterable[tuple[str, str]]) -> None:

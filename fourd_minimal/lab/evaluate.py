@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.lab.assets import named_clip
 from fourd_minimal.lab.contact_sheet import compare_sheet
 from fourd_minimal.lab.evaluation import (
     Row,
@@ -35,8 +36,7 @@ class Evaluate:
     families: tuple[str, ...] = ("simple", "hard")
     """Families of `data.procedural`."""
     assets: tuple[str, ...] = ()
-    """Animated glTF assets, each over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one. Needs
-    Blender's Python module."""
+    """Animated glTF assets, each over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one."""
     out: Path | None = None
     """Where tables (`four_real_video.md`, `.json`) and pictures go; left out, they are only printed."""
 
@@ -65,9 +65,9 @@ class Evaluate:
                     tables[title] = rows
                     say(f"### {title}", markdown(rows))
         for asset in self.assets:
-            path, _, clip = asset.partition("#")
-            record = render_asset(path, model.views, model.times, h, clip or None, time_range=(0.0, 0.5))
-            say(*self._table(f"Asset {Path(path).stem} {clip}".strip(), Path(path).stem, record, tables))
+            path, clip = named_clip(asset)
+            record = render_asset(path, model.views, model.times, h, clip, time_range=(0.0, 0.5))
+            say(*self._table(f"Asset {path.stem} {clip or ''}".strip(), path.stem, record, tables))
         text = "\n\n".join(report) + "\n"
         if self.out:
             numbers = {title: [asdict(row) for row in rows] for title, rows in tables.items()}

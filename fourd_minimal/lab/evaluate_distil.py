@@ -16,6 +16,7 @@ from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.data.foreground import read_object
 from fourd_minimal.data.procedural import HELD_OUT
 from fourd_minimal.data.video import count_frames
+from fourd_minimal.lab.assets import named_clip
 from fourd_minimal.lab.contact_sheet import INK_RGB, font, picture_rows
 from fourd_minimal.lab.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, filmed, seen_between
 from fourd_minimal.lab.evaluate_four_dm import asset_turn
@@ -51,7 +52,7 @@ def creature(model: FourDM, number: int) -> Subject:
 def asset(model: FourDM, given: str) -> Subject:
     """`Fox.glb#Walk`: a file and a clip of it."""
     seen = asset_turn(model.config, given, 2 * CAMERAS).rgb[0]
-    return Subject(Path(given.partition("#")[0]).stem, seen[0], seen[::2], seen[1::2])
+    return Subject(named_clip(given)[0].stem, seen[0], seen[::2], seen[1::2])
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EvaluateDistil:
     creatures: tuple[int, ...] = (0, 1)
     """Held-out ones, by number."""
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`. Blender renders them."""
+    """Animated assets, `Fox.glb#Walk`."""
     films: tuple[Path, ...] = ()
     """Films of objects; they have no truth."""
     seed: int = 0

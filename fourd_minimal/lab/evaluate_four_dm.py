@@ -14,6 +14,7 @@ from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.video import count_frames
+from fourd_minimal.lab.assets import named_clip
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.multiview import orbits
 from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
@@ -21,6 +22,7 @@ from fourd_minimal.lab.tables import made_by
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.weights import write_text
 
+ASSET = "Real asset: "
 QUESTIONS = {
     "4DM against its base, noise of its own": (OURS, OWN),
     "4DM against its base, shared noise": (OURS, SHARED),
@@ -43,7 +45,7 @@ class EvaluateFourDM:
     """Of sampling."""
     guidance: float = 2.0
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go. Blender renders them."""
+    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go."""
     films: tuple[Path, ...] = ()
     """Films of objects, for the picture; they have no truth."""
     out: Path | None = None
@@ -77,7 +79,7 @@ class EvaluateFourDM:
         exams = {
             f"The base on single pictures of {self.scenes} held-out creatures": self._creatures(cfg, 1),
             f"Videos of {cfg.times} frames of {self.scenes} held-out creatures": self._creatures(cfg, cfg.times),
-            **{f"Real asset: {asset}": asset_orbit(cfg, asset) for asset in self.assets},
+            **{f"{ASSET}{asset}": asset_orbit(cfg, asset) for asset in self.assets},
         }
         for name, (truth, film, cameras) in exams.items():
             scores, first = [], {}
@@ -116,7 +118,7 @@ class EvaluateFourDM:
             for moment in (0, len(truth[0]) // 2):
                 shown = film[0, moment, None]
                 row = torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]])
-                lines.append((Path(name.partition("#")[0]).stem, row))
+                lines.append((named_clip(name.removeprefix(ASSET))[0].stem, row))
         for path in self.films:
             film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
             views = model.sample(film, n_steps=self.steps, guidance=self.guidance)
@@ -136,13 +138,13 @@ def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg:
         cameras: how many.
         film_azimuth_deg: of the first.
     """
-    path, _, clip = asset.partition("#")
+    path, clip = named_clip(asset)
     return render_asset(
         path,
         cameras,
         config.times,
         config.image_size,
-        clip or None,
+        clip,
         time_range=(0.0, 1 - 1 / config.times),
         azimuth_start_deg=film_azimuth_deg,
         azimuth_sweep_deg=360 * (1 - 1 / cameras),

@@ -1,14 +1,17 @@
 """The main job, from files to files: two videos, or one animated asset, become a grid to look around in."""
 
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.poses import Orbit
-from fourd_minimal.data.procedural import RADIUS
+from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 from fourd_minimal.data.video import opaque
 from fourd_minimal.lab.presets import device
 from fourd_minimal.lab.results_folder import GRID_FILES, whole_folder, write_grids
@@ -38,7 +41,8 @@ class Generate:
     text: str | None = None
     """A caption, "a red ball bouncing": both videos are made from it."""
     clip: str | None = None
-    """Which of the asset's animations; left out, the first that moves. Its first half is rendered."""
+    """Which of the asset's animations, by name or number; left out, one that moves much and stays in place. Half of it
+    is rendered, of a long one 2 seconds."""
     out: Path = Path("fourd_out")
     """The results go into this folder."""
     weights: str = "toy"
@@ -136,14 +140,20 @@ class Generate:
         return grid
 
     def _from_asset(self, model: FourRealVideo) -> dict[str, Tensor]:
-        from fourd_minimal.data.gltf import list_clips, render_asset
+        from fourd_minimal.data import gltf
+        from fourd_minimal.lab.assets import lively_window
         from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, psnr
 
-        size, half = model.image_size[0], (0.0, 0.5)  # half a clip: one that loops would end where it began
-        clips = list_clips(self.asset)
-        clip = self.clip or next((c.name for c in clips if c.moves), None)
-        record = render_asset(self.asset, model.views, model.times, size, clip, time_range=half)
-        print(f"{self.asset}: clip {clip!r} of {', '.join(repr(c.name) for c in clips)}")
+        asset = gltf.read_asset(self.asset)
+        chosen, found = gltf.choose_clip(asset, self.clip), gltf.clips(asset)
+        times_s = lively_window(asset, chosen, model.times)
+        told = f"{self.asset}: clip {chosen} {found[chosen].name!r}, {times_s[0]:.2f} to {times_s[-1]:.2f} s"
+        others = ", ".join(f"{i}\xa0{clip.name!r}" for i, clip in enumerate(found) if i != chosen)
+        told = textwrap.fill(f"{told}; others: {others}" if others else told, 120, subsequent_indent="  ")
+        print(told.replace("\xa0", " "))
+        c2w = circular_trajectory(torch.linspace(0, 50, model.views), 20.0, RADIUS)
+        how = dict(fill=0.85, oversample=5, geometry=False)
+        record = gltf.render(asset, chosen, times_s, c2w, FOV_DEG, model.image_size[0], **how)
         truth = record.rgb
         grid, moving = self._complete(model, truth[0, 0], truth[0, :, 0]), moving_pixels(record.alpha)
         scores = {}

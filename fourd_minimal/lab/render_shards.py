@@ -14,21 +14,27 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
+import torch
 from tqdm import tqdm
 
-from fourd_minimal.data.gltf import blender_python, list_clips, render_asset
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.data import gltf
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
-from fourd_minimal.lab.curate import fetch_objaverse
+from fourd_minimal.lab.assets import fetch_objaverse, find_assets, liveliest, read_clips
 from fourd_minimal.lab.tables import table
+from fourd_minimal.lab.threads import threads
 from fourd_minimal.systems.weights import whole_file, write_text
+
+RENDERER = 1
+"""Goes up whenever the same clip comes out otherwise: one folder holds renders of one kind."""
 
 
 class Job(NamedTuple):
@@ -50,7 +56,7 @@ class RenderShards:
     kept: Path | None = None
     """The `kept.txt` of `fourd curate` for the same assets; it takes the place of all assets, and of --clips."""
     clips: int = 3
-    """Without --kept: at most so many of each asset, its longest that move."""
+    """Without --kept: at most so many of each asset: those that show its motion best."""
     views: int = 32
     """Cameras; 4Diffusion has 32."""
     times: int = 8
@@ -65,12 +71,12 @@ class RenderShards:
     """Distance of the cameras; the object fits the unit ball."""
     fov_deg: float = 36.0
     """Vertical field of view."""
-    oversample: int = 5
-    """Squared: rays for each pixel. Fewer are faster, and edges rougher."""
+    oversample: int = 3
+    """Squared: samples for each pixel. Fewer are faster, and edges rougher."""
     per_shard: int = 32
     """Clips in each shard."""
     workers: int = 2
-    """Blenders at a time."""
+    """Clips at a time; each takes a gigabyte of memory at the sizes above."""
     machine: str = "0/1"
     """Which of how many machines this is: they share the shards out among them, and may write to one folder."""
     retry_failed: bool = False
@@ -84,41 +90,39 @@ class RenderShards:
         Raises:
             ValueError: neither or both of folder and ids, nothing found there, counts that make no sense, a folder
                 with another run's shards, or a network that fails.
-            FileNotFoundError: Blender is missing.
         """
         for name, least in dict(clips=1, views=2, times=2, size=16, per_shard=1, workers=1).items():
             if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}.")
         which = re.fullmatch(r"(\d+)/(\d+)", self.machine)
         if not which or int(which[1]) >= int(which[2]):
-            raise ValueError(f"--machine is {self.machine}; k/n is wanted, such as 0/4 for the first of four.")
+            raise ValueError(f"--machine is {self.machine}; expected k/n, such as 0/4 for the first of four.")
         limits = {
-            f"--times and --size are {self.times} and {self.size}; rows of at most {LONGEST} pixels are wanted.": (
+            f"--times and --size are {self.times} and {self.size}; expected rows of at most {LONGEST} pixels.": (
                 self.times * self.size <= LONGEST
             ),
-            f"--oversample is {self.oversample}; it must be odd and positive.": (
+            f"--oversample is {self.oversample}; expected odd and positive.": (
                 self.oversample > 0 and self.oversample % 2 == 1
             ),
-            f"--radius is {self.radius}; more than 1, where the object ends, is wanted.": self.radius > 1,
-            f"--fov-deg is {self.fov_deg}; it must lie between 0 and 180.": 0 < self.fov_deg < 180,
-            f"--elevation-deg is {self.elevation_deg}; it must lie between -90 and 90.": abs(self.elevation_deg) < 90,
+            f"--radius is {self.radius}; expected more than 1, where the object ends.": self.radius > 1,
+            f"--fov-deg is {self.fov_deg}; expected between 0 and 170.": 0 < self.fov_deg < 170,
+            f"--elevation-deg is {self.elevation_deg}; expected between -90 and 90.": abs(self.elevation_deg) < 90,
         }
         for message, holds in limits.items():
             if not holds:
                 raise ValueError(message)
-        blender_python()
         began, jobs = time.perf_counter(), self._jobs()
         mine = range(int(which[1]), -(-len(jobs) // self.per_shard), int(which[2]))
-        rendering = Rendering(jobs, self._locate(), self._render, self.out, self.per_shard)
+        rendering = Rendering(jobs, self._locate(), self._renderer(), self.out, self.per_shard)
         rendering.run(mine, self.workers, self.retry_failed)
         print(report(self.out), f"{time.perf_counter() - began:.0f} s.")
 
     def _jobs(self) -> list[Job]:
         """The list: that of the run which began here, or a new one, written down."""
-        of_the_run = ("assets", "objaverse", "kept", "per_shard", "workers", "machine", "retry_failed", "out")
+        of_the_run = ("assets", "objaverse", "kept", "workers", "machine", "retry_failed", "out")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_the_run}
         asked, path = self._asked(), self.out / "jobs.json"
-        wanted = dict(settings=settings | dict(per_shard=self.per_shard), asked=asked)
+        wanted = dict(settings=settings | dict(renderer=RENDERER), asked=asked)
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
             changed = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
@@ -126,38 +130,44 @@ class RenderShards:
             if changed:
                 raise ValueError(f"{path} belongs to another run ({', '.join(changed)} differ); use another --out.")
             return [Job(*job) for job in found["jobs"]]
-        if self.kept:
-            jobs = [Job(*line.split("\t")) for line in asked]
-        else:
-            locate, jobs = self._locate(), []
-            for asset in tqdm(asked, unit="asset", desc="listing"):
-                jobs += [Job(asset, clip) for clip in longest_clips(locate(asset), self.clips)]
+        jobs = [Job(*job) for job in asked] if self.kept else self._listed(asked)
         write_text(path, json.dumps(wanted | dict(jobs=jobs), indent=1))
         return jobs
 
-    def _asked(self) -> list[str]:
-        """What the list is made of: files below the folder or of Objaverse, with their clips where these are chosen."""
+    def _asked(self) -> list:
+        """What the list is made of: files below the folder or of Objaverse, or [file, clip] where these are chosen."""
         if (self.assets is None) == (self.objaverse is None):
             raise ValueError("give one of --assets and --objaverse.")
         if self.assets is not None and not self.assets.is_dir():
-            raise ValueError(f"--assets is {self.assets}; a folder is wanted.")
+            raise ValueError(f"--assets is {self.assets}; expected a folder.")
         for flag, path in {"--kept": self.kept, "--objaverse": self.objaverse}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"{flag} is {path}; there is no such file.")
         if self.kept:
-            found = [line for line in self.kept.read_text(encoding="utf-8").splitlines() if line]
-            if wrong := [line for line in found if len(line.split("\t")) != 2]:
-                raise ValueError(f"--kept is {self.kept} with the line {wrong[0]!r}; asset<tab>clip is wanted.")
+            found = read_clips(self.kept)
         elif self.objaverse:
             found = [f"{name}.glb" for name in self.objaverse.read_text(encoding="utf-8").split()]
         else:
-            suffixes = (".glb", ".gltf")
-            found = [
-                p.relative_to(self.assets).as_posix() for p in self.assets.rglob("*") if p.suffix.lower() in suffixes
-            ]
+            found = find_assets(self.assets)
         if not found:
-            raise ValueError(f"{self.kept or self.objaverse or self.assets} holds no asset.")
-        return list(dict.fromkeys(found if self.kept or self.objaverse else sorted(found)))
+            raise ValueError(f"{self.kept or self.objaverse} holds no asset.")
+        return [list(f) if self.kept else f for f in dict.fromkeys(found)]
+
+    def _listed(self, asked: list[str]) -> list[Job]:
+        """The clips of assets that show their motion best; one without a name where there is none, or no asset."""
+        locate = self._locate()
+
+        def clips(name: str) -> list[Job]:
+            path = locate(name)
+            try:
+                asset = gltf.read_asset(path, largest_texture=1)
+                found = [gltf.clips(asset)[i].name for i in liveliest(asset, self.clips)]
+            except Exception:  # one file of thousands can be wrong in any way; rendering it will say how
+                found = []
+            return [Job(name, clip) for clip in found or [""]]
+
+        with threads(self.workers) as pool:
+            return list(chain(*tqdm(pool.map(clips, asked), total=len(asked), unit="asset", desc="listing")))
 
     def _locate(self) -> Callable[[str], Path]:
         """From an asset's name to its file, which Objaverse has to send, one after the other."""
@@ -171,28 +181,26 @@ class RenderShards:
 
         return fetch
 
-    def _render(self, path: Path, clip: str) -> SceneRecord:
-        return render_asset(
-            path,
-            self.views,
-            self.times,
-            self.size,
-            clip or None,
-            azimuth_sweep_deg=360 * (1 - 1 / self.views) if self.sweep_deg is None else self.sweep_deg,
-            elevation_deg=self.elevation_deg,
-            radius=self.radius,
-            fov_deg=self.fov_deg,
-            oversample=self.oversample,
-        )
+    def _renderer(self) -> Callable[[Path, str], SceneRecord]:
+        """From a file and a clip to one scene. Clips of a file follow each other in the list, so it is parsed once."""
+        sweep_deg = 360 * (1 - 1 / self.views) if self.sweep_deg is None else self.sweep_deg
+        c2w = circular_trajectory(torch.linspace(0, sweep_deg, self.views), self.elevation_deg, self.radius)
+        one = Lock()
 
+        @lru_cache(self.workers)
+        def parsed(path: Path) -> tuple[gltf.Asset, gltf.Surface]:
+            asset = gltf.read_asset(path, largest_texture=max(512, 2 * self.size))
+            return asset, gltf.surface(asset)
 
-def longest_clips(path: Path, most: int) -> list[str]:
-    """The clips of an asset that move, the longest first; one without a name where there is none, or no asset."""
-    try:
-        clips = sorted((clip for clip in list_clips(path) if clip.moves), key=lambda clip: -clip.duration_s)
-    except Exception:  # one file of thousands can be wrong in any way; rendering it will say how
-        clips = []
-    return list(dict.fromkeys(clip.name for clip in clips))[:most] or [""]
+        def render(path: Path, clip: str) -> SceneRecord:
+            with one:
+                asset, drawn = parsed(path)
+            i = gltf.choose_clip(asset, clip or None)
+            times_s = gltf.moments(gltf.clips(asset)[i], self.times)
+            how = dict(drawn=drawn, oversample=self.oversample, geometry=False)
+            return gltf.render(asset, i, times_s, c2w, self.fov_deg, self.size, **how)
+
+        return render
 
 
 def credit(path: Path) -> dict[str, Any]:
@@ -232,10 +240,8 @@ class Rendering:
         for path in (self.shard(s) for s in left if self.shard(s).exists()):
             self._put_back(path)
         n_left, n_jobs = (sum(len(self.numbers(s)) for s in which) for which in (left, shards))
-        pool, n_failed = ThreadPoolExecutor(workers), 0
-        bar = tqdm(total=n_jobs, initial=n_jobs - n_left, unit="clip")
-        try:
-            made = {i: pool.submit(self._make, i) for s in left for i in self.numbers(s)}
+        with threads(workers) as pool, tqdm(total=n_jobs, initial=n_jobs - n_left, unit="clip") as bar:
+            made, n_failed = {i: pool.submit(self._make, i) for s in left for i in self.numbers(s)}, 0
             for s in left:
                 failed = []
                 for i in self.numbers(s):
@@ -245,9 +251,6 @@ class Rendering:
                     bar.update()
                     bar.set_postfix(failed=n_failed)
                 self._assemble(s, failed)
-        finally:
-            pool.shutdown(cancel_futures=True)
-            bar.close()
 
     def numbers(self, shard: int) -> range:
         """The jobs of a shard."""
@@ -309,7 +312,7 @@ def report(out: Path) -> str:
     """How much a folder holds; what failed goes into its `failures.md`."""
     jobs, shards = json.loads((out / "jobs.json").read_text(encoding="utf-8")), sorted(out.glob("[0-9]*.tar"))
     failed = [failure for shard in shards for failure in failures(shard)]
-    rows = [[f["asset"], f["clip"], f["reason"].replace("|", "/").replace("\n", " ")] for f in failed]
+    rows = [[f["asset"], f["clip"], f["reason"]] for f in failed]
     write_text(out / "failures.md", table(["asset", "clip", "reason"], rows) + "\n" if rows else "Nothing failed.\n")
     per_shard, n_jobs = jobs["settings"]["per_shard"], len(jobs["jobs"])
     reached = sum(min(per_shard, n_jobs - int(shard.stem) * per_shard) for shard in shards)

@@ -31,6 +31,7 @@ from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.ablation import slug
+from fourd_minimal.lab.assets import named_clip
 from fourd_minimal.lab.distil_ablation import BETWEEN, CAMERAS, filmed
 from fourd_minimal.lab.evaluate_four_dm import asset_turn
 from fourd_minimal.lab.evaluation import TRIVIAL, moving_pixels, predict
@@ -338,9 +339,8 @@ class Race:
             exams += [self._grid(f"{family} {i}", family, HELD_OUT + i) for i in range(self.scenes)]
         model = self.priors.grid()
         for asset in self.assets:
-            path, _, clip = asset.partition("#")
-            shape = model.views, model.times, model.image_size[0]
-            record = render_asset(path, *shape, clip or None, time_range=(0.0, 0.5))
+            path, clip = named_clip(asset)
+            record = render_asset(path, model.views, model.times, model.image_size[0], clip, time_range=(0.0, 0.5))
             exams.append(grid_exam(_named(asset), REAL, record))
         return exams
 
@@ -419,5 +419,5 @@ def steps_within(seconds: float, run: Callable[[int], Any], most: int, fewest: i
 
 def _named(asset: str) -> str:
     """`khronos_Fox.glb#Walk` is "khronos_Fox Walk"."""
-    path, _, clip = asset.partition("#")
-    return f"{Path(path).stem} {clip}".strip()
+    path, clip = named_clip(asset)
+    return f"{path.stem} {clip or ''}".strip()

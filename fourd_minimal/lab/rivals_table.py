@@ -184,7 +184,7 @@ class Rivals:
     grid_seconds: float = 10.0
     """What a grid may take; 0: leave this task out."""
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`, asked in both tasks. Blender renders them."""
+    """Animated assets, `Fox.glb#Walk`, asked in both tasks."""
     methods: tuple[str, ...] = ()
     """Only those whose name has one of these in it; several processes may share the work so."""
     runs: Path = Path("runs/rivals")
