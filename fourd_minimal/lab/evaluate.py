@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
+from typing import Literal
 
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.scene_record import SceneRecord
@@ -15,6 +16,7 @@ from fourd_minimal.lab.evaluation import (
     evaluate_grids,
     gain_interval,
     held_out,
+    held_out_characters,
     markdown,
     moving_pixels,
 )
@@ -35,6 +37,8 @@ class Evaluate:
     """Held-out procedural scenes per family."""
     families: tuple[str, ...] = ("simple", "hard")
     """Families of `data.procedural`."""
+    characters: tuple[Literal["validation", "public-test"], ...] = ()
+    """Splits of the collection of animated characters, `scenes` clips each, of rig families that no training saw."""
     assets: tuple[str, ...] = ()
     """Animated glTF assets, each over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one."""
     out: Path | None = None
@@ -64,6 +68,9 @@ class Evaluate:
                     title = f"The base alone: a {name} from its first and last frames, family {family}"
                     tables[title] = rows
                     say(f"### {title}", markdown(rows))
+        for split in self.characters:
+            record = held_out_characters(model, split, self.scenes)
+            say(*self._table(f"{self.scenes} clips of animated characters, {split}", split, record, tables))
         for asset in self.assets:
             path, clip = named_clip(asset)
             record = render_asset(path, model.views, model.times, h, clip, time_range=(0.0, 0.5))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fourd_minimal.data.characters import join, sample_characters
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.lab.tables import table
@@ -119,6 +120,13 @@ def evaluate_grids(
 def held_out(model: FourRealVideo, family: str, scenes: int = 64) -> SceneRecord:
     """Scenes no training run has seen, at the model's size."""
     return sample_scenes(scenes, model.views, model.times, model.image_size, HELD_OUT, family)
+
+
+def held_out_characters(model: FourRealVideo, split: str = "validation", scenes: int = 48) -> SceneRecord:
+    """Clips of animated characters whose rig families no training run has seen, at the model's size."""
+    shape = model.views, model.times, model.image_size[0]
+    some = [sample_characters(1, *shape, HELD_OUT + i, split, geometry=False) for i in range(scenes)]
+    return join(some)
 
 
 def linear_blend(videos: Float[Tensor, "n f 3 h w"]) -> Float[Tensor, "n f 3 h w"]:
