@@ -64,7 +64,7 @@ class Document:
             text, self.binary = _chunks(self.path.read_bytes())
             try:
                 self.json = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"its JSON cannot be read ({error})") from None
             if not str(self.json["asset"]["version"]).startswith("2"):
                 raise ValueError(f"its version is {self.json['asset']['version']!r}")
@@ -76,7 +76,7 @@ class Document:
     @contextmanager
     def sentences(self) -> Iterator[None]:
         """Whatever is wrong with the file becomes a ValueError of one sentence that names it."""
-        damage = (AttributeError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error)
+        damage = (AttributeError, TypeError, LookupError, ArithmeticError)
         try:
             yield
         except FileNotFoundError:
@@ -86,7 +86,7 @@ class Document:
             if isinstance(error, KeyError):
                 why = f"{why} is missing in it"
             elif isinstance(error, damage):
-                why = f"a part of it is not what it should be ({why})"
+                why = "one of its properties has another type than glTF says"
             raise ValueError(
                 f"path is '{self.path}'; expected a complete glTF 2.0 file (.gltf or .glb): {why}."
             ) from error
@@ -250,11 +250,11 @@ def _chunks(data: bytes) -> tuple[bytes, bytes]:
     for kind in (b"JSON", b"BIN\0"):
         if kind == b"BIN\0" and at + 8 > len(data):
             break
-        length, given = struct.unpack_from("<I4s", data, at)
-        if kind == b"JSON" and given != kind:
-            raise ValueError("its first chunk is not JSON")
+        length, given = struct.unpack("<I4s", data[at : at + 8].ljust(8, b"\xff"))
         if at + 8 + length > len(data):
             raise ValueError(f"its {kind.decode().rstrip(chr(0))} is cut short")
+        if kind == b"JSON" and given != kind:
+            raise ValueError("its first chunk is not JSON")
         found[given] = data[at + 8 : at + 8 + length]
         at += 8 + length
     return found[b"JSON"], found.get(b"BIN\0", b"")
