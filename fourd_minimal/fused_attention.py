@@ -17,10 +17,11 @@ added, so a video model's blocks run as they are.
 | fused | V + T - 1 | 15 | once |
 
 Departures. We know the paper by its idea, not by its code: positions and contexts are ours. `Fused4D` chooses them so
-that a base which only knows videos meets nothing new. In a row two tokens are turned against each other (rotary angles)
-as in a fixed-view video, in a column as in a freeze-time video: frame (v, t) has position v + t. Whether a key comes
-from the row or from the column its position does not say. And every frame is conditioned on the mean of the two
-contexts' conditions.
+that a base which only knows videos digests them. The time slot of the rotary angles carries t + v / 8: in a row tokens
+are turned against each other just as in a fixed-view video; the views of a moment lie close together, in order, and at
+other distances than the times. (Turning columns as in a freeze-time video, v + t, is as natural, and was worse: there a
+position does not say whether a key comes from the row or from the column.) Every frame is conditioned on the mean of
+the two contexts' conditions.
 """
 
 from collections.abc import Callable, Sequence
@@ -168,14 +169,18 @@ def frame_conditions(
 
 
 def grid_angles(
-    angles_view: Float[Tensor, "1 vn half"], angles_time: Float[Tensor, "1 tn half"], views: int, times: int
+    angles_view: Float[Tensor, "1 vn half"],
+    angles_time: Float[Tensor, "1 tn half"],
+    views: int,
+    times: int,
+    view_step: float = 1 / 8,
 ) -> Float[Tensor, "1 vtn half"]:
-    """Rotary angles whose differences are the fixed-view video's in every row, the freeze-time video's in every column.
+    """Rotary angles of a grid's tokens: those of the fixed-view video, and `view_step` of the freeze-time video's.
 
-    >>> grid_angles(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[[0.0], [1.0], [2.0]]]), 2, 3).view(2, 3)  # v + t
-    tensor([[0., 1., 2.],
-            [1., 2., 3.]])
+    >>> grid_angles(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[[0.0], [1.0], [2.0]]]), 2, 3).view(2, 3)
+    tensor([[0.0000, 1.0000, 2.0000],
+            [0.1250, 1.1250, 2.1250]])
     """
     of_view = rearrange(angles_view, "1 (v n) half -> v 1 n half", v=views)
     of_time = rearrange(angles_time, "1 (t n) half -> 1 t n half", t=times)
-    return rearrange(of_view + (of_time - of_time[:, :1]), "v t n half -> 1 (v t n) half")
+    return rearrange(of_time + view_step * (of_view - of_view[:1]), "v t n half -> 1 (v t n) half")
