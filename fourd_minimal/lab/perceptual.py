@@ -1,4 +1,6 @@
-"""LPIPS with VGG's features, by the lpips package; where VGG's weights are not on this machine, with a random trunk.
+"""Distances of pictures as `anchor_loss` and `metrics.lpips` take them: LPIPS, or the same form on other features.
+
+LPIPS has VGG's features, by the lpips package; where VGG's weights are not on this machine, those of a random trunk.
 
 What a random trunk measures is not LPIPS, and its label says so wherever a number or a picture is shown. The weights
 (528 MB) are found where torchvision puts them:
@@ -14,6 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fourd_minimal.systems.pretrained.imagenet_features import NAME, SIZE, ImageNetFeatures
+
+IMAGENET = f"perceptual distance ({NAME})"
 REAL, RANDOM = "LPIPS (VGG)", "LPIPS's form on random features (VGG's weights were not found)"
 
 
@@ -22,6 +27,20 @@ class Perceptual(NamedTuple):
 
     distance: Callable[[Tensor, Tensor], Tensor]
     label: str
+
+
+def imagenet(device: str | torch.device = "cpu", size: int = SIZE) -> Perceptual:
+    """The distance on ImageNet's features (`systems.pretrained.imagenet_features`), whose weights pip can install.
+
+    Args:
+        device: of the pictures.
+        size: pixels to which a picture's shorter side is brought.
+
+    Raises:
+        ValueError: the weights' package is not installed.
+    """
+    features = ImageNetFeatures(size=size).to(device)
+    return Perceptual(lambda a, b: features.perceptual_distance((a + 1) / 2, (b + 1) / 2), IMAGENET)
 
 
 def lpips_vgg(device: str | torch.device = "cpu", seed: int = 0) -> Perceptual:

@@ -40,6 +40,6 @@ def load_model(kind: Any, name: str | Path, part: str = "", **options: Any) -> n
     return model
 
 
-def missing(reason: ImportError) -> ValueError:
-    """Which package is not there, and what brings it."""
-    return ValueError(f'{reason.name or reason} is missing; pip install "fourd-minimal[pretrained]" is wanted.')
+def missing(reason: ImportError, extra: str = "pretrained") -> ValueError:
+    """Which package is not there, and which extra brings it."""
+    return ValueError(f'{reason.name or reason} is missing; pip install "fourd-minimal[{extra}]" is wanted.')
