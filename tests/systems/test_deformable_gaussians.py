@@ -156,6 +156,6 @@ def test_what_cannot_be_drawn_or_fitted_is_refused():
     refused(lambda: fit(grid, c2w * torch.nan, FOV_DEG), "c2w", "finite")
     refused(lambda: fit(grid, inside, FOV_DEG, **few), "c2w[2]", 50)
     refused(lambda: fit(grid, c2w[:3], FOV_DEG, **few), "c2w", 3, "grid", 4)
-    refused(lambda: fit(grid * 2, c2w, FOV_DEG, **few), "grid", 2)
+    refused(lambda: fit(0 * grid + 2, c2w, FOV_DEG, **few), "grid", 2)
     refused(lambda: fit(grid * torch.nan, c2w, FOV_DEG, **few), "grid", "NaN")
     refused(lambda: fit(grid, c2w, FOV_DEG, scene, n_steps=1), "scene", 3, "grid", 4)

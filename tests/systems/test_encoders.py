@@ -102,7 +102,7 @@ def test_what_does_not_fit_a_model_is_named(encoders):
 
 def test_what_cannot_be_loaded_is_named(encoder_folders, tmp_path, monkeypatch):
     refused(lambda: Encoders.from_pretrained(str(tmp_path / "nowhere"), encoder_folders[1]), "vae", "nowhere")
-    refused(lambda: Encoders.from_pretrained(encoder_folders[0], encoder_folders[0]), "stable")
+    refused(lambda: Encoders.from_pretrained(encoder_folders[0], encoder_folders[0]), encoder_folders[0])
     state = load_file(f"{encoder_folders[1]}/model.safetensors")
     name = next(n for n in state if "vision" in n and n.endswith("fc1.weight"))
     save_file({n: v for n, v in state.items() if n != name}, tmp_path / "model.safetensors", dict(format="pt"))
