@@ -104,8 +104,8 @@ def check_paths(name: str, flags: Sequence[str]) -> None:
             flag, _, word = word.partition("=")
             flag = flag[2:].replace("_", "-")
         if flag in reads and word and word not in WORDS:
-            path = word if flag != "assets" else word.partition("#")[0]  # Fox.glb#Walk is a file and its clip
-            if not Path(path).exists():
+            files = [word[:i] for i in range(1, len(word)) if word[i] == "#" and flag == "assets"]  # Fox.glb#Walk
+            if not any(Path(path).exists() for path in (word, *files)):
                 raise ValueError(f"--{flag} is {word}; expected a file or folder that exists.")
 
 

@@ -82,7 +82,7 @@ def lively_window(asset: Asset, clip: int, times: int) -> Float[np.ndarray, " t"
     whole = clips(asset)[clip]
     span = min(whole.duration_s / 2, 2.0)
     windows = np.linspace(whole.start_s, whole.end_s - span, 9)[:, None] + np.linspace(0, span, times)
-    x, _ = pose(asset, clip, windows.reshape(-1), normals=False)
+    x = pose(asset, clip, windows.reshape(-1), normals=False).positions
     steps = np.diff(x.reshape(*windows.shape, -1, 3)[:, :, :: max(1, x.shape[1] // 400)], axis=1)
     return windows[np.linalg.norm(steps, axis=-1).sum((1, 2)).argmax()]
 

@@ -184,10 +184,10 @@ class RenderShards:
     def _renderer(self) -> Callable[[Path, str], SceneRecord]:
         """From a file and a clip to one scene. Clips of a file follow each other in the list, so it is parsed once."""
         sweep_deg = 360 * (1 - 1 / self.views) if self.sweep_deg is None else self.sweep_deg
-        c2w = circular_trajectory(torch.linspace(0, sweep_deg, self.views), self.elevation_deg, self.radius)
+        c2w = circular_trajectory(sweep_deg * torch.linspace(0, 1, self.views), self.elevation_deg, self.radius)
         one = Lock()
 
-        @lru_cache(self.workers)
+        @lru_cache(self.workers + 1)
         def parsed(path: Path) -> tuple[gltf.Asset, gltf.Surface]:
             asset = gltf.read_asset(path, largest_texture=max(512, 2 * self.size))
             return asset, gltf.surface(asset)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from gltf_files import BOX, POST, POST_AT, SLIDE_FROM, SLIDE_TO, asset_document, write_gltf
+from refused import refused
 
 from fourd_minimal.data import gltf
 from fourd_minimal.lab import curate
@@ -79,8 +80,9 @@ def test_any_fault_of_one_asset_is_a_line_and_an_interrupt_keeps_what_was_found(
         return render(asset, *args, **options)
 
     monkeypatch.setattr(curate.gltf, "render", render)
-    with pytest.warns(UserWarning, match=r"inside/rides\.gltf rides: KeyError: 'min'"):
+    with pytest.warns(UserWarning) as warned:
         Curate(assets, **SMALL, out=tmp_path / "out").run()
+    assert "inside/rides.gltf rides: KeyError: 'min'" in [str(w.message) for w in warned]
     assert read_clips(tmp_path / "out/kept.txt") == [("slides.glb", "slides")]
 
     def stop(asset, *args, **options):
@@ -107,18 +109,17 @@ def test_no_name_spoils_table_or_list(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        (dict(), "give one of --assets and --objaverse"),
-        (dict(assets=Path("a"), objaverse=Path("b")), "give one of"),
-        (dict(assets=Path("nowhere")), "expected a folder"),
-        (dict(assets=Path("nowhere"), views=1), "--views is 1; expected at least 2"),
-        (dict(assets=Path("nowhere"), workers=0), "--workers is 0; expected at least 1"),
+        (dict(), ("--assets", "--objaverse")),
+        (dict(assets=Path("a"), objaverse=Path("b")), ("--assets", "--objaverse")),
+        (dict(assets=Path("nowhere")), ("--assets", "nowhere")),
+        (dict(assets=Path("nowhere"), views=1), ("--views", 1)),
+        (dict(assets=Path("nowhere"), workers=0), ("--workers", 0)),
     ],
 )
-def test_bad_input_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
-        Curate(**options).run()
+def test_bad_input_is_named(options, named):
+    refused(lambda: Curate(**options).run(), *named)
 
 
 def test_objaverse_is_asked_for_its_ids(tmp_path, monkeypatch):

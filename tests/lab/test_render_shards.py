@@ -1,7 +1,6 @@
 """The command that renders shards: killed and gone on with, nothing lost, nothing doubled, what fails is listed."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,24 +8,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from gltf_files import BOX, SLIDE_FROM, SLIDE_TO, asset_document, write_gltf
+from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.data.gltf import BLENDER_ENVIRONMENT, BlenderError, Clip
+from fourd_minimal.data import gltf
 from fourd_minimal.data.procedural import sample_scenes
-from fourd_minimal.data.shards import Shards, failures, read_tar
+from fourd_minimal.data.shards import Shards, failures
 from fourd_minimal.lab import render_shards
-from fourd_minimal.lab.render_shards import Job, Rendering, RenderShards, credit, longest_clips
+from fourd_minimal.lab.curate import Curate
+from fourd_minimal.lab.render_shards import Job, Rendering, RenderShards, credit
 
 ASSETS = Path(__file__).parents[3] / "shared/data/assets"
-BLENDER = Path(os.environ.get("FOURD_BLENDER_PYTHON", "~/.cache/fourd_minimal/blender/bin/python")).expanduser()
-needs_blender = pytest.mark.skipif(not BLENDER.is_file(), reason=f"no Blender here; {BLENDER_ENVIRONMENT}")
 needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="the assets of shared/data are not here")
 NAMES = [f"{letter}.glb" for letter in "abcdefg"]
-BROKEN = {"c.glb": BlenderError("no mesh"), "f.glb": KeyError("accessors")}
+BROKEN = {"c.glb": ValueError("no mesh"), "f.glb": KeyError("accessors")}
 
 
 def picture(path, views=2, times=2, size=16):
-    """In place of Blender: another creature for each asset."""
+    """In place of an asset's: another creature for each."""
     around = torch.arange(views)[None] * (360 / views)
     return sample_scenes(1, views, times, size, ord(path.stem[0]), "creature", azimuths_deg=around)
 
@@ -100,7 +100,7 @@ def test_stopped_anywhere_and_gone_on_with(assets, uninterrupted, tmp_path, stop
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = [sys.argv[3], str(Path(sys.argv[3]).parent)]
 import test_render_shards as t
 from fourd_minimal.lab import render_shards
 
@@ -144,7 +144,7 @@ def test_killed_without_a_word_and_gone_on_with(assets, uninterrupted, tmp_path,
 def test_what_failed_can_be_tried_again_alone(assets, uninterrupted, tmp_path):
     out = tmp_path / "uninterrupted"
     reasons = [f["reason"] for shard in sorted(out.glob("*.tar")) for f in failures(shard)]
-    assert reasons == ["BlenderError: no mesh", "KeyError: 'accessors'"]
+    assert reasons == ["ValueError: no mesh", "KeyError: 'accessors'"]
     again = Renderer({"f.glb": BROKEN["f.glb"]})
     rendering(assets, out, again).run(range(3), retry_failed=True)
     assert sorted(again.seen) == ["c.glb", "f.glb"]
@@ -169,72 +169,122 @@ def test_an_empty_render_fails_and_a_network_stops_the_run(assets, tmp_path):
     assert not contents(tmp_path / "none")
 
 
-@pytest.fixture
-def command(assets, monkeypatch):
-    """The command with `picture` in Blender's place, and clips for every asset but the broken."""
-    calls = []
-
-    def render(path, views, times, size, clip, **cameras):
-        calls.append((path.name, clip, cameras))
-        if path.name in BROKEN:
-            raise BROKEN[path.name]
-        return picture(path, views, times, size)
-
-    def listed(path):
-        if path.name in BROKEN:
-            raise BROKEN[path.name]
-        return [Clip("still", 0, 9, False), Clip("short", 0, 1, True), Clip("long", 0, 2, True)]
-
-    for name, stand_in in dict(render_asset=render, list_clips=listed, blender_python=lambda: None).items():
-        monkeypatch.setattr(render_shards, name, stand_in)
-    return calls
-
-
+CLIPS = {
+    "rests": {(BOX, "translation"): [SLIDE_FROM, SLIDE_FROM]},
+    "trembles": {(BOX, "translation"): [SLIDE_FROM, (-0.9, 0.2, 0.0)]},
+    "slides": {(BOX, "translation"): [SLIDE_FROM, SLIDE_TO]},
+}
 SMALL = dict(views=4, times=2, size=16, per_shard=4)
 
 
-def test_the_command(command, assets, tmp_path, capsys):
+@pytest.fixture
+def real(tmp_path):
+    """Assets: three whole ones, one cut short, and one whose accessors lie outside of its buffer."""
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for name in "abd":
+        document, data = asset_document(CLIPS)
+        document["asset"]["copyright"] = f"who made {name}"
+        write_gltf(folder / f"{name}.glb", document, data)
+    whole = (folder / "a.glb").read_bytes()
+    (folder / "c.glb").write_bytes(whole[: len(whole) // 2])
+    write_gltf(folder / "e.gltf", *asset_document(CLIPS), bufferViews=[])
+    return folder
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """Which files were parsed for rendering."""
+    seen = []
+
+    def read(path, largest_texture=512, read=gltf.read_asset):
+        seen.extend([path.name] * (largest_texture > 1))
+        return read(path, largest_texture)
+
+    monkeypatch.setattr(render_shards.gltf, "read_asset", read)
+    return seen
+
+
+def test_the_command(real, parsed, tmp_path, capsys):
     out = tmp_path / "out"
-    RenderShards(assets, **SMALL, out=out).run()
-    assert "10 of 12 clips in 3 of 3 shards" in capsys.readouterr().out
+    RenderShards(real, **SMALL, workers=1, out=out).run()
+    assert "6 of 8 clips in 2 of 2 shards" in capsys.readouterr().out
     jobs = json.loads((out / "jobs.json").read_text())["jobs"]
-    assert jobs[:5] == [["a.glb", "long"], ["a.glb", "short"], ["b.glb", "long"], ["b.glb", "short"], ["c.glb", ""]]
-    listed = (out / "failures.md").read_text()
-    assert "| c.glb |  | BlenderError: no mesh |" in listed and "| f.glb |  | KeyError: 'accessors' |" in listed
-    assert all(c["azimuth_sweep_deg"] == 270 and c["elevation_deg"] == 0 for _, _, c in command)
-    assert ("c.glb", None) in [call[:2] for call in command]
-    assert len(Shards(out)) == 10
-    before = len(command)
-    RenderShards(assets, **SMALL, out=out, workers=3, machine="1/2").run()
-    assert len(command) == before
+    moving = [["a.glb", "slides"], ["a.glb", "trembles"], ["b.glb", "slides"], ["b.glb", "trembles"]]
+    assert jobs == [*moving, ["c.glb", ""], ["d.glb", "slides"], ["d.glb", "trembles"], ["e.gltf", ""]]
+    rows = (out / "failures.md").read_text().splitlines()[2:]
+    assert len(rows) == 2 and "c.glb" in rows[0] and "e.gltf" in rows[1]
+    assert parsed == ["a.glb", "b.glb", "c.glb", "d.glb", "e.gltf"]  # each once, for all of its clips
+    shards = Shards(out)
+    cameras = dict(azimuth_sweep_deg=270, elevation_deg=0)
+    expected = gltf.render_asset(real / "b.glb", 4, 2, 16, "slides", **cameras, oversample=3)
+    assert shards[2].about["credit"] == {"copyright": "who made b"}
+    assert_close(shards[2].rgb, expected.rgb[0], atol=1.01 / 255, rtol=0)
+    assert_close(shards.c2w(2), expected.c2w[0])
+    RenderShards(real, **SMALL, out=out, workers=3, machine="1/2").run()
+    assert len(parsed) == 5
 
 
-def test_two_machines_share_what_was_kept(command, assets, tmp_path, capsys):
+def test_workers_and_machines_make_the_same_bytes(real, tmp_path, capsys):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    RenderShards(real, **SMALL, workers=1, out=alone).run()
+    for machine in "0/2", "1/2":
+        RenderShards(real, **SMALL, workers=3, machine=machine, out=together).run()
+    assert contents(together) == contents(alone)
+
+
+def test_two_machines_share_what_was_kept(real, parsed, tmp_path, capsys):
     kept, out = tmp_path / "kept.txt", tmp_path / "out"
-    kept.write_text("".join(f"{name}\tshort\n" for name in NAMES))
-    RenderShards(assets, kept=kept, **SMALL, out=out, machine="1/2").run()
-    assert "2 of 7 clips in 1 of 2 shards" in capsys.readouterr().out
-    RenderShards(assets, kept=kept, **SMALL, out=out, machine="0/2").run()
-    assert "5 of 7 clips in 2 of 2 shards" in capsys.readouterr().out
-    assert sorted(name for name, _, _ in command[:3]) == NAMES[4:] and len(command) == 7
-    with pytest.raises(ValueError, match=r"\(size, the list of assets differ\); use another --out"):
-        RenderShards(assets, **SMALL | dict(size=32), out=out).run()
-    with pytest.raises(ValueError, match=r"\(elevation_deg, per_shard differ\)"):
-        RenderShards(assets, kept=kept, **SMALL | dict(per_shard=2), elevation_deg=9.0, out=out).run()
+    kept.write_text("".join(f"{name}.glb\t{clip}\n" for name in "abd" for clip in ("rests", "slides")))
+    RenderShards(real, kept=kept, **SMALL, out=out, machine="1/2").run()
+    assert "2 of 6 clips in 1 of 2 shards" in capsys.readouterr().out and set(parsed) == {"d.glb"}
+    parsed.clear()
+    RenderShards(real, kept=kept, **SMALL, out=out, machine="0/2").run()
+    assert "6 of 6 clips in 2 of 2 shards" in capsys.readouterr().out and set(parsed) == {"a.glb", "b.glb"}
+    refused(lambda: RenderShards(real, **SMALL | dict(size=32), out=out).run(), "size", "list of assets", "--out")
+    other = dict(kept=kept, elevation_deg=9.0, out=out)
+    refused(lambda: RenderShards(real, **SMALL | dict(per_shard=2), **other).run(), "elevation_deg", "per_shard")
 
 
-def test_objaverse_is_asked_for_one_at_a_time(command, assets, tmp_path, monkeypatch, capsys):
+def test_a_folder_of_another_renderer_is_left_alone(real, tmp_path, monkeypatch, capsys):
+    RenderShards(real, **SMALL, out=tmp_path / "out").run()
+    monkeypatch.setattr(render_shards, "RENDERER", "another")
+    refused(lambda: RenderShards(real, **SMALL, out=tmp_path / "out").run(), "renderer")
+
+
+def test_odd_names_go_from_curation_into_shards(tmp_path, capsys):
+    """Files of one asset under names that would break a line, a cell, or a path and its clip; and clips of one name."""
+    names = [f"{odd}.gltf" for odd in ("a\tb", "two\nlines", "x|y", "h#h", "back\\slash")]
+    folder, out = tmp_path / "assets", tmp_path / "out"
+    folder.mkdir()
+    document, data = asset_document({"a\tb|c\n#": CLIPS["slides"], "twin": CLIPS["slides"]})
+    document["animations"].append(document["animations"][1])
+    for name in names:
+        write_gltf(folder / name, document, data)
+    broken = "broken|\n.gltf"
+    (folder / broken).write_text("{}")
+    with pytest.warns(UserWarning, match="broken"):
+        Curate(folder, size=24, times=3, out=tmp_path / "curation").run()
+    RenderShards(folder, kept=tmp_path / "curation/kept.txt", **SMALL, out=out).run()
+    assert "15 of 15 clips" in capsys.readouterr().out
+    found = {(stored["asset"], stored["clip"]) for stored in (Shards(out)[i].about for i in range(15))}
+    assert found == {(name, clip) for name in names for clip in ("a\tb|c\n#", "twin", "twin (2)")}
+    RenderShards(folder, clips=1, **SMALL, out=tmp_path / "all").run()
+    rows = (tmp_path / "all/failures.md").read_text().splitlines()[2:]
+    assert len(rows) == 1 and rows[0].replace("\\|", "").count("|") == 4
+
+
+def test_objaverse_is_asked_for_one_at_a_time(real, tmp_path, monkeypatch, capsys):
     asked, ids = [], tmp_path / "ids.txt"
 
     def load_objects(uids):
         asked.append(uids)
-        return {uid: str(assets / f"{uid}.glb") for uid in uids if uid != "z"}
+        return {uid: str(real / f"{uid}.glb") for uid in uids if uid != "z"}
 
     monkeypatch.setitem(sys.modules, "objaverse", SimpleNamespace(load_objects=load_objects))
     ids.write_text("a\nz\nb\n")
     kept = tmp_path / "kept.txt"
-    kept.write_text("a.glb\tlong\nz.glb\tlong\nb.glb\tlong\n")
-    monkeypatch.setitem(BROKEN, "z.glb", FileNotFoundError("there is no such file"))
+    kept.write_text("a.glb\tslides\nz.glb\tslides\nb.glb\tslides\n")
     for more in dict(kept=kept), dict(clips=1):
         out = tmp_path / "_".join(more)
         with pytest.warns(UserWarning, match="has no z"):
@@ -244,42 +294,37 @@ def test_objaverse_is_asked_for_one_at_a_time(command, assets, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        (dict(), "give one of --assets and --objaverse"),
-        (dict(assets=Path("a"), objaverse=Path("b")), "give one of"),
-        (dict(assets=Path("nowhere")), "a folder is wanted"),
-        (dict(assets=Path("nowhere"), views=1), "--views is 1; at least 2"),
-        (dict(assets=Path("nowhere"), per_shard=0), "--per-shard is 0; at least 1"),
-        (dict(assets=Path("nowhere"), machine="2/2"), "--machine is 2/2; k/n is wanted"),
-        (dict(assets=Path("nowhere"), machine="one"), "--machine is one"),
-        (dict(assets=Path("nowhere"), oversample=4), "--oversample is 4; it must be odd"),
-        (dict(assets=Path("nowhere"), times=64), "--times and --size are 64 and 256; rows of at most 16383 pixels"),
-        (dict(assets=Path("nowhere"), radius=0.5), "--radius is 0.5; more than 1"),
-        (dict(assets=Path("nowhere"), fov_deg=180.0), "--fov-deg is 180.0; it must lie between"),
-        (dict(objaverse=Path("nowhere")), "--objaverse is nowhere; there is no such file"),
+        (dict(), ("--assets", "--objaverse")),
+        (dict(assets=Path("a"), objaverse=Path("b")), ("--assets", "--objaverse")),
+        (dict(assets=Path("nowhere")), ("--assets", "nowhere")),
+        (dict(assets=Path("nowhere"), views=1), ("--views", 1)),
+        (dict(assets=Path("nowhere"), per_shard=0), ("--per-shard", 0)),
+        (dict(assets=Path("nowhere"), machine="2/2"), ("--machine", "2/2")),
+        (dict(assets=Path("nowhere"), machine="one"), ("--machine", "one")),
+        (dict(assets=Path("nowhere"), oversample=4), ("--oversample", 4)),
+        (dict(assets=Path("nowhere"), times=64), ("--times", "--size", 64, 256)),
+        (dict(assets=Path("nowhere"), radius=0.5), ("--radius", 0.5)),
+        (dict(assets=Path("nowhere"), fov_deg=180.0), ("--fov-deg", 180)),
+        (dict(objaverse=Path("nowhere")), ("--objaverse", "nowhere")),
     ],
 )
-def test_bad_input_is_named(command, options, message):
-    with pytest.raises(ValueError, match=message):
-        RenderShards(**options).run()
+def test_bad_input_is_named(options, named):
+    refused(lambda: RenderShards(**options).run(), *named)
 
 
-def test_bad_lists_are_named(command, assets, tmp_path):
+def test_bad_lists_are_named(real, tmp_path):
     (tmp_path / "kept.txt").write_text("a.glb walk\n")
-    with pytest.raises(ValueError, match=r"line 'a\.glb walk'; asset<tab>clip is wanted"):
-        RenderShards(assets, kept=tmp_path / "kept.txt", out=tmp_path / "out").run()
+    refused(lambda: RenderShards(real, kept=tmp_path / "kept.txt", out=tmp_path / "out").run(), "--kept", "a.glb walk")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no asset"):
-        RenderShards(tmp_path / "empty", out=tmp_path / "out").run()
+    refused(lambda: RenderShards(tmp_path / "empty", out=tmp_path / "out").run(), "--assets")
 
 
 @needs_assets
-def test_credits_and_clips_of_real_files():
+def test_credits_of_real_files():
     assert "PixelMannen" in credit(ASSETS / "khronos_Fox.glb")["copyright"]
     assert credit(ASSETS / "khronos_MorphStressTest.gltf") == {}
-    assert longest_clips(ASSETS / "khronos_Fox.glb", 2) == ["Survey", "Run"]
-    assert len(longest_clips(ASSETS / "kaykit_Knight.glb", 99)) > 30
 
 
 def test_sketchfab_says_who_made_it(tmp_path):
@@ -287,19 +332,3 @@ def test_sketchfab_says_who_made_it(tmp_path):
     for said, wanted in (extras, {k: v for k, v in extras.items() if k != "more"}), ("text", {}), (None, {}):
         (tmp_path / "a.gltf").write_text(json.dumps({"asset": {"version": "2.0", "extras": said}}))
         assert credit(tmp_path / "a.gltf") == wanted
-
-
-@needs_blender
-@needs_assets
-def test_with_blender(tmp_path, capsys):
-    folder, out = tmp_path / "assets", tmp_path / "out"
-    folder.mkdir()
-    whole = (ASSETS / "khronos_Fox.glb").read_bytes()
-    (folder / "fox.glb").write_bytes(whole)
-    (folder / "half.glb").write_bytes(whole[: len(whole) // 2])
-    RenderShards(folder, clips=1, views=4, times=2, size=16, oversample=1, out=out).run()
-    assert "1 of 2 clips in 1 of 1 shards" in capsys.readouterr().out
-    assert "half.glb" in (out / "failures.md").read_text()
-    fox = Shards(out)[0]
-    assert fox.rgb.shape == (4, 2, 3, 16, 16) and 0.05 < fox.alpha.mean() < 0.6
-    assert [name for name, _ in read_tar(out / "000000.tar")][1] == "000000.json"
