@@ -125,7 +125,7 @@ def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[
     return batches
 
 
-def begun(changes: Sequence[tuple], number: float) -> tuple | None:
+def begun(changes: Sequence[tuple], number: float) -> list | None:
     """What holds at a step: the rest of the last entry that begins there or before; None where there are no entries."""
     return next((rest for begin, *rest in reversed(changes) if begin <= number), None)
 

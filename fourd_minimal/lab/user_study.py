@@ -181,7 +181,7 @@ def bradley_terry(wins: Float[Tensor, "m m"], steps: int = 1000) -> Float[Tensor
     """
     wins = wins.double()
     if (wins.sum(0) == 0).any() or (wins.sum(1) == 0).any():
-        raise ValueError("a method never won or never lost; strengths want at least one of each for every method.")
+        raise ValueError(f"wins is {wins.tolist()}; expected every method to have won and lost at least once.")
     games, strength = wins + wins.T, torch.full((len(wins),), 1 / len(wins), dtype=torch.float64)
     for _ in range(steps):
         strength = wins.sum(1) / (games / (strength[:, None] + strength)).sum(1)

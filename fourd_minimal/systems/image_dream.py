@@ -81,7 +81,7 @@ def translate(state: Mapping[str, Tensor], n_res_blocks: int) -> dict[str, Tenso
         block, inside = _place(stem, n_res_blocks)
         join = re.fullmatch(r"transformer_blocks\.0\.(attn[12]\.to_)([kv])(|_ip)", inside)
         if join is None and inside not in INSIDE:
-            raise ValueError(f"state has {stem}, which ImageDream's U-Net has not.")
+            raise ValueError(f"state has {name}, which ImageDream's U-Net has not.")
         if join is None:
             found[f"{block}{INSIDE[inside]}.{kind}"] = value
         elif join[2] == "k" and (values := state.get(name.replace(".to_k", ".to_v"))) is not None:
@@ -105,7 +105,7 @@ def _place(stem: str, n: int) -> tuple[str, str]:
         return ("middle.0", "middle.1", "middle_out")[int(match[1])], match[2]
     match = re.fullmatch(r"(in|out)put_blocks\.(\d+)\.([012])\.(.+)", stem)
     if not match:
-        raise ValueError(f"state has {stem}, which ImageDream's U-Net has not.")
+        raise ValueError(f"state has {stem}.weight, which ImageDream's U-Net has not.")
     side, i, part, inside = match[1], int(match[2]), int(match[3]), match[4]
     if side == "out":
         return (f"grow.{i + 1}", "") if inside == "conv" else (f"up.{i}.{part}", inside)

@@ -48,7 +48,7 @@ class TextToVideoConfig:
 
     def __post_init__(self):
         if not self.words or len(set(self.words)) < len(self.words):
-            raise ValueError("words is empty or has a word twice.")
+            raise ValueError(f"words is {self.words}; expected at least one, and each once.")
         for name, least in dict(slots=1, views=2, times=2).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")

@@ -48,7 +48,7 @@ class ToyFeaturesConfig:
 
     def __post_init__(self):
         if not self.labels or any(len(answers) < 2 for _, answers in self.labels):
-            raise ValueError("labels is empty, or has a question with fewer than 2 answers.")
+            raise ValueError(f"labels is {self.labels}; expected at least one question, each with 2 answers or more.")
         if self.image_size % 2 ** len(self.widths) or any(width % 8 for width in self.widths):
             raise ValueError(
                 f"image_size is {self.image_size}, widths are {self.widths}; a size that can be halved "

@@ -43,7 +43,7 @@ def in_a_process(*arguments):
         (["-h"], 0, ["generate", "train"]),
         (["--help"], 0, ["generate", "train"]),
         (["--version"], 0, [__version__]),
-        (["genrate"], 2, ["genrate", "generate"]),
+        (["generatee"], 2, ["generatee", "generate"]),
         (["xyzzy"], 2, ["xyzzy", "fourd -h"]),
         (["generate", "--fixed-view", "nowhere.mp4", "--freeze-time", "b.mp4"], 2, ["--fixed-view", "nowhere.mp4"]),
         (["generate", "--fixed_view=nowhere.mp4"], 2, ["--fixed-view", "nowhere.mp4"]),

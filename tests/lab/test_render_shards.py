@@ -182,7 +182,7 @@ def real(tmp_path):
     """Assets: three whole ones, one cut short, and one whose accessors lie outside of its buffer."""
     folder = tmp_path / "real"
     folder.mkdir()
-    for name in "abd":
+    for name in ("a", "b", "d"):
         document, data = asset_document(CLIPS)
         document["asset"]["copyright"] = f"who made {name}"
         write_gltf(folder / f"{name}.glb", document, data)
@@ -236,7 +236,7 @@ def test_workers_and_machines_make_the_same_bytes(real, tmp_path, capsys):
 
 def test_two_machines_share_what_was_kept(real, parsed, tmp_path, capsys):
     kept, out = tmp_path / "kept.txt", tmp_path / "out"
-    kept.write_text("".join(f"{name}.glb\t{clip}\n" for name in "abd" for clip in ("rests", "slides")))
+    kept.write_text("".join(f"{name}.glb\t{clip}\n" for name in ("a", "b", "d") for clip in ("rests", "slides")))
     RenderShards(real, kept=kept, **SMALL, out=out, machine="1/2").run()
     assert "2 of 6 clips in 1 of 2 shards" in capsys.readouterr().out and set(parsed) == {"d.glb"}
     parsed.clear()

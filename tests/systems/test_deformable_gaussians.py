@@ -152,7 +152,7 @@ def test_what_cannot_be_drawn_or_fitted_is_refused():
     refused(lambda: moved(torch.zeros(4, 3), view_offsets=torch.zeros(2, 3, 3)), "points", [3, 4])
     refused(lambda: remove_floaters(random_scene(9), torch.rand(4, 3, 8, 8), cameras(3), FOV_DEG), "c2w", 3)
     refused(lambda: remove_floaters(random_scene(9), torch.rand(1, 3, 8, 8), 0 * cameras(1), FOV_DEG), "c2w")
-    refused(lambda: remove_floaters(random_scene(9), torch.rand(2, 3, 8, 8) - 1, cameras(2), FOV_DEG), -1)
+    refused(lambda: remove_floaters(random_scene(9), torch.rand(2, 3, 8, 8) - 1, cameras(2), FOV_DEG), "grid")
     refused(lambda: fit(grid, c2w * torch.nan, FOV_DEG), "c2w", "finite")
     refused(lambda: fit(grid, inside, FOV_DEG, **few), "c2w[2]", 50)
     refused(lambda: fit(grid, c2w[:3], FOV_DEG, **few), "c2w", 3, "grid", 4)

@@ -199,6 +199,8 @@ def optimise_steps(
     """
     check_pixels("film", film)
     size = base.config.image_size
+    if base.config.unet.image_channels != 3:
+        raise ValueError(f"base works on {base.config.unet.image_channels} latent channels; expected 3 colours.")
     if film.ndim != 4 or tuple(film.shape[1:]) != (3, size, size):
         raise ValueError(f"film has shape {tuple(film.shape)}; (t, 3, {size}, {size}) is wanted.")
     for name, value, least in (("n_steps", n_steps, 2), ("looks_every", looks_every, 1), ("frames", frames, 1)):

@@ -70,6 +70,7 @@ def sample_columns(
     clean: Float[Tensor, "b v t c h w"],
     n_steps: int = 8,
     seed: int = 0,
+    known: Tensor | None = None,
     shared_noise: bool = False,
     candidates: int = 1,
 ) -> Iterator[Float[Tensor, "b v t c h w"]]:
