@@ -1,16 +1,19 @@
 """The command line: from files to files, and one sentence for whatever is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from gltf_files import write_gltf
 
 from fourd_minimal.cli.main import main
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.data import gltf
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
 from fourd_minimal.lab import planner, train, train_text, train_upsampler
@@ -141,6 +144,22 @@ def test_first_frames_that_differ_a_little_are_said_in_one_line(videos, weights)
     assert said.startswith("fourd: The first frames") and said.count("\n") == 1
 
 
+def test_an_asset_becomes_a_grid(weights, tmp_path, capsys):
+    """A clip by its motion, name or number, of a file whose name holds a hash; and which others there are."""
+    asset, out = write_gltf(tmp_path / "a#b.glb"), tmp_path / "out"
+    flags = ["generate", "--asset", str(asset), "--weights", weights, "--steps", "1", "--out", str(out)]
+    said = []
+    for clip in ([], ["--clip", "clip_1"], ["--clip", "1"]):
+        main([*flags, *clip])
+        said.append(re.sub(r"in [\d.]+ s", "", capsys.readouterr().out))
+        assert all(f"{i} {name!r}" in said[-1] for i, name in enumerate(("rest", "clip_1", "spline")))
+        assert "3 views x 3 times of 16x16" in said[-1] and "sum of differences" in said[-1]
+    chosen = gltf.choose_clip(gltf.read_asset(asset), None)
+    assert f"clip {chosen} " in said[0] and said[1] == said[2] and "clip 1 'clip_1'" in said[1]
+    assert (out / "grid.html").exists() and read_video(out / "frames/view_0").rgb.shape == (3, 3, 16, 16)
+    assert "'run'" in refused(capsys, *flags, "--clip", "run")
+
+
 def test_windows_take_all_frames(tmp_path, capsys):
     rgb = sample_scenes(1, 5, 7, 24, HELD_OUT, geometry=False).rgb[0]
     write_video(rgb[0], tmp_path / "row")
@@ -195,6 +214,16 @@ def test_evaluate_writes_its_tables(tmp_path, weights, capsys):
         "four_real_video.json",
         "four_real_video_hard.png",
     }
+
+
+def test_evaluate_takes_clips_of_assets(tmp_path, weights, capsys):
+    write_gltf(tmp_path / "a#b.glb")
+    assets = [f"{tmp_path}/a#b.glb", f"{tmp_path}/a#b.glb#clip_1"]
+    main(["evaluate", "--weights", weights, "--families", "hard", "--scenes", "2", "--assets", *assets])
+    said = capsys.readouterr().out
+    assert "### Asset a#b\n" in said and "### Asset a#b clip_1\n" in said
+    missing = f"{tmp_path}/none.glb#clip_1"
+    assert "none.glb" in refused(capsys, "evaluate", "--weights", weights, "--assets", missing)
 
 
 def test_ablate_writes_its_table_and_goes_on(tmp_path, weights, capsys):

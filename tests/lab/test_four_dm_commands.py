@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from gltf_files import write_gltf
 from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.data.procedural import SPOILT, sample_scenes
+from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.procedural import RADIUS, SPOILT
 from fourd_minimal.data.video import write_video
 from fourd_minimal.lab.curation_ablation import CURATED, WHOLE, AblateCuration, collection, judged
 from fourd_minimal.lab.evaluate_four_dm import EvaluateFourDM, asset_orbit
@@ -69,23 +71,24 @@ def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, caps
     refused(lambda: EvaluateFourDM(scenes=1).run(), "--scenes", "1, 10")
 
 
-def test_an_assets_views_are_none_of_them_the_film(monkeypatch):
-    """A stand-in for Blender, which says where its cameras stand."""
-
-    def render(path, views, times, size, clip, *, azimuth_start_deg, azimuth_sweep_deg, elevation_deg, **_):
-        assert (path, clip) == ("Fox.glb", "Walk")
-        around = torch.linspace(0, azimuth_sweep_deg, views)[None]
-        return sample_scenes(1, views, times, size, 5, "creature", elevation_deg=elevation_deg, azimuths_deg=around)
-
-    monkeypatch.setattr("fourd_minimal.lab.evaluate_four_dm.render_asset", render)
-    truth, film, cameras = asset_orbit(SMOKE.model, "Fox.glb#Walk")
-    wanted = FourDM(SMOKE.model).cameras([45.0, 135.0, 225.0, 315.0])
-    assert_close(cameras[0], wanted, atol=1e-4, rtol=0)
+def test_an_assets_views_are_none_of_them_the_film(tmp_path):
+    """The film's camera stands at 60 degrees; of its views, evenly around, the first is an eighth of a turn away."""
+    path = write_gltf(tmp_path / "slide.glb")
+    truth, film, cameras = asset_orbit(SMOKE.model, f"{path}#clip_1")
+    assert_close(cameras[0], FourDM(SMOKE.model).cameras([45.0, 135.0, 225.0, 315.0]), atol=1e-4, rtol=0)
     assert truth.shape == (1, 8, 4, 3, 16, 16) and film.shape == (1, 8, 3, 16, 16)
     assert not any(torch.equal(truth[:, :, v], film) for v in range(4))
-    both = sample_scenes(1, 2, 8, 16, 5, "creature", elevation_deg=20.0, azimuths_deg=torch.tensor([[0.0, 135.0]])).rgb
-    assert_close(film, both[:, 0] * 2 - 1, atol=0.01, rtol=0)
-    assert_close(truth[:, :, 1], both[:, 1] * 2 - 1, atol=0.01, rtol=0)
+    at = dict(time_range=(0.0, 7 / 8), azimuth_start_deg=60.0, azimuth_sweep_deg=135.0)
+    both = render_asset(path, 2, 8, 16, "clip_1", **at, elevation_deg=20.0, radius=RADIUS).rgb[:, [0, 1]] * 2 - 1
+    assert_close(film, both[:, 0], atol=1e-3, rtol=0)
+    assert_close(truth[:, :, 1], both[:, 1], atol=1e-3, rtol=0)
+
+
+def test_an_asset_is_evaluated(weights, tmp_path, capsys):
+    asset = f"{write_gltf(tmp_path / 'box.glb')}#clip_1"
+    EvaluateFourDM(str(weights), 2, (0,), 1, assets=(asset,), out=tmp_path / "out").run()
+    assert f"### Real asset: {asset}" in capsys.readouterr().out
+    assert (tmp_path / "out/four_diffusion_real.png").exists()
 
 
 def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
