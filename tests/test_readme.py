@@ -8,6 +8,7 @@ import pytest
 from pages import PAGES, ROOT, told
 
 from fourd_minimal.cli.main import main, parse
+from fourd_minimal.data import collection
 from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.video import write_video
@@ -94,8 +95,11 @@ def test_the_readmes_commands_run(desk, monkeypatch, capsys):
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
-    """The first block beside files that were copied into an empty folder, the second with videos at hand."""
-    from_file, from_package = sorted((body for kind, body in FENCE.findall(README) if kind == "python"), key=len)
+    """One block beside files that were copied into an empty folder, one with two videos, one where characters are."""
+    blocks = [body for kind, body in FENCE.findall(README) if kind == "python"]
+    (from_package,) = (body for body in blocks if "from_pretrained" in body)
+    (characters,) = (body for body in blocks if "sample_characters" in body)
+    (from_file,) = (body for body in blocks if body not in (from_package, characters))
     for concept in re.findall(r"^from (\w+) import", from_file, re.MULTILINE):
         (tmp_path / f"{concept}.py").write_text((ROOT / f"fourd_minimal/{concept}.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
@@ -105,6 +109,9 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     namespace = dict(fixed_view=grid[0], freeze_time=grid[:, 0])
     exec(from_package, namespace)
     assert namespace["grid"].shape == grid.shape
+    if collection.BESIDE.is_dir():
+        exec(characters, namespace)
+        assert namespace["record"].rgb.shape == (4, 8, 8, 3, 64, 64) and namespace["record"].flow is not None
 
 
 def test_a_line_that_makes_an_environment_is_the_one_that_its_absence_names():
