@@ -13,6 +13,7 @@ from tqdm import tqdm
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data.poses import Orbit, orbit_of
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
+from fourd_minimal.data.video import opaque
 from fourd_minimal.lab.contact_sheet import contact_sheet
 from fourd_minimal.lab.export import write_scene
 from fourd_minimal.lab.presets import device
