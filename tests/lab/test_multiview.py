@@ -17,6 +17,7 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.procedural import RADIUS, sample_scenes
 from fourd_minimal.data.shards import Shards, sample, write_tar
+from fourd_minimal.lab import hardware
 from fourd_minimal.lab.multiview import batch_loss, make_batch, orbits, train_four_dm
 from fourd_minimal.lab.render_shards import RenderShards
 from fourd_minimal.lab.train_four_dm import TrainFourDM, published
@@ -282,6 +283,7 @@ def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
 
 def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards, tmp_path, monkeypatch):
     """From published weights to motion; interrupted and run again it is the same; refusals."""
+    monkeypatch.setattr(hardware, "kind_here", lambda: "T4")  # measuring this CPU's bf16 takes minutes
     monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.out[2].bias))
     save_file({"input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
     preset = replace(LATENT, base_steps=0, shards=str(shards))
