@@ -28,7 +28,7 @@ from fourd_minimal.data.surface import REPEAT, Surface
 
 TO_LIGHT = (-0.5, 1.0, 0.8)
 """Direction of the key light, from above and left of a camera at azimuth 0."""
-KEY, SKY, SOFT = 0.85, 0.62, 0.35
+KEY, SKY, SOFT = 0.95, 0.65, 0.4
 """Strength of the key light and of the sky; how far beyond its edge the key light reaches."""
 MOMENTS = 8
 """Moments of a clip at which its motion is measured."""
@@ -180,6 +180,7 @@ def surface(asset: Asset) -> Surface:
         uv=asset.uv,
         colours=asset.colours,
         glow=asset.glow,
+        lit=asset.lit,
         texture=asset.texture + 1,
         glow_texture=asset.glow_texture + 1,
         mode=asset.mode.astype(np.int64),
@@ -232,9 +233,9 @@ def render(
     c2w = c2w.to(device)
     if fill is not None:
         x = x * _enlargement(x, c2w, fov_deg, fill)
-    normals, lit = torch.from_numpy(posed.normals).to(device), torch.from_numpy(asset.lit).to(device)
+    normals = torch.from_numpy(posed.normals).to(device)
     sides = [normals, -normals] if asset.both_sides.any() else [normals]
-    light = torch.stack([torch.where(lit, _light(side, light_deg), 1.0) for side in sides])
+    light = torch.stack([_light(side, light_deg) for side in sides])
     mirrored = None
     if posed.mirrored.any():  # of parts: their triangles follow each other as their vertices do
         part = np.searchsorted([p.vertices.start for p in asset.parts], asset.faces[:, 0], side="right") - 1
@@ -249,12 +250,12 @@ def render(
 
 
 def _light(normals: Float[Tensor, "t n 3"], turn_deg: float) -> Float[Tensor, "t n"]:
-    """Linear light on surfaces: a key light that wraps around softly, and a sky that is a little brighter above."""
+    """Linear light on surfaces: a key light that wraps around softly, and a sky that is brighter above."""
     x, y, z = np.array(TO_LIGHT) / np.linalg.norm(TO_LIGHT)
     c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
     towards = torch.tensor([c * x + s * z, y, c * z - s * x], dtype=normals.dtype, device=normals.device)
     key = ((normals @ towards + SOFT) / (1 + SOFT)).clamp(min=0)
-    return KEY * key + SKY * (0.85 + 0.15 * normals[..., 1])
+    return KEY * key + SKY * (0.75 + 0.25 * normals[..., 1])
 
 
 def _enlargement(x: Float[Tensor, "t n 3"], c2w: Float[Tensor, "v 4 4"], fov_deg: float, fill: float) -> Tensor:

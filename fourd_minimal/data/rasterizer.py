@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fourd_minimal.cameras import project
-from fourd_minimal.data.surface import MASK, OPAQUE, Surface, srgb
+from fourd_minimal.data.surface import MASK, OPAQUE, Surface, soft, srgb
 
 NEAR = 1e-3
 SLACK = 2e-3
@@ -62,8 +62,7 @@ def draw(
     Args:
         surface: what is drawn.
         positions: of its vertices in the world.
-        light: that falls on each vertex, in linear light; 1 shows its colour as it is. Of two sides the second is for
-            backs.
+        light: that falls on each vertex, in linear light. Of two sides the second is for backs.
         c2w: cameras; triangles that reach behind one are not drawn.
         fov_deg: vertical field of view.
         size: pixels along each side.
@@ -222,7 +221,9 @@ class _Pictures:
             colour = colour * surface.texel(_take(surface.texture, face), u, v)
             if surface.glows:
                 glow = glow * surface.texel(_take(surface.glow_texture, face), u, v)[:, :3]
-        rgb = colour[:, :3] * lit[:, None]
+        rgb = soft(colour[:, :3] * lit[:, None])
+        if not surface.all_lit:
+            rgb = torch.where(surface.lit[corners[0], None], rgb, colour[:, :3])
         return rgb + glow if surface.glows else rgb, colour[:, 3]
 
     def colours(self, light: Float[Tensor, "sides t n"]) -> tuple[Tensor, Tensor]:

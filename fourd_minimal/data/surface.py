@@ -26,6 +26,8 @@ class Surface:
     """Linear colour and alpha that the texture is multiplied with."""
     glow: Float[Tensor, "n 3"]
     """Light of its own."""
+    lit: Bool[Tensor, " n"]
+    """Whether light falls on it; else it shows its colour."""
     texture: Int[Tensor, " f"]
     """Rows of `sheets`."""
     glow_texture: Int[Tensor, " f"]
@@ -52,6 +54,10 @@ class Surface:
     @cached_property
     def glows(self) -> bool:
         return bool(self.glow.any())
+
+    @cached_property
+    def all_lit(self) -> bool:
+        return bool(self.lit.all())
 
     @cached_property
     def repeats(self) -> bool:
@@ -85,6 +91,12 @@ class Surface:
         if self.uv.device == torch.device(device):
             return self
         return Surface(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def soft(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bright light bends towards white, so that it keeps its shape where it would be cut off: x below 0.4, 1 at 1.6."""
+    over = (linear - 0.4).clamp(0, 1.2)
+    return torch.addcmul(linear, over, over, value=-1 / 2.4)
 
 
 def srgb(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

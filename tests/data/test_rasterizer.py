@@ -1,5 +1,7 @@
 """Triangles as pictures: coverage, depth, flow, visibility, textures and half-transparency, against closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, project, rays
 from fourd_minimal.data.rasterizer import LAYERS, draw
-from fourd_minimal.data.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, srgb
+from fourd_minimal.data.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, soft, srgb
 
 FOV = 40.0
 CAMERA = circular_trajectory(torch.tensor([0.0]), 0.0, 4.0)
@@ -26,6 +28,7 @@ def surface(faces=QUAD_FACES, **given) -> Surface:
         uv=torch.zeros(n, 2),
         colours=torch.ones(n, 4),
         glow=torch.zeros(n, 3),
+        lit=torch.zeros(n, dtype=torch.bool),
         texture=torch.zeros(f, dtype=torch.long),
         glow_texture=torch.zeros(f, dtype=torch.long),
         mode=torch.full((f,), OPAQUE),
@@ -159,16 +162,30 @@ def test_srgb_has_its_published_values():
     assert_close(srgb(surface().linear), torch.arange(256) / 255, atol=1e-5, rtol=0)
 
 
+def test_bright_light_bends_towards_white():
+    """As it is up to 0.4, rising, smooth, 1 at 1.6; and only where light falls."""
+    x = torch.linspace(0, 1.6, 161)
+    assert torch.equal(soft(x)[:41], x[:41]) and soft(x)[-1] == pytest.approx(1)
+    slope = soft(x).diff() / 0.01
+    assert (slope > 0).all() and (slope.diff() < 1e-4).all() and (slope.diff().abs() < 0.01).all()
+    light = torch.full((1, 1, 4), 1.2)
+    for lit, expected in ((True, 1.2 - 0.8**2 / 2.4), (False, 1.0)):
+        rgb = shown(surface(lit=torch.full((4,), lit)), light=light).rgb[0, 0, 0, 8, 8]
+        assert rgb.item() == pytest.approx(srgb(torch.tensor(expected)).item(), abs=1e-5)
+
+
 def test_colours_and_light_of_the_corners_are_interpolated():
     """Left edge dark, right edge bright: the middle is the mean, in linear light."""
     light = torch.tensor([[[0.2, 0.6, 0.6, 0.2]]])
     colours = torch.tensor([(1.0, 1, 1, 1), (0.5, 1, 1, 1), (0.5, 1, 1, 1), (1, 1, 1, 1)])
-    rgb = shown(surface(colours=colours), light=light, size=15, k=1).rgb[0, 0, :, 7, 7]
+    lit = torch.ones(4, dtype=torch.bool)
+    rgb = shown(surface(colours=colours, lit=lit), light=light, size=15, k=1).rgb[0, 0, :, 7, 7]
     assert_close(rgb, srgb(torch.tensor([0.75 * 0.4, 0.4, 0.4])), atol=1e-4, rtol=0)
 
 
 def test_glow_is_added_to_what_light_shows():
     look = textured(torch.full((1, 1, 4), 255, dtype=torch.uint8), glow=torch.tensor([[0.1, 0.0, 0.3]]).expand(4, 3))
+    look = replace(look, lit=torch.ones(4, dtype=torch.bool))
     rgb = shown(look, light=torch.full((1, 1, 4), 0.25)).rgb[0, 0, :, 8, 8]
     assert_close(rgb, srgb(torch.tensor([0.35, 0.25, 0.55])), atol=1e-5, rtol=0)
 
@@ -237,8 +254,9 @@ def test_a_surface_is_seen_from_its_front_or_from_both_sides():
     assert 0.2 < shown(both, c2w=behind).alpha.mean() / shown(surface()).alpha.mean() < 0.8  # one of its triangles
     light = torch.stack([torch.full((1, 4), 0.3), torch.full((1, 4), 0.7)])
     for c2w, expected in ((CAMERA, 0.3), (behind, 0.7)):
-        frames = shown(surface(both_sides=torch.ones(2, dtype=torch.bool)), c2w=c2w, light=light)
-        assert_close(frames.rgb[0, 0, :, 8, 8], srgb(torch.full((3,), expected)), atol=1e-5, rtol=0)
+        sheet = surface(both_sides=torch.ones(2, dtype=torch.bool), lit=torch.ones(4, dtype=torch.bool))
+        found = shown(sheet, c2w=c2w, light=light).rgb[0, 0, :, 8, 8]
+        assert_close(found, srgb(soft(torch.full((3,), expected))), atol=1e-5, rtol=0)
 
 
 def test_mirrored_triangles_turn_their_front():

@@ -1,0 +1,74 @@
+"""One frame of every character of the collection, with whom to name and under which licence.
+
+    python figures/characters.py
+
+writes characters.png and characters.md beside itself. It wants the collection: `fourd fetch-characters`.
+"""
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageDraw
+
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.data import gltf
+from fourd_minimal.data.characters import load
+from fourd_minimal.data.collection import Asset, assets
+from fourd_minimal.data.procedural import FOV_DEG, RADIUS
+
+HERE = Path(__file__).parent
+COLUMNS, SIDE, LINE = 16, 92, 11
+BACKGROUND = 0.88
+INK = (90, 90, 90)
+
+
+def frame(asset: Asset) -> np.ndarray:
+    """A third of the way through the clip that `render_asset` chooses, as (h, w, 3) bytes."""
+    loaded = load(asset.path)
+    clip = gltf.choose_clip(loaded.asset, None)
+    times_s = gltf.moments(gltf.clips(loaded.asset)[clip], 2, (0.33, 0.34))[:1]
+    c2w = circular_trajectory(torch.tensor([40.0]), 15.0, RADIUS)
+    options = dict(drawn=loaded.surface, fill=0.92, background=(BACKGROUND,) * 3, oversample=5, geometry=False)
+    rgb = gltf.render(loaded.asset, clip, times_s, c2w, FOV_DEG, SIDE, **options).rgb[0, 0, 0]
+    return (rearrange(rgb, "c h w -> h w c") * 255).round().byte().numpy()
+
+
+def sheet(found: list[Asset]) -> Image.Image:
+    """All frames, numbered as in the table."""
+    rows = -(-len(found) // COLUMNS)
+    paper = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + LINE)), (round(BACKGROUND * 255),) * 3)
+    draw = ImageDraw.Draw(paper)
+    for i, asset in enumerate(found):
+        y, x = divmod(i, COLUMNS)
+        paper.paste(Image.fromarray(frame(asset)), (x * SIDE, y * (SIDE + LINE)))
+        draw.text((x * SIDE + SIDE // 2, y * (SIDE + LINE) + SIDE), str(i + 1), INK, anchor="mt", font_size=10)
+    return paper
+
+
+def table(found: list[Asset]) -> str:
+    """Whom to name, for each picture."""
+    lines = [
+        f"One frame of each of the {len(found)} animated characters that `sample_characters` draws from, a third "
+        "of the way through its liveliest clip that stays in place. Made by `python figures/characters.py`, "
+        f"{date.today()}.",
+        "",
+        "| | asset | kind | split | licence | by | from |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for i, a in enumerate(found):
+        source = f"[{a.repo}](https://github.com/{a.repo}/tree/{a.commit})"
+        lines.append(f"| {i + 1} | {a.id} | {a.kind} | {a.split} | {a.licence} | {a.attribution} | {source} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    found = sorted(assets(), key=lambda asset: (asset.kind, asset.family, asset.id))
+    sheet(found).save(HERE / "characters.png", optimize=True)
+    (HERE / "characters.md").write_text(table(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
