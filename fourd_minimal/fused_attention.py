@@ -19,9 +19,9 @@ added, so a video model's blocks run as they are.
 Departures. We know the paper by its idea, not by its code: positions and contexts are ours. `Fused4D` chooses them so
 that a base which only knows videos digests them. The time slot of the rotary angles carries t + v / 8: in a row tokens
 are turned against each other just as in a fixed-view video; the views of a moment lie close together, in order, and at
-other distances than the times. (Turning columns as in a freeze-time video, v + t, is as natural, and was worse: there a
-position does not say whether a key comes from the row or from the column.) Every frame is conditioned on the mean of
-the two contexts' conditions.
+other distances than the times. (v + t, which turns columns just as in a freeze-time video, was worse on the toy's base
+with nothing trained; nor would a position say there whether a key comes from the row or from the column.) Every frame
+is conditioned on the mean of the two contexts' conditions.
 """
 
 from collections.abc import Callable, Sequence

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from refused import refused
 from torch import nn
 from torch.testing import assert_close
 
@@ -173,10 +174,8 @@ def test_recomputing_keeps_no_more_than_queries_keys_and_values():
 def test_other_shapes_get_one_sentence(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     q, k, v = heads(2, 3)
-    with pytest.raises(ValueError, match=r"k has shape \(2, 2, 2, 3, 4, 8\); expected q's, \(2, 2, 3, 3, 4, 8\)"):
-        fused_attention(q, k[:, :, 1:], v)
-    with pytest.raises(ValueError, match="v has shape"):
-        fused_attention(q, k, v[:, 1:])
+    refused(lambda: fused_attention(q, k[:, :, 1:], v), "k", (2, 2, 2, 3, 4, 8), (2, 2, 3, 3, 4, 8))
+    refused(lambda: fused_attention(q, k, v[:, 1:]), "v", (2, 1, 3, 3, 4, 8))
 
 
 # One stream through a video model's blocks
@@ -195,7 +194,7 @@ def grid_and_conditions(model, views, times):
     """Tokens of a grid; (c, text, angles) of its columns and of its rows, as `VideoDiT` makes them."""
     of_columns = model.embed(torch.randn(B * times, views, 3, 4, 4), torch.rand(B * times, views), context="freeze")
     of_rows = model.embed(torch.randn(B * views, times, 3, 4, 4), torch.rand(B * views, times), context="dynamic")
-    conditions = [(c.detach(), None, angles) for _, c, angles in (of_columns, of_rows)]
+    conditions = [(c.detach(), None, angles) for _, c, angles, *_ in (of_columns, of_rows)]
     return torch.randn(B, views, times, N, 24, requires_grad=True), *conditions
 
 
@@ -274,5 +273,4 @@ def test_its_weights_are_the_blocks_and_text_is_refused(model):
     stream = Fused4D(model.blocks)
     assert {id(p) for p in stream.parameters()} == {id(p) for p in model.blocks.parameters()}
     x, of_columns, of_rows = grid_and_conditions(model, 2, 3)
-    with pytest.raises(ValueError, match="cond_view or cond_time has text; expected None"):
-        stream(x, of_columns, (of_rows[0], torch.randn(B * 2, 5, 7), of_rows[2]))
+    refused(lambda: stream(x, of_columns, (of_rows[0], torch.randn(B * 2, 5, 7), of_rows[2])), "cond_time", "text")
