@@ -163,7 +163,6 @@ def test_steps_are_annealed_as_the_paper_says():
 
 
 def test_bad_input_is_named():
-    refused(lambda: score_distillation(torch.zeros(3, 2, 2), knows(0.0, 1.0), ABAR, torch.tensor(1000)), "t", 1000)
-    refused(
-        lambda: score_distillation(torch.zeros(3, 2, 2), knows(0.0, 1.0), ABAR, torch.tensor(10), form="v"), "form", "v"
-    )
+    x, guess = torch.zeros(3, 2, 2), knows(0.0, 1.0)
+    refused(lambda: score_distillation(x, guess, ABAR, torch.tensor(1000)), "t", 1000)
+    refused(lambda: score_distillation(x, guess, ABAR, torch.tensor(10), form="v"), "form", "v")

@@ -86,9 +86,6 @@ def test_one_window_is_the_model_itself():
 
 def test_errors_name_the_argument():
     refused(lambda: starts(2, 3), "length", 2)
-    refused(
-        lambda: next(slide(a_grid(5, 5), lambda cells, known: cells.mean((-2, -1), keepdim=True), (3, 3))),
-        "complete",
-        (3, 3, 3, 1, 1),
-    )
+    shrinks = lambda cells, known: cells.mean((-2, -1), keepdim=True)  # noqa: E731
+    refused(lambda: next(slide(a_grid(5, 5), shrinks, (3, 3))), "complete", (3, 3, 3, 1, 1))
     refused(lambda: starts(4, 1), "size", 1)

@@ -248,11 +248,8 @@ def test_blocks_of_a_library_work_unmodified(views, times):
 def test_errors_name_the_argument(monkeypatch, model):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the shape checker would speak first
     refused(lambda: TwoStream(model.blocks, [identity] * 2), "sync", 2)
-    refused(
-        lambda: TwoStream(model.blocks, [identity] * 3)(grid_tokens(2, 3), grid_tokens(3, 2)),
-        "x_time",
-        (2, 3, 2, 4, 24),
-    )
+    streams = TwoStream(model.blocks, [identity] * 3)
+    refused(lambda: streams(grid_tokens(2, 3), grid_tokens(3, 2)), "x_time", (2, 3, 2, 4, 24))
     refused(lambda: TwoStream([torch.nn.Identity(), identity], [identity] * 2), "Module", error=TypeError)
     with pytest.raises(ValueError, match="zip"):  # a square grid, whose streams bring unequal lists
         TwoStream([lambda x, *cond: x], [identity])(grid_tokens(2, 2), grid_tokens(2, 2), (None,), ())

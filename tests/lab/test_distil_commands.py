@@ -50,9 +50,8 @@ def test_every_way_is_scored_and_a_second_run_reads_what_the_first_made(weights,
     results = json.loads((tmp_path / "out" / "distil_ablation.json").read_text())
     assert [r["seed"] for r in results if r["arm"] == BOTH] == [0, 1]
     assert (tmp_path / "out" / "distil_ablation.png").exists()
-    refused(
-        lambda: AblateDistil(seeds=(0,), **given | dict(anchor=0.5)).run(), "--runs", "0_0_fit_of_4_anchor.safetensors"
-    )
+    other = AblateDistil(seeds=(0,), **given | dict(anchor=0.5))
+    refused(other.run, "--runs", "0_0_fit_of_4_anchor.safetensors")
 
 
 def test_ways_differ_in_what_they_are_named_after():

@@ -86,16 +86,9 @@ def test_joint_attention_is_self_attention_over_views_laid_side_by_side(theirs):
 
 
 def test_what_does_not_fit_is_named(theirs):
-    refused(
-        lambda: load_stable_diffusion(MultiviewUNet(replace(CONFIG, text_dim=None)), theirs.state_dict()),
-        "unet",
-        "text",
-    )
-    refused(
-        lambda: load_stable_diffusion(MultiviewUNet(replace(CONFIG, concat=True)), theirs.state_dict()),
-        "conv_in.weight",
-        (16, 4, 3, 3),
-    )
-    refused(
-        lambda: load_stable_diffusion(MultiviewUNet(CONFIG), {"vae.thing.weight": torch.ones(1)}), "state", "vae.thing"
-    )
+    mute, wide = (MultiviewUNet(replace(CONFIG, **other)) for other in (dict(text_dim=None), dict(concat=True)))
+    state = theirs.state_dict()
+    refused(lambda: load_stable_diffusion(mute, state), "unet", "text")
+    refused(lambda: load_stable_diffusion(wide, state), "conv_in.weight", (16, 4, 3, 3))
+    state = {"vae.thing.weight": torch.ones(1)}
+    refused(lambda: load_stable_diffusion(MultiviewUNet(CONFIG), state), "state", "vae.thing")
