@@ -67,11 +67,12 @@ def liveliest(asset: Asset, most: int) -> list[int]:
     """The clips in which an asset moves, at most so many, in the order in which `gltf.choose_clip` prefers them.
 
     First those that visibly move, then those that stay in place, then those that end where they began, then by how far
-    they move.
+    they move. Of clips that move alike, which some files hold under two names, the first.
     """
     moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
-    how = {i: (m.good, m.travel < 0.1, m.loops, m.mean) for i, m in moving.items()}
-    return sorted(how, key=how.get, reverse=True)[:most]
+    different = {m: i for i, m in reversed(moving.items())}
+    order = sorted(different, key=lambda m: (m.good, m.travel < 0.1, m.loops, m.mean), reverse=True)
+    return [different[m] for m in order[:most]]
 
 
 def lively_window(asset: Asset, clip: int, times: int) -> Float[np.ndarray, " t"]:

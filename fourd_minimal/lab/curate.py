@@ -89,8 +89,8 @@ class Curate:
         finally:
             if found:
                 self._write(found)
-        print(report(found, self.thresholds))
         thumbnails(found, self.out / "curation.png")
+        print(report(found, self.thresholds))
 
     def _write(self, found: list[Judged]) -> None:
         lines = [

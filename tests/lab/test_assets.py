@@ -20,7 +20,7 @@ ODD = ["a\tb", "two\nlines", "a|b", "a#b", "#", "back\\slash\\n", "ä→😀", "
 
 @pytest.fixture(scope="module")
 def asset(tmp_path_factory):
-    """Four clips of two keys, and two longer ones: a hop up and down, and ten seconds of which two move."""
+    """Four clips of two keys, and three longer ones: a hop up and down, twice, and ten seconds of which two move."""
     document, data = asset_document(CLIPS)
     buffer = Buffer()
     buffer.data, buffer.views, buffer.accessors = data, document["bufferViews"], document["accessors"]
@@ -28,6 +28,7 @@ def asset(tmp_path_factory):
     document["animations"] += [
         clip(buffer, {TO: [SLIDE_FROM, up, SLIDE_FROM]}, (0.0, 0.5, 1.0), "hops"),
         clip(buffer, {TO: [SLIDE_FROM, SLIDE_FROM, up, up]}, (0.0, 6.0, 8.0, 10.0), "waits"),
+        clip(buffer, {TO: [SLIDE_FROM, up, SLIDE_FROM]}, (0.0, 0.5, 1.0), "hops again"),
     ]
     path = tmp_path_factory.mktemp("asset") / "box.glb"
     return gltf.read_asset(write_gltf(path, {**document, **buffer.fields()}, buffer.data))

@@ -258,8 +258,10 @@ def test_odd_names_go_from_curation_into_shards(tmp_path, capsys):
     names = [f"{odd}.gltf" for odd in ("a\tb", "two\nlines", "x|y", "h#h", "back\\slash")]
     folder, out = tmp_path / "assets", tmp_path / "out"
     folder.mkdir()
-    document, data = asset_document({"a\tb|c\n#": CLIPS["slides"], "twin": CLIPS["slides"]})
-    document["animations"].append(document["animations"][1])
+    longer = {(BOX, "translation"): [SLIDE_FROM, (2.0, 0.2, 0.3)]}
+    higher = {(BOX, "translation"): [SLIDE_FROM, (1.4, 0.4, 0.3)]}
+    document, data = asset_document({"a\tb|c\n#": CLIPS["slides"], "twin": longer, "other": higher})
+    document["animations"][2]["name"] = "twin"
     for name in names:
         write_gltf(folder / name, document, data)
     broken = "broken|\n.gltf"
