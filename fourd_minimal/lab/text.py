@@ -140,6 +140,7 @@ def agreement(captions: Sequence[str], videos: Float[Tensor, "n f 3 h w"]) -> di
 
     Only captions with a colour of `COLOURS` and with one motion count. The truth's own share is the measure's ceiling.
 
+    >>> from fourd_minimal.data.procedural import sample_scenes
     >>> record = sample_scenes(2, 1, 4, 24, 3, "plain")
     >>> agreement(record.captions, record.rgb[:, 0])["colour"]
     1.0
