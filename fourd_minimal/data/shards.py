@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -82,23 +82,32 @@ def sample(
     """
     n, views, times, _, h, w = record.rgb.shape
     behind = torch.tensor(background)[:, None, None]
-    bare = (record.alpha == 0).expand_as(record.rgb)
+    each = list(zip(*(whole.flatten(0, 1) for whole in (record.rgb, record.alpha)), strict=True))  # (t, 3 | 1, h, w)
     for message, holds in {
         f"record holds {n} scenes; one is wanted.": n == 1,
-        "record holds numbers that are not finite.": bool((record.rgb.isfinite() & record.alpha.isfinite()).all()),
-        "record shows nothing: alpha is 0 everywhere.": not bare.all(),
-        f"record has another background than {background}.": bool(((record.rgb - behind).abs() < 4e-3)[bare].all()),
+        "record holds numbers that are not finite.": all(bool(x.isfinite().all()) for view in each for x in view),
+        "record shows nothing: alpha is 0 everywhere.": any(bool(alpha.any()) for _, alpha in each),
+        f"record has another background than {background}.": all(
+            bool(((rgb - behind).abs() < 4e-3)[(alpha == 0).expand_as(rgb)].all()) for rgb, alpha in each
+        ),
         f"record has rows of {times} x {w} pixels; at most {LONGEST} are wanted.": max(h, times * w) <= LONGEST,
     }.items():
         if not holds:
             raise ValueError(message)
-    straight = behind + (record.rgb - behind) / record.alpha.clamp(min=1e-6)
-    rgba = (torch.cat([straight.clamp(0, 1), record.alpha.clamp(0, 1)], 3) * 255).round().byte()
-    rgba *= rgba[:, :, :, 3:] > 0
-    rows = rearrange(rgba[0], "v t c h w -> v h (t w) c").contiguous().numpy()
     cameras = dict(c2w=record.c2w[0].tolist(), fov_deg=record.fov_deg)
     text = json.dumps({**about, "views": views, "times": times, "size": [h, w], **cameras})
-    return [(f"{key}.json", text.encode()), *((f"{key}.view{v:03}.webp", _encode(row)) for v, row in enumerate(rows))]
+    pictures = ((f"{key}.view{v:03}.webp", _encode(_row(*view, behind))) for v, view in enumerate(each))
+    return [(f"{key}.json", text.encode()), *pictures]
+
+
+def _row(
+    rgb: Float[Tensor, "t 3 h w"], alpha: Float[Tensor, "t 1 h w"], behind: Float[Tensor, "3 1 1"]
+) -> UInt8[np.ndarray, "h tw 4"]:
+    """One view's moments side by side, straight colour and alpha as bytes."""
+    straight = behind + (rgb - behind) / alpha.clamp(min=1e-6)
+    rgba = (torch.cat([straight.clamp(0, 1), alpha.clamp(0, 1)], 1) * 255).round().byte()
+    rgba *= rgba[:, 3:] > 0
+    return rearrange(rgba, "t c h w -> h (t w) c").contiguous().numpy()
 
 
 def _encode(row: np.ndarray) -> bytes:

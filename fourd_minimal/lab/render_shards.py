@@ -76,7 +76,7 @@ class RenderShards:
     per_shard: int = 32
     """Clips in each shard."""
     workers: int = 2
-    """Clips at a time; each takes two gigabytes of memory at the sizes above."""
+    """Clips at a time; each takes 1.5 gigabytes of memory at the sizes above."""
     machine: str = "0/1"
     """Which of how many machines this is: they share the shards out among them, and may write to one folder."""
     retry_failed: bool = False
