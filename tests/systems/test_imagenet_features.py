@@ -53,12 +53,21 @@ def test_levels_halve_from_one_to_the_next():
 
 
 def test_the_distance_is_two_minus_two_cosines():
+    """Of what two pictures have at a place: the mean over places, then over levels."""
     model, a, b = tiny(), pictures(), pictures(seed=1)
-    cosines = [F.cosine_similarity(x.flatten(1), y.flatten(1)) for x, y in zip(model(a), model(b), strict=True)]
+    cosines = [F.cosine_similarity(x, y).mean((1, 2)) for x, y in zip(model(a), model(b), strict=True)]
     found = model.perceptual_distance(a, b)
     assert_close(found, 2 - 2 * torch.stack(cosines).mean(0))
     assert_close(model.perceptual_distance(b, a), found)
     assert (model.perceptual_distance(a, a) < 1e-6).all() and (found > 0.01).all()
+
+
+def test_grain_is_the_same_for_all_pictures_and_of_its_strength():
+    plain, grainy, given = tiny(grain=0), tiny(grain=0.05), pictures()
+    added = (grainy.prepare(given) - plain.prepare(given)) / 2
+    assert_close(added, added[:1].expand_as(added), atol=1e-6, rtol=0)
+    assert added.std() == pytest.approx(0.05, rel=0.05) and added.mean().abs() < 0.002
+    assert_close(grainy.prepare(given), grainy.prepare(given))
 
 
 def test_features_are_means_over_places_each_scale_of_length_one():
@@ -144,6 +153,19 @@ def test_another_creature_is_further_than_the_same_one_blurred_shifted_or_turned
         assert (features.perceptual_distance(truth, same) < other).all()
 
 
+def test_grain_that_nobody_sees_costs_little_and_what_is_seen_costs_as_before(features, creatures):
+    truth = creatures[:, 0, 0]
+    plain = ImageNetFeatures(features.network, grain=0)
+    shares = []
+    for model in (features, plain):
+        other = model.perceptual_distance(truth, truth.roll(1, 0))
+        spoilt = (noise(truth[None], 0.01)[0], blur(truth[None], 1)[0])
+        shares.append([(model.perceptual_distance(truth, made) / other).mean().item() for made in spoilt])
+    (unseen, blurred), (unseen_plain, blurred_plain) = shares
+    assert unseen < 0.1 < blurred_plain < unseen_plain  # without grain, noise at 42 dB costs more than a blur at 25
+    assert blurred > 0.8 * blurred_plain
+
+
 def test_a_shift_costs_less_than_a_blur_which_squared_errors_have_the_other_way_round(features, creatures):
     truth = creatures[:, 0, 0]
     shifted, blurred = moved(truth, 1), blur(truth[None], 2)[0]
@@ -174,7 +196,8 @@ def test_a_token_stands_for_its_place(features, creatures, y, x):
     picture = creatures[:1, 0, 0]
     painted = picture.clone()
     painted[..., 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = torch.eye(3)[0, :, None, None]
-    change = (features.tokens(painted) - features.tokens(picture)).square().sum(-1)
+    plain = ImageNetFeatures(features.network, grain=0)
+    change = (plain.tokens(painted) - plain.tokens(picture)).square().sum(-1)
     assert divmod(change.argmax().item(), 8) == (y, x)
 
 
@@ -227,5 +250,7 @@ def test_other_bad_input_is_named():
         model.embed_video(pictures(3))
     with pytest.raises(ValueError, match="videos have 1 frame; expected at least 2"):
         model.embed_video(pictures(3)[:, None])
+    with pytest.raises(ValueError, match=r"grain is -0\.1; expected 0 or more"):
+        tiny(grain=-0.1)
     with pytest.raises(ValueError, match="size is 100; expected a multiple of 32"):
         tiny(size=100)
