@@ -141,12 +141,19 @@ def choose_clip(asset: Asset, clip: str | int | None) -> int:
     Raises:
         ValueError: no such clip, or nothing in the asset moves.
     """
-    found = clips(asset)
-    moving = [i for i, c in enumerate(found) if c.moves and c.duration_s > 0]
-    if clip is not None or not moving:
-        return _choose(found, clip, asset.path)
-    how = {i: motion(asset, i) for i in moving}
-    return max(moving, key=lambda i: (how[i].good, how[i].travel < 0.1, how[i].loops, how[i].mean))
+    best = liveliest(asset) if clip is None else []
+    return best[0] if best else _choose(clips(asset), clip, asset.path)
+
+
+def liveliest(asset: Asset, most: int = 1) -> list[int]:
+    """The clips in which an asset moves, at most so many, in the order in which `choose_clip` prefers them.
+
+    Of clips that move alike, which some files hold under two names, the first.
+    """
+    moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
+    different = {how: i for i, how in reversed(moving.items())}
+    order = sorted(different, key=lambda how: (how.good, how.travel < 0.1, how.loops, how.mean), reverse=True)
+    return [different[how] for how in order[:most]]
 
 
 def _choose(clips: list[Clip], clip: str | int | None, path: str | Path) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fourd_minimal.data.animation import pose
-from fourd_minimal.data.gltf import Asset, clips, motion
+from fourd_minimal.data.gltf import Asset, clips
 from fourd_minimal.lab.tables import spelled, unspelled
 from fourd_minimal.systems.weights import write_text
 
@@ -61,18 +61,6 @@ def named_clip(given: str) -> tuple[Path, str | None]:
     ways = [(given, ""), *ways]
     path, clip = next((way for way in ways if Path(way[0]).is_file()), ways[-1])
     return Path(path), clip or None
-
-
-def liveliest(asset: Asset, most: int) -> list[int]:
-    """The clips in which an asset moves, at most so many, in the order in which `gltf.choose_clip` prefers them.
-
-    First those that visibly move, then those that stay in place, then those that end where they began, then by how far
-    they move. Of clips that move alike, which some files hold under two names, the first.
-    """
-    moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
-    different = {m: i for i, m in reversed(moving.items())}
-    order = sorted(different, key=lambda m: (m.good, m.travel < 0.1, m.loops, m.mean), reverse=True)
-    return [different[m] for m in order[:most]]
 
 
 def lively_window(asset: Asset, clip: int, times: int) -> Float[np.ndarray, " t"]:

@@ -15,7 +15,7 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import gltf
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
 from fourd_minimal.data.rasterizer import Surface
-from fourd_minimal.lab.assets import fetch_objaverse, find_assets, liveliest, write_clips
+from fourd_minimal.lab.assets import fetch_objaverse, find_assets, write_clips
 from fourd_minimal.lab.contact_sheet import picture_rows
 from fourd_minimal.lab.tables import made_by, spelled, table
 from fourd_minimal.lab.threads import threads
@@ -116,7 +116,7 @@ class Curate:
         """The clips of an asset that show its motion best."""
         try:
             asset = gltf.read_asset(path)
-            drawn, chosen = gltf.surface(asset), liveliest(asset, self.clips)
+            drawn, chosen = gltf.surface(asset), gltf.liveliest(asset, self.clips)
         except Exception as error:  # one file of thousands can be wrong in any way
             return [unreadable(name, "", error)]
         return [self._score(name, asset, drawn, i) for i in chosen] or [Judged(name, "", None, ("static",))]

@@ -28,7 +28,7 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import gltf
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
-from fourd_minimal.lab.assets import fetch_objaverse, find_assets, liveliest, read_clips
+from fourd_minimal.lab.assets import fetch_objaverse, find_assets, read_clips
 from fourd_minimal.lab.tables import table
 from fourd_minimal.lab.threads import threads
 from fourd_minimal.systems.weights import whole_file, write_text
@@ -161,7 +161,7 @@ class RenderShards:
             path = locate(name)
             try:
                 asset = gltf.read_asset(path, largest_texture=1)
-                found = [gltf.clips(asset)[i].name for i in liveliest(asset, self.clips)]
+                found = [gltf.clips(asset)[i].name for i in gltf.liveliest(asset, self.clips)]
             except Exception:  # one file of thousands can be wrong in any way; rendering it will say how
                 found = []
             return [Job(name, clip) for clip in found or [""]]

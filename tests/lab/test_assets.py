@@ -5,7 +5,7 @@ import pytest
 from gltf_files import BOX, POST, POST_AT, SLIDE_FROM, SLIDE_TO, Buffer, asset_document, clip, write_gltf
 
 from fourd_minimal.data import gltf
-from fourd_minimal.lab.assets import find_assets, liveliest, lively_window, named_clip, read_clips, write_clips
+from fourd_minimal.lab.assets import find_assets, lively_window, named_clip, read_clips, write_clips
 from fourd_minimal.lab.tables import table
 
 TO = (BOX, "translation")
@@ -36,10 +36,10 @@ def asset(tmp_path_factory):
 
 def test_clips_come_by_how_they_move(asset):
     """What stays before what leaves, what loops first of these; what hardly moves last, what rests not at all."""
-    names = [gltf.clips(asset)[i].name for i in liveliest(asset, 9)]
+    names = [gltf.clips(asset)[i].name for i in gltf.liveliest(asset, 9)]
     assert names == ["hops", "waits", "rises", "flees", "trembles"]
-    assert liveliest(asset, 2) == liveliest(asset, 9)[:2]
-    assert gltf.choose_clip(asset, None) == liveliest(asset, 1)[0]
+    assert gltf.liveliest(asset, 2) == gltf.liveliest(asset, 9)[:2]
+    assert gltf.choose_clip(asset, None) == gltf.liveliest(asset, 1)[0]
 
 
 def test_a_window_is_where_a_clip_moves(asset):
