@@ -1,5 +1,7 @@
 """What tests of several folders begin with: tiny random models, saved as the published ones are."""
 
+from dataclasses import replace
+
 import pytest
 from tiny import clip_texts, shaken, unet_2d, wan_base, wan_vae
 
@@ -52,7 +54,7 @@ def wan_folder(tmp_path_factory):
     import torch
     import transformers
 
-    from fourd_minimal.systems.pretrained.wan_text import ENDINGS
+    from fourd_minimal.pretrained.wan_text import ENDINGS
 
     torch.manual_seed(0)
     words = [*sorted({*" ".join(ENDINGS).split(), "ball"})]
@@ -67,3 +69,46 @@ def wan_folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("wan")
     diffusers.WanPipeline(tokenizer, reader, wan_vae(), scheduler, wan_base()).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder with the smallest 4DM, trained for a few steps; not to be written into."""
+    from fourd_minimal.cli.train_four_dm import TrainFourDM
+    from fourd_minimal.configs.four_diffusion import FOUR_DM
+
+    folder = tmp_path_factory.mktemp("weights")
+    TrainFourDM("smoke", out=folder, settings=FOUR_DM["smoke"]).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base():
+    """A multi-view model without motion modules."""
+    import torch
+
+    from fourd_minimal.configs.four_diffusion import FOUR_DM
+    from fourd_minimal.systems.four_diffusion import FourDM
+
+    torch.manual_seed(0)
+    return FourDM(FOUR_DM["smoke"].model, motion=False).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def latent_base():
+    """One that works on latents, and so cannot say anything about renders."""
+    from fourd_minimal.configs.four_diffusion import FOUR_DM
+    from fourd_minimal.systems.four_diffusion import FourDM
+
+    model = FOUR_DM["smoke"].model
+    return FourDM(replace(model, unet=replace(model.unet, image_channels=4)), motion=False)
+
+
+@pytest.fixture
+def film():
+    """Three frames of 16 x 16 pixels: a coloured square on white."""
+    import torch
+
+    frames = torch.ones(3, 3, 16, 16)
+    frames[:, :, 4:12, 5:11] = torch.rand(3, 3, 8, 6, generator=torch.Generator().manual_seed(0)) * 0.5
+    return frames

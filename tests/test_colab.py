@@ -82,7 +82,7 @@ def test_the_first_cell_fetches_and_keeps_torch_in_colab_and_does_nothing_elsewh
         (tools / tool).chmod(0o755)
     colab_is = """
 import pathlib, sys, types
-sys.path = [place for place in sys.path if not pathlib.Path(place, "fourd_minimal/lab").is_dir()]  # not installed
+sys.path = [place for place in sys.path if not pathlib.Path(place, "fourd_minimal/training").is_dir()]  # not installed
 output = types.SimpleNamespace(enable_custom_widget_manager=lambda: print("widgets"))
 sys.modules["google"] = types.ModuleType("google")
 sys.modules["google.colab"] = types.SimpleNamespace(output=output)

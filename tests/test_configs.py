@@ -8,12 +8,11 @@ import torch
 from refused import refused
 from torch import nn
 
-from fourd_minimal.configs.film_to_scene import SCENES
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.scene_distillation import SCENES
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
 from fourd_minimal.configs.upsampler import UPSAMPLERS
-from fourd_minimal.lab.training import Batch, base_batch, batch_loss
 from fourd_minimal.motion_module import MotionModule
 from fourd_minimal.multiview_unet import JointTransformer, ResBlock
 from fourd_minimal.systems.conditioning import known_cells
@@ -21,6 +20,7 @@ from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler
+from fourd_minimal.training.four_real_video import Batch, base_batch, batch_loss
 
 
 def millions(module: nn.Module) -> float:

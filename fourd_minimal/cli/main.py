@@ -7,7 +7,8 @@ alone. Then the one command that was asked for is imported, and tyro reads its f
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
@@ -18,7 +19,7 @@ from textwrap import fill
 from typing import Any
 
 from fourd_minimal import __version__
-from fourd_minimal.cli.commands import COMMANDS, GROUPS, RENAMED, Command
+from fourd_minimal.cli.commands import COMMANDS, GROUPS, RENAMED
 
 WORDS = {"toy", "None"}
 """What a flag that names a file or folder may hold instead: the shipped weights, or nothing."""
@@ -30,12 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the words after `fourd`, by default this process's; with none, the bundled example is completed.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal without our characters shows others, and nothing breaks
-            stream.reconfigure(errors="replace")
-    warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
     name, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["generate"]
-    try:
+    with sentences():
         if name in ("-h", "--help"):
             print(overview())
         elif name == "--version":
@@ -44,6 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_name(name, flags)
             check_paths(name, flags)
             parse([name, *flags]).run()
+
+
+def program(kind: Any, presets: Mapping[str, Any] | None = None) -> None:
+    """Run a dataclass with a method `run`, every field a flag, as the program of a file in `figures/`."""
+    import tyro
+
+    with sentences():
+        options = dict(default=with_settings(kind, presets, sys.argv[1:])) if presets else {}
+        tyro.cli(kind, **options).run()
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Bad input ends in one sentence and exit status 2, Ctrl-C in 130; warnings are a line each."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal without our characters shows others, and nothing breaks
+            stream.reconfigure(errors="replace")
+    warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
+    try:
+        yield
     except (ValueError, OSError) as error:
         print(f"fourd: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -79,11 +96,11 @@ def check_name(name: str, flags: Sequence[str]) -> None:
         ValueError: an old name or an unknown one; the sentence says what to write instead.
     """
     if name in RENAMED:
-        raise ValueError(f"{name} has a new name: {shlex.join(['fourd', RENAMED[name], *flags])}")
+        raise ValueError(f"{name} has a new name: {shlex.join([*RENAMED[name].split(), *flags])}")
     if name not in COMMANDS:
         near = get_close_matches(name, [*COMMANDS, *RENAMED], n=1)
         hint = (
-            f"did you mean {RENAMED.get(near[0], near[0])}? (`fourd -h` lists all.)"
+            f"did you mean {RENAMED.get(near[0], near[0]).removeprefix('fourd ')}? (`fourd -h` lists all.)"
             if near
             else "`fourd -h` lists all."
         )
@@ -119,8 +136,9 @@ def parse(arguments: Sequence[str]) -> Any:
 
     name, *flags = arguments
     command = COMMANDS[name]
-    options = dict(default=preset_of(command, flags)) if command.presets else {}
-    return tyro.cli(load(command.runs), args=flags, prog=f"fourd {name}", **options)
+    kind = load(command.runs)
+    options = dict(default=with_settings(kind, load(command.presets), flags)) if command.presets else {}
+    return tyro.cli(kind, args=flags, prog=f"fourd {name}", **options)
 
 
 def load(place: str) -> Any:
@@ -129,12 +147,12 @@ def load(place: str) -> Any:
     return getattr(import_module(f"fourd_minimal.{module}"), name)
 
 
-def preset_of(command: Command, flags: Sequence[str]) -> Any:
+def with_settings(kind: Any, presets: Mapping[str, Any], flags: Sequence[str]) -> Any:
     """A command that has presets, with the settings of the one after `--preset`, or of the one in force."""
-    from fourd_minimal.lab.presets import preset_name
+    from fourd_minimal.configs.presets import preset_name
 
-    words, presets = [w for flag in flags for w in flag.split("=", 1)], load(command.presets)
+    words = [word for flag in flags for word in flag.split("=", 1)]
     named = [after for word, after in pairwise(words) if word == "--preset"]
     name = named[-1] if named else preset_name()
     name = name if name in presets else "cpu"  # an unknown one is reported by the parser
-    return load(command.runs)(preset=name, settings=presets[name])
+    return kind(preset=name, settings=presets[name])

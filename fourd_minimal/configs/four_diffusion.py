@@ -34,7 +34,7 @@ class FourDMPreset:
     """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
     sources: tuple[tuple[str, float], ...] = (("creature", 1.0),)
-    """What both parts learn from, and their shares of every batch; see `lab/sources.py`."""
+    """What both parts learn from, and their shares of every batch; see `training/sources.py`."""
     shards: str = ""
     """A folder that `fourd render-shards` wrote, to be learned from in place of the sources."""
     caption: str = ""
@@ -86,4 +86,4 @@ FOUR_DM = {
     ),
 }
 """Frames of 16, 32 and 64 pixels; `full` works on latents, 4x32x32 for 256 pixels, and reads CLIP's tokens and a
-caption, all made by frozen encoders (`systems/pretrained/encoders.py`)."""
+caption, all made by frozen encoders (`pretrained/encoders.py`)."""

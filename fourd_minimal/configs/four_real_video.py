@@ -17,7 +17,7 @@ class FourRealVideoPreset:
 
     model: FourRealVideoConfig
     sources: tuple[tuple[str, float], ...] = (("simple", 0.5), ("hard", 0.4), ("creature", 0.1))
-    """Where frames come from, and their shares of every batch; see `lab/sources.py`."""
+    """Where frames come from, and their shares of every batch; see `training/sources.py`."""
     shards: str = ""
     """A folder of shards that `fourd render-shards` wrote, to be learned from in place of the sources."""
     base_steps: int = 1000

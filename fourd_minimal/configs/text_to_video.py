@@ -18,7 +18,7 @@ class TextToVideoPreset:
 
     model: TextToVideoConfig
     sources: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
-    """Where captioned videos come from, and their shares of every batch; see `lab/sources.py`."""
+    """Where captioned videos come from, and their shares of every batch; see `training/sources.py`."""
     steps: int = 3000
     batch: int = 24
     """Videos: half fixed-view, half freeze-time."""

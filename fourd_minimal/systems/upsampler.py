@@ -13,7 +13,7 @@ deviation r. At sigma = 1 it is 0: there x_sigma is noise, which a network would
 
 tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): small frames that a
 model made are not quite what the upsampler was trained on, and noise hides the difference. It is told tau, and the
-caller chooses it: 0 for frames that are true. `fourd upsampling --tau` measures it on generated ones.
+caller chooses it: 0 for frames that are true. `python -m figures.upsampler --tau` measures it on generated ones.
 
 It works on grids: blocks attend in turn along the rows (times) and along the columns (views), so that the details of
 one frame know those of its neighbours on both axes. A video is a grid of one row.

@@ -19,10 +19,10 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
+from figures.memory import peak_mib
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.presets import device
 from fourd_minimal.data.procedural import FAMILIES, sample_scenes
-from fourd_minimal.lab.memory import peak_mib
-from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.video_dit import Block, rotary_angles
 

@@ -21,18 +21,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from figures.cost import trace
+from figures.hardware import EFFICIENCY, KINDS, kind_here
+from figures.stages import find_stage
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.presets import device
 from fourd_minimal.configs.upsampler import UPSAMPLERS
-from fourd_minimal.lab.cost import trace
-from fourd_minimal.lab.devices import blocks, recompute
-from fourd_minimal.lab.hardware import EFFICIENCY, KINDS, kind_here
-from fourd_minimal.lab.presets import device
-from fourd_minimal.lab.stages import find_stage
-from fourd_minimal.lab.training import base_batch, batch_loss, grid_batch
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler
+from fourd_minimal.training.devices import blocks, recompute
+from fourd_minimal.training.four_real_video import base_batch, batch_loss, grid_batch
 
 CUDA = torch.cuda.is_available()
 

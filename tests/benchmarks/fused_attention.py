@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from figures.memory import peak_mib
 from fourd_minimal.fused_attention import Fused4D, fused_attention, masked_attention
-from fourd_minimal.lab.memory import peak_mib
 from fourd_minimal.two_stream import both_streams
 from fourd_minimal.video_dit import Block, rotary_angles
 

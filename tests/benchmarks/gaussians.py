@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 
 from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.configs.presets import device
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 from fourd_minimal.gaussians import NEAR, composite, project, render
-from fourd_minimal.lab.presets import device
 
 
 def cloud(n: int, radius: float) -> list[torch.Tensor]:

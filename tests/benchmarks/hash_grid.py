@@ -15,8 +15,8 @@ from unittest.mock import MagicMock
 import torch
 from einops import rearrange
 
+from fourd_minimal.configs.presets import device
 from fourd_minimal.hash_grid import HashGrid, encode
-from fourd_minimal.lab.presets import device
 
 UNUSED = {"viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"} - set(sys.modules)
 """What nerfstudio imports on its way, and does not use here: stubs, for as long as that takes."""

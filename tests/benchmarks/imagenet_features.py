@@ -27,10 +27,10 @@ from torch import Tensor
 from fourd_minimal.data.corruptions import blur, colour_shift, noise
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.lab.tables import table
 from fourd_minimal.metrics import frechet_distance, psnr
-from fourd_minimal.systems.pretrained.efficientnet_lite import EfficientNetLite
-from fourd_minimal.systems.pretrained.imagenet_features import GRAIN, SIZE, ImageNetFeatures
+from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite
+from fourd_minimal.pretrained.imagenet_features import GRAIN, SIZE, ImageNetFeatures
+from fourd_minimal.viewers.tables import table
 
 Grids = Float[Tensor, "n v t 3 h w"]
 PIXELS, TURN_DEG = 64, 30

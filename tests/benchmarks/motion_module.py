@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 
-from fourd_minimal.lab.presets import device
+from fourd_minimal.configs.presets import device
 from fourd_minimal.motion_module import MotionModule
 
 

@@ -29,19 +29,20 @@ from pathlib import Path
 
 import torch
 
+from figures.cost import cost
+from figures.hardware import Device, measured
+from figures.memory import peak_mib
+from figures.stages import find_stage
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
-from fourd_minimal.lab import multiview, training
-from fourd_minimal.lab.cost import cost
-from fourd_minimal.lab.hardware import Device, measured
-from fourd_minimal.lab.loop import Recipe, fit
-from fourd_minimal.lab.memory import peak_mib
-from fourd_minimal.lab.stages import find_stage
-from fourd_minimal.lab.tables import table
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, known_cells
 from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training import four_diffusion as multiview
+from fourd_minimal.training import four_real_video as training
+from fourd_minimal.training.loop import Recipe, fit
 from fourd_minimal.video_dit import VideoDiTConfig
+from fourd_minimal.viewers.tables import table
 
 
 def grids(dim: int, depth: int, heads: int, size: tuple[int, int], side: int, batch: int) -> FourRealVideoPreset:

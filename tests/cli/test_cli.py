@@ -10,18 +10,19 @@ import pytest
 import torch
 from gltf_files import write_gltf
 
+from figures import plan as planner
+from fourd_minimal.cli import train, train_text, train_upsampler
 from fourd_minimal.cli.main import main
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.presets import device
 from fourd_minimal.data import gltf
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video, write_video
-from fourd_minimal.lab import planner, train, train_text, train_upsampler
-from fourd_minimal.lab.devices import Scale
-from fourd_minimal.lab.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig
 from fourd_minimal.systems.upsampler import UpsamplerConfig
 from fourd_minimal.systems.weights import load_weights
+from fourd_minimal.training.devices import Scale
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, project
+from fourd_minimal.cli.generate import EXAMPLE, EXAMPLE_ORBIT
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.poses import fit_orbit, orbit_of
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.video import read_video
-from fourd_minimal.lab.generate import EXAMPLE, EXAMPLE_ORBIT
 
 SIZE, FOV_DEG = (48, 64), 40.0
 ASSETS = Path(__file__).parents[3] / "shared/data/assets"

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.lab.multiview import orbits
-from fourd_minimal.lab.multiview_evaluation import OURS, OWN, PASTE, compare
 from fourd_minimal.systems.four_diffusion import FourDM, add_motion_modules, blend_windows, relative
+from fourd_minimal.training.four_diffusion import orbits
+from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, compare
 
 CONFIG = FOUR_DM["smoke"].model
 

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, WORDS
 from fourd_minimal.data.procedural import FAMILIES, HELD_OUT, sample_scenes
-from fourd_minimal.lab.text import start
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo, TextToVideoConfig
+from fourd_minimal.training.text_to_video import start
 from fourd_minimal.video_dit import VideoDiTConfig
 
 CONFIG = TextToVideoConfig(VideoDiTConfig((8, 8), 4, 24, 2, 2, text_dim=8), WORDS, views=3, times=4)

@@ -1,0 +1,285 @@
+"""From the rivals' videos to one table: quality with intervals, seconds, and whether the papers' order holds.
+
+Errors are pooled over scenes; an interval is of 95%, over scenes drawn again, and that of a gain over seeds too, where
+there are several. A Frechet distance has no value per scene: its interval is a jackknife's, a scene left out in turn.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from figures.race import (
+    FOUR_DIFFUSION,
+    FOUR_REAL_VIDEO,
+    METHODS,
+    ONE_STEP,
+    REAL,
+    Entry,
+    Exam,
+    Priors,
+    Race,
+    Task,
+    chosen_methods,
+)
+from figures.verdicts import paired, told
+from fourd_minimal.anchor_loss import ssim
+from fourd_minimal.cli.main import program
+from fourd_minimal.configs.presets import device
+from fourd_minimal.configs.scene_distillation import SCENES
+from fourd_minimal.metrics import frechet_distance
+from fourd_minimal.pretrained.perceptual import lpips_vgg
+from fourd_minimal.pretrained.toy_features import ToyFeatures
+from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.evaluation import TRIVIAL
+from fourd_minimal.training.multiview_evaluation import PASTE
+from fourd_minimal.viewers.contact_sheet import picture_rows
+from fourd_minimal.viewers.tables import made_by, table
+
+PAPER_DB = {
+    "4D-fy": 14.24,
+    "Consistent4D": 16.70,
+    "DreamGaussian4D": 15.97,
+    "ImageDream, frame by frame": 13.92,
+    f"{FOUR_DIFFUSION}, without the anchor": 17.20,
+    FOUR_DIFFUSION: 19.07,
+}
+"""PSNR of 4Diffusion's Table 1. 4Real-Video compares by metrics without a truth."""
+OWN = {"film": FOUR_DIFFUSION, "grid": FOUR_REAL_VIDEO}
+Sums = tuple[float, float]
+"""Of an error, and of what it is over."""
+
+
+class Scored(NamedTuple):
+    """One method on one exam."""
+
+    entry: Entry
+    group: str
+    sums: dict[str, Sums]
+    """all, object: squared error; ssim, perceptual, unlike (1 - cosine of toy features): per picture; change: squared
+    distance from the truth's second difference over time, over the object."""
+    made: Tensor
+    truth: Tensor
+    """Toy features of each view's video `(v, d)`."""
+
+
+def scored(entry: Entry, exam: Exam, features: ToyFeatures, distance) -> Scored:
+    """Against the truth, where it was asked for."""
+    made, truth, asked = entry.views, exam.truth, exam.asked
+    error = (made - truth).square()
+    second = (made.diff(n=2, dim=1) - truth.diff(n=2, dim=1)).square()
+    moving = exam.counted[:, 2:].expand_as(second)
+    pictures = made[asked], truth[asked]
+    n = float(len(pictures[0]))
+    alike = F.cosine_similarity(*(features.pictures(x.to(device())) for x in pictures)).cpu()
+    counted = exam.counted.expand_as(error)
+    sums: dict[str, Sums] = dict(
+        all=(error[asked].sum().item(), error[asked].numel()),
+        object=(error[counted].sum().item(), float(counted.sum())),
+        ssim=((1 - ssim(*pictures)).sum().item(), n),
+        unlike=((1 - alike).sum().item(), n),
+        change=(second[moving].sum().item(), float(moving.sum())),
+    )
+    if distance:
+        with torch.no_grad():
+            apart = distance(*(x.to(device()) * 2 - 1 for x in pictures))
+        sums["perceptual"] = apart.sum().item(), n
+    videos = (features.videos(x[asked.any(1)].to(device())).cpu() for x in (made, truth))
+    return Scored(entry, exam.group, sums, *videos)
+
+
+def errors_of(found: Sequence[Scored], name: str) -> list[list[float]]:
+    """Per seed, per exam."""
+    seeds = sorted({s.entry.made.seed for s in found})
+    return [[s.sums[name][0] for s in found if s.entry.made.seed == seed] for seed in seeds]
+
+
+def pooled(found: Sequence[Scored], name: str) -> float:
+    """Mean error."""
+    return sum(s.sums[name][0] for s in found) / max(1.0, sum(s.sums[name][1] for s in found))
+
+
+def interval(found: Sequence[Scored], name: str, draws: int = 4000) -> tuple[float, float]:
+    """Of the pooled mean, over exams drawn again; seeds are averaged."""
+    sums = torch.tensor(errors_of(found, name)).mean(0)
+    seeds = max(1, len(found) // len(sums))
+    counts = torch.tensor([s.sums[name][1] for s in found[::seeds]])
+    pick = torch.randint(len(sums), (draws, len(sums)), generator=torch.Generator().manual_seed(0))
+    return tuple((sums[pick].sum(1) / counts[pick].sum(1)).quantile(torch.tensor([0.025, 0.975])).tolist())
+
+
+def decibels(found: Sequence[Scored], name: str) -> str:
+    """PSNR, and its interval where there are several exams."""
+    middle = -10 * math.log10(max(1e-12, pooled(found, name)))
+    if len({s.entry.made.exam for s in found}) < 2:
+        return f"{middle:.1f}"
+    high, low = (-10 * math.log10(max(1e-12, end)) for end in interval(found, name))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+
+
+def frechet(found: Sequence[Scored]) -> str:
+    """Of toy features of all views' videos: value, and half of its interval by leaving exams out."""
+    exams = list(dict.fromkeys(s.entry.made.exam for s in found))
+
+    def distance(some: Sequence[Scored]) -> float:
+        return frechet_distance(torch.cat([s.made for s in some]), torch.cat([s.truth for s in some]))
+
+    if len(exams) < 3:
+        return ""
+    without = [distance([s for s in found if s.entry.made.exam != exam]) for exam in exams]
+    n, middle = len(exams), mean(without)
+    error = math.sqrt((n - 1) / n * sum((value - middle) ** 2 for value in without))
+    return f"{distance(found):.2f} ± {1.96 * error:.2f}"
+
+
+def result_table(task: Task, found: Sequence[Scored]) -> str:
+    """Methods down."""
+    has_distance, rows = "perceptual" in found[0].sums, []
+    for name in (name for name in METHODS[task] if any(s.entry.made.method == name for s in found)):
+        own = [s for s in found if s.entry.made.method == name]
+        cells = [decibels(own, "object"), decibels(own, "all"), f"{1 - pooled(own, 'ssim'):.3f}"]
+        cells += [f"{pooled(own, 'perceptual'):.4f}"] if has_distance else []
+        cells += [f"{1 - pooled(own, 'unlike'):.3f}", frechet(own), f"{pooled(own, 'change') ** 0.5:.3f}"]
+        cells += [str(own[0].entry.made.steps), f"{mean(s.entry.seconds for s in own):.1f}"]
+        cells += [f"{PAPER_DB[name]:.1f}" if name in PAPER_DB else ""] if task == "film" else []
+        rows.append([name, *cells])
+    head = ["", "PSNR of the object, dB", "PSNR, dB", "SSIM", *(["perceptual"] if has_distance else [])]
+    head += ["picture similarity, toy features", "Frechet distance, toy features", "change over time", "steps"]
+    head += ["seconds", *(["the paper's PSNR"] if task == "film" else [])]
+    return table(head, rows)
+
+
+def order_table(task: Task, found: Sequence[Scored], judged: bool = True) -> str:
+    """Does the paper's own system beat each other? Gains on the object's error, SSIM's, and the change's.
+
+    A sampler's single step meets the own system's single step.
+    """
+    rows = []
+    for name in METHODS[task]:
+        ours = OWN[task] + ONE_STEP * name.endswith(ONE_STEP)
+        own, other = ([s for s in found if s.entry.made.method == method] for method in (ours, name))
+        if own and other and name != ours:
+            gains = (paired([errors_of(arm, what) for arm in (own, other)]) for what in ("object", "ssim", "change"))
+            rows.append([name, *(told(gain, judged) for gain in gains)])
+    return table([f"{OWN[task]} against", "object", "1 - SSIM", "change over time"], rows) if rows else ""
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Every rival and both papers' systems on the same held-out scenes, with the same seconds each."""
+
+    preset: str = "cpu"
+    """Settings of a film that becomes a scene."""
+    scenes: int = 8
+    """Held-out creatures; and as many scenes of each family of grids."""
+    seeds: tuple[int, ...] = (0,)
+    film_seconds: float = 45.0
+    """What a film's scene may take; 0: leave this task out."""
+    grid_seconds: float = 10.0
+    """What a grid may take; 0: leave this task out."""
+    assets: tuple[str, ...] = ()
+    """Animated assets, `Fox.glb#Walk`, asked in both tasks."""
+    methods: tuple[str, ...] = ()
+    """Only those whose name has one of these in it; several processes may share the work so."""
+    runs: Path = Path("runs/rivals")
+    """Where finished scenes are kept: the same line again goes on."""
+    out: Path | None = None
+    """Where `rivals.md`, `rivals.json`, `rivals_film.png` and `rivals_grid.png` go."""
+
+    def run(self) -> None:
+        """Make what is missing, and print the tables.
+
+        Raises:
+            ValueError: counts or seconds that make no sense, or results of other settings in `runs`.
+        """
+        if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
+            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; 2 or more, 1 to 10 are wanted.")
+        if min(self.film_seconds, self.grid_seconds) < 0 or not self.film_seconds + self.grid_seconds > 0:
+            given = f"{self.film_seconds:g} and {self.grid_seconds:g}"
+            raise ValueError(f"--film-seconds and --grid-seconds are {given}; at least one above 0 is wanted.")
+        budgets: Mapping[Task, float] = {"film": self.film_seconds, "grid": self.grid_seconds}
+        if self.preset not in SCENES:
+            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
+        seconds = tuple((t, value) for t, value in budgets.items() if value and chosen_methods(t, self.methods))
+        lost = [part for part in self.methods if not any(chosen_methods(t, [part]) for t, _ in seconds)]
+        if lost or not seconds:
+            names = ", ".join(name for t, value in budgets.items() if value for name in METHODS[t])
+            raise ValueError(f"--methods has {' '.join(lost)}; parts of these are wanted: {names}.")
+        priors = Priors(preset=self.preset)
+        race = Race(priors, self.runs, self.scenes, self.seeds, seconds, self.assets, self.methods)
+        features = ToyFeatures.from_pretrained("toy").to(device())
+        try:
+            distance, label = lpips_vgg(device(), seed=1)
+        except ValueError:
+            distance, label = None, "left out, for lpips is not installed"
+        exams = {(task, exam.name): exam for task, _ in seconds for exam in race.exams(task)}
+        found = [scored(e, exams[e.made.task, e.made.exam], features, distance) for e in race.run()]
+        text = self._report(found, dict(seconds), label)
+        print(text)
+        if self.out:
+            write_text(self.out / "rivals.md", text + "\n")
+            write_text(self.out / "rivals.json", json.dumps([_numbers(s) for s in found]))
+            draw(found, exams, self.out / "rivals.png")
+
+    def _report(self, found: Sequence[Scored], seconds: Mapping[Task, float], label: str) -> str:
+        parts = [
+            f"Preset '{self.preset}', weights 'toy', {self.scenes} held-out scenes, seeds "
+            f"{', '.join(map(str, self.seeds))}, {device().type.upper()} with {torch.get_num_threads()} thread(s). "
+            f"{made_by('python -m figures.baselines')} In brackets: 95% over scenes. 'perceptual': "
+            f"{label}. Toy features: a small network that names what moves how in our toy worlds; neither CLIP's nor "
+            "I3D's. 'change over time': distance from the truth's second difference."
+        ]
+        titles = {"film": "A film becomes a scene: views between the sampled ones", "grid": "Two videos become a grid"}
+        for task, budget in seconds.items():
+            own = [s for s in found if s.entry.made.task == task]
+            synthetic = [s for s in own if s.group != REAL]
+            names = ", ".join(dict.fromkeys(s.group for s in synthetic))
+            parts += [f"### {titles[task]}, {budget:g} s each ({names})", result_table(task, synthetic)]
+            judged = len({s.entry.made.exam for s in synthetic}) > 1
+            note = "How much smaller its errors are, in dB (3 dB: half), with a 95% interval over scenes"
+            parts += [note, order] if (order := order_table(task, synthetic, judged)) else []
+            for name in dict.fromkeys(s.entry.made.exam for s in own if s.group == REAL):
+                parts += [f"#### {name}", result_table(task, [s for s in own if s.entry.made.exam == name])]
+        return "\n\n".join(parts)
+
+
+def _numbers(one: Scored) -> dict:
+    made = one.entry.made
+    about = dict(task=made.task, method=made.method, exam=made.exam, seed=made.seed, steps=made.steps)
+    return about | dict(seconds=round(one.entry.seconds, 2), errors=one.sums)
+
+
+def draw(found: Sequence[Scored], exams: Mapping[tuple[Task, str], Exam], path: Path) -> None:
+    """For each task one held-out scene and one real asset: what was given, the truth, and what each method makes."""
+    for task in dict.fromkeys(s.entry.made.task for s in found):
+        own = [s for s in found if s.entry.made.task == task and s.entry.made.seed == found[0].entry.made.seed]
+        names = list(dict.fromkeys(s.entry.made.exam for s in own))
+        shown = [names[0], *[name for name in names if exams[task, name].group == REAL][:1]]
+        gap = torch.ones_like(exams[task, names[0]].truth[:1, 0])
+
+        def line(views: Tensor, times: Sequence[int], gap: Tensor = gap) -> Tensor:
+            return torch.cat([torch.cat([views[:, t], gap]) for t in times])
+
+        rows = []
+        for name in shown:
+            exam = exams[task, name]
+            times = [len(exam.truth[0]) // 2, len(exam.truth[0]) - 1]
+            rows.append((f"{name}: truth", line(exam.truth, times)))
+            for s in own:
+                trivial = s.entry.made.method in (*TRIVIAL, PASTE) and s.entry.made.method != "sum of differences"
+                if s.entry.made.exam == name and not trivial:
+                    rows.append((s.entry.made.method, line(s.entry.views, times)))
+        width = len(exams[task, names[0]].truth) + 1
+        headings = {0: "all cameras, halfway", width: "and at the end"}
+        picture_rows(rows, path.with_name(f"{path.stem}_{task}.png"), headings=headings)
+
+
+if __name__ == "__main__":
+    program(Rivals)

@@ -1,0 +1,183 @@
+"""Curated or whole: 4Diffusion's Table 2 in small. Does a model learn motion better from the clips that curation keeps?
+
+A collection of clips, most of them spoilt on purpose in four ways, is scored by `data/curation.py`. Motion modules are
+trained twice over the same frozen base, for as many steps, at the same rate, from the same start: on all clips, and on
+those that were kept. Both are asked about held-out walking creatures.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from fourd_minimal.cli.main import program
+from fourd_minimal.cli.training_run import watched
+from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
+from fourd_minimal.configs.presets import device
+from fourd_minimal.data.curation import measure, verdict
+from fourd_minimal.data.procedural import HELD_OUT, SPOILT, sample_scenes
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.four_diffusion import orbits, train_four_dm
+from fourd_minimal.training.multiview_evaluation import (
+    FROZEN,
+    OURS,
+    OWN,
+    PASTE,
+    Score,
+    compare,
+    gain_table,
+    score_table,
+)
+from fourd_minimal.viewers.tables import made_by, table
+
+CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"
+Clips = tuple[tuple[int, str | None], ...]
+
+
+def collection(n: int, seed: int = 0) -> Clips:
+    """Clips to learn from, a fifth of them good and a fifth spoilt in each of four ways: scene, and way.
+
+    >>> collection(5)[:2]
+    ((500000, None), (500001, 'static'))
+    """
+    ways = (None, *SPOILT)
+    return tuple((500_000 + seed * n + i, ways[i % len(ways)]) for i in range(n))
+
+
+def judged(clips: Clips, preset: FourDMPreset) -> list[tuple[str, ...]]:
+    """Why curation refuses each clip; it sees the clip's render, not how it was spoilt."""
+    around, found = torch.arange(4.0)[None] * 90, []
+    for seed, spoilt in tqdm(clips, desc="curation", unit="clip"):
+        record = sample_scenes(
+            1,
+            4,
+            preset.model.times,
+            32,
+            seed,
+            "creature",
+            elevation_deg=preset.model.elevation_deg,
+            azimuths_deg=around,
+            spoilt=spoilt,
+        )
+        found.append(verdict(measure(record)))
+    return found
+
+
+def over_samplings(scores: Sequence[Score]) -> Score:
+    """One score for several samplings of one model: errors are averaged, for these are no independent runs."""
+    mean = lambda name: tuple(sum(v) / len(v) for v in zip(*(getattr(s, name) for s in scores), strict=True))  # noqa: E731
+    error = sum(10 ** (-s.psnr / 10) for s in scores) / len(scores)
+    return replace(
+        scores[0], psnr=-10 * math.log10(error), error=mean("error"), first=mean("first"), second=mean("second")
+    )
+
+
+@dataclass(frozen=True)
+class AblateCuration:
+    """Train motion modules on a collection with bad clips in it, and on what curation keeps of it."""
+
+    preset: str = "cpu"
+    """Whose sizes and rates are taken."""
+    weights: str = "toy"
+    """Whose base both begin with."""
+    clips: int = 200
+    """In the collection; four fifths are bad."""
+    train_steps: int = 400
+    """Of each training."""
+    batch: int = 1
+    """Clips of a training step."""
+    train_seeds: tuple[int, ...] = (0,)
+    """Trainings of each kind."""
+    scenes: int = 16
+    """Held-out creatures."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of sampling."""
+    steps: int = 10
+    """Of sampling."""
+    runs: Path = Path("runs/curation")
+    """Where trainings are kept: the same line again goes on."""
+    out: Path | None = None
+    """Where `curation_ablation.md` and `.json` go."""
+
+    def run(self) -> None:
+        """Curate, train, compare, and print the tables.
+
+        Raises:
+            ValueError: an unknown preset, or counts that make no sense.
+        """
+        if self.preset not in FOUR_DM:
+            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(FOUR_DM)}.")
+        counts = dict(clips=5, train_steps=1, batch=1, scenes=2, steps=1)
+        for name, least in counts.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
+        if not self.seeds or not 1 <= len(self.train_seeds) <= 10:
+            raise ValueError(
+                f"--seeds is {self.seeds}, --train-seeds {self.train_seeds}; 1 or more, 1 to 10 are wanted."
+            )
+        preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps, motion_batch=self.batch)
+        clips = collection(self.clips)
+        reasons = judged(clips, preset)
+        kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
+        if not kept:
+            raise ValueError(f"--clips is {self.clips}; curation kept none of them, and more are wanted.")
+        scores = self._scores(preset, {CURATED: kept, WHOLE: clips})
+        text = self._report(clips, reasons, scores)
+        print(text)
+        if self.out:
+            write_text(self.out / "curation_ablation.md", text + "\n")
+            write_text(self.out / "curation_ablation.json", json.dumps([asdict(s) for s in scores]))
+
+    def _scores(self, preset: FourDMPreset, arms: dict[str, Clips]) -> list[Score]:
+        """Train every arm with every seed; a score for each, and for what needs no training."""
+        base = FourDM.from_pretrained(self.weights, motion=False)
+        held_out = orbits(preset.model, self.scenes, preset.model.times, HELD_OUT + preset.model.times)
+        scores: list[Score] = []
+        for name, clips in arms.items():
+            for seed in self.train_seeds:
+                arm = replace(preset, clips=clips, seed=seed)
+                folder = self.runs / f"{'curated' if name == CURATED else 'whole'}_{seed}"
+                run = train_four_dm("motion", arm, folder, base, device=device())
+                model = watched(run, arm.motion_steps, folder.name).averaged().cpu()
+                only = {OURS} if scores else {PASTE, FROZEN, OWN, OURS}
+                found = [one for one, _ in compare(model, base, *held_out, self.steps, seeds=self.seeds, only=only)]
+                for method in dict.fromkeys(one.method for one in found):
+                    one = over_samplings([s for s in found if s.method == method])
+                    scores.append(replace(one, method=name, seed=seed) if method == OURS else one)
+        return scores
+
+    def _report(self, clips: Clips, reasons: Sequence[tuple[str, ...]], scores: Sequence[Score]) -> str:
+        rows = []
+        for way in (None, *SPOILT):
+            of = [why for (_, spoilt), why in zip(clips, reasons, strict=True) if spoilt == way]
+            why = Counter(reason for reasons in of for reason in reasons)
+            said = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
+            rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), said])
+        several = len(self.train_seeds) > 1
+        pairs = ((CURATED, WHOLE), (CURATED, OWN), (WHOLE, OWN))
+        questions = {f"{better} against {other}": (better, other) for better, other in pairs}
+        over = "scenes and trainings" if several else "scenes; one training of each, so no verdict"
+        return "\n\n".join(
+            [
+                f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
+                f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
+                f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
+                f"training(s) of each; {device().type.upper()}. {made_by('python -m figures.curation_ablation')}",
+                "### The collection",
+                table(["clips", "in all", "kept", "refused because"], rows),
+                "### Scores",
+                score_table(scores),
+                f"### Gains, dB, with their 95% interval over {over}",
+                gain_table(scores, questions, judge=several),
+            ]
+        )
+
+
+if __name__ == "__main__":
+    program(AblateCuration)

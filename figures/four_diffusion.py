@@ -1,0 +1,175 @@
+"""The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real films."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from fourd_minimal.cli.assets import named_clip
+from fourd_minimal.cli.main import program
+from fourd_minimal.data.foreground import read_object
+from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
+from fourd_minimal.data.scene_record import SceneRecord
+from fourd_minimal.data.video import count_frames
+from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
+from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.four_diffusion import orbits
+from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
+from fourd_minimal.viewers.contact_sheet import picture_rows
+from fourd_minimal.viewers.tables import made_by
+
+ASSET = "Real asset: "
+QUESTIONS = {
+    "4DM against its base, noise of its own": (OURS, OWN),
+    "4DM against its base, shared noise": (OURS, SHARED),
+    "4DM against pasting the film": (OURS, PASTE),
+    "its base, noise of its own, against pasting": (OWN, PASTE),
+}
+
+
+@dataclass(frozen=True)
+class EvaluateFourDM:
+    """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
+
+    weights: str = "toy"
+    """"toy", or a folder that `fourd train-4dm` wrote."""
+    scenes: int = 16
+    """Held-out creatures."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of sampling; at most ten."""
+    steps: int = 10
+    """Of sampling."""
+    guidance: float = 2.0
+    assets: tuple[str, ...] = ()
+    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go."""
+    films: tuple[Path, ...] = ()
+    """Films of objects, for the picture; they have no truth."""
+    out: Path | None = None
+    """Where `four_diffusion.md`, `.json` and pictures go; left out, the tables are only printed."""
+
+    def run(self) -> None:
+        """Print every table as it comes, and write them where asked.
+
+        Raises:
+            ValueError: fewer than two scenes, or no seed.
+        """
+        if self.scenes < 2 or self.steps < 1 or not 1 <= len(self.seeds) <= 10:
+            raise ValueError(
+                f"--scenes, --steps are {self.scenes}, {self.steps}, --seeds {self.seeds}; "
+                "at least 2 and 1, and 1 to 10 seeds are wanted."
+            )
+        report, numbers, pictures = [], {}, {}
+
+        def say(*parts: str) -> None:
+            report.extend(parts)
+            print(*parts, sep="\n\n", end="\n\n", flush=True)
+
+        model, base = (FourDM.from_pretrained(self.weights, motion) for motion in (True, False))
+        cfg = model.config
+        say(
+            f"4DM and its base, weights '{self.weights}', {cfg.image_size} pixels, {cfg.views} views, {self.steps} "
+            f"steps, guidance {self.guidance:g}, {len(self.seeds)} sampling seeds (± is half of the 95% interval over "
+            f"them), CPU. {made_by('python -m figures.four_diffusion')} "
+            "The object: every pixel that it covers in any frame of the view."
+        )
+        exams = {
+            f"The base on single pictures of {self.scenes} held-out creatures": self._creatures(cfg, 1),
+            f"Videos of {cfg.times} frames of {self.scenes} held-out creatures": self._creatures(cfg, cfg.times),
+            **{f"{ASSET}{asset}": asset_orbit(cfg, asset) for asset in self.assets},
+        }
+        for name, (truth, film, cameras) in exams.items():
+            scores, first = [], {}
+            for found, made in compare(model, base, truth, film, cameras, self.steps, self.guidance, self.seeds):
+                scores.append(found)
+                first.setdefault(found.method, made)
+            say(f"### {name}", score_table(scores))
+            if truth.shape[1] > 1 and len(truth) > 1:
+                say(
+                    f"### {name}: gains, dB, with their 95% interval over scenes and seeds",
+                    gain_table(scores, QUESTIONS),
+                )
+            numbers[name] = [asdict(s) for s in scores]
+            pictures[name] = (truth + 1) / 2, (film + 1) / 2, first
+        if self.out:
+            write_text(self.out / "four_diffusion.md", "\n\n".join(report) + "\n")
+            write_text(self.out / "four_diffusion.json", json.dumps(numbers))
+            self._draw(model, pictures)
+
+    def _creatures(self, cfg: FourDMConfig, times: int) -> tuple[Tensor, Tensor, Tensor]:
+        return orbits(cfg, self.scenes, times, HELD_OUT + times)
+
+    def _draw(self, model: FourDM, pictures: dict[str, tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
+        (truth, film, made), (videos, films, moving), *assets = pictures.values()
+        blank, n = torch.ones_like(film[0]), min(8, self.scenes)
+        columns = {0: "film", 2: "truth", len(truth[0, 0]) + 3: "generated"}
+        lines = [("", torch.cat([film[i], blank, truth[i, 0], blank, made[OWN][i, 0]])) for i in range(n)]
+        picture_rows(lines, self.out / "four_diffusion_base.png", headings=columns)
+        lines = []
+        for i in range(2):
+            lines += [("film", films[i]), ("truth, second view", videos[i, :, 1])]
+            lines += [(name, moving[name][i, :, 1]) for name in (OWN, SHARED, OURS)]
+        picture_rows(lines, self.out / "four_diffusion_video.png")
+        lines = []
+        for name, (truth, film, made) in zip(list(pictures)[2:], assets, strict=True):
+            for moment in (0, len(truth[0]) // 2):
+                shown = film[0, moment, None]
+                row = torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]])
+                lines.append((named_clip(name.removeprefix(ASSET))[0].stem, row))
+        for path in self.films:
+            film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
+            views = model.sample(film, n_steps=self.steps, guidance=self.guidance)
+            for moment in (0, len(film) // 2):
+                empty = blank.expand_as(views[:, moment])  # there is no truth
+                lines.append((path.stem, torch.cat([film[moment, None], blank, empty, blank, views[:, moment]])))
+        if lines:
+            picture_rows(lines, self.out / "four_diffusion_real.png", headings=columns)
+
+
+def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg: float = 60.0) -> SceneRecord:
+    """A clip of an animated asset, seen from evenly around it, the film's camera first.
+
+    Args:
+        config: size, times and elevation.
+        asset: a path, and the clip's name after a `#`.
+        cameras: how many.
+        film_azimuth_deg: of the first.
+    """
+    path, clip = named_clip(asset)
+    return render_asset(
+        path,
+        cameras,
+        config.times,
+        config.image_size,
+        clip,
+        time_range=(0.0, 1 - 1 / config.times),
+        azimuth_start_deg=film_azimuth_deg,
+        azimuth_sweep_deg=360 * (1 - 1 / cameras),
+        elevation_deg=config.elevation_deg,
+        radius=RADIUS,
+        fov_deg=FOV_DEG,
+    )
+
+
+def asset_orbit(
+    config: FourDMConfig, asset: str
+) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
+    """The same as `multiview.orbits` gives creatures: views, film, poses.
+
+    The views begin half a gap from the film, so that none is the film.
+    """
+    record = asset_turn(config, asset, 2 * config.views)
+    film, views = record.rgb[:, 0] * 2 - 1, record.rgb[:, 1::2] * 2 - 1
+    return (
+        rearrange(views, "n v t c h w -> n t v c h w"),
+        film,
+        config.told(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
+    )
+
+
+if __name__ == "__main__":
+    program(EvaluateFourDM)

@@ -1,0 +1,61 @@
+"""A training run from a shell: its plan, its progress, and notes on how the weights were made."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fourd_minimal.configs.presets import device
+from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.training.devices import wait, world
+from fourd_minimal.training.loop import Step
+
+
+def watched(run: Iterator[Step], steps: int, name: str) -> Step:
+    """Run to the end with a progress bar; the last step."""
+    with tqdm(total=steps, desc=name, unit="step", disable=world()[0] > 0) as progress:
+        for step in run:
+            progress.update(step.number - progress.n)
+            if not math.isnan(step.loss):  # a run that was finished before has none
+                progress.set_postfix(loss=f"{step.loss:.4f}", refresh=False)
+    return step
+
+
+def announced(system: str, stage: str | None, run: Any) -> None:
+    """Of a full configuration: what it will take, before anything starts."""
+    if run.preset == "full" and world()[0] == 0:
+        from figures.hardware import kind_here  # the planner knows every system: only where it is asked
+        from figures.plan import announce
+
+        announce(system, stage, run.settings, run.preset, world()[1], run.scale, kind_here())
+
+
+def written(step: Step, save: Callable[[Any], Path]) -> None:
+    """The result on disk, by the first of all processes; the others wait for it."""
+    model = step.averaged()
+    if world()[0] == 0:
+        print(f"Weights: {save(model)}")
+    wait()
+
+
+def how_made(command: str, settings: Any, preset: Any, seconds: float) -> dict[str, Any]:
+    """The notes that weights carry: the command, what it changed of the preset, on what, how long."""
+    changed = {k: v for k, v in asdict(settings).items() if v != asdict(preset)[k]}
+    on = device().type if world()[1] == 1 else f"{world()[1]} x {device().type}"
+    return dict(made_by=command, settings=changed, device=on, minutes=round(seconds / 60, 1))
+
+
+def copied(name: str, folder: Path, out: Path) -> None:
+    """The file of one folder, whole, in another."""
+    with whole_file(out / name) as draft:
+        draft.write_bytes((folder / name).read_bytes())
+
+
+def every(command: Any) -> int:
+    """Steps between a training command's checkpoints."""
+    if command.checkpoint_every is None:
+        return 1000 if command.preset == "full" else 100
+    return command.checkpoint_every

@@ -1,0 +1,163 @@
+"""The race: a budget becomes steps, what is finished is not made again, errors mean what they say, one table."""
+
+import json
+import math
+
+import pytest
+import torch
+from refused import refused
+
+from figures import baselines as rivals_table
+from figures import race as rivals
+from figures.baselines import Rivals, decibels, frechet, interval, pooled, scored
+from figures.race import METHODS, Entry, Made, Method, Priors, Race, steps_within
+from fourd_minimal.metrics import frechet_distance
+from fourd_minimal.pretrained.toy_features import ToyFeatures
+from fourd_minimal.training.evaluation import psnr
+
+
+@pytest.fixture(scope="module")
+def features():
+    return ToyFeatures.from_pretrained("toy")
+
+
+def entry(task, method, exam, views, seconds=1.0, steps=3, seed=0):
+    return Entry(Made(task, method, exam.name, seed, steps), views, seconds)
+
+
+@pytest.fixture
+def race(tmp_path):
+    return Race(Priors(preset="smoke"), tmp_path, scenes=2)
+
+
+def test_a_budget_becomes_the_steps_that_fit(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(rivals, "clock", lambda: clock[0])
+
+    asked = []
+
+    def run(n):  # 3 s before the first step, then half a second each
+        asked.append(n)
+        clock[0] += 3 + 0.5 * n
+
+    assert steps_within(23, run, 1000) == 40 and asked == [8, 8, 24]  # the first one warms up
+    assert steps_within(303, run, 1000) == 600 and asked[3:] == [8, 8, 24, 72, 216]
+    assert steps_within(23, run, 30) == 30
+    assert steps_within(1, run, 1000) == 8  # never none
+    assert steps_within(1000, run, 5) == 5 and asked[-1] == 5
+
+
+def test_every_way_of_the_papers_is_in_the_table():
+    assert rivals_table.OWN["film"] in METHODS["film"] and rivals_table.OWN["grid"] in METHODS["grid"]
+    assert set(rivals_table.PAPER_DB) <= set(METHODS["film"])
+
+
+def test_exams_are_held_out_and_ask_only_what_was_not_given(race):
+    films, grids = race.exams("film"), race.exams("grid")
+    assert [e.group for e in grids] == ["simple", "simple", "hard", "hard"] and len(films) == 2
+    film, grid = films[0], grids[0]
+    assert film.asked.all() and not torch.equal(film.given[0], film.truth[0])
+    assert not grid.asked[0].any() and not grid.asked[:, 0].any() and grid.asked[1:, 1:].all()
+    assert not grid.counted[0].any() and not grid.counted[:, 0].any()
+    torch.testing.assert_close(grid.given[0], grid.truth[0])
+    torch.testing.assert_close(grid.given[1], grid.truth[:, 0])
+
+
+def test_the_numbers_are_those_of_the_other_tables(race, features):
+    exam = race.exams("grid")[0]
+    made = rivals.TRIVIAL["sum of differences"](exam.truth[None])[0]
+    found = scored(entry("grid", "x", exam, made), exam, features, None)
+    for name, pixels in (("all", None), ("object", exam.counted[None])):
+        expected = psnr(made[None], exam.truth[None], pixels)
+        assert math.isclose(-10 * math.log10(pooled([found], name)), expected, abs_tol=1e-3)
+    perfect = scored(entry("grid", "x", exam, exam.truth), exam, features, lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    assert all(abs(error) < 1e-3 for error, _ in perfect.sums.values())
+    still = scored(entry("grid", "x", exam, exam.truth[:, :1].expand_as(exam.truth)), exam, features, None)
+    assert pooled([still], "change") > 0  # a frozen grid does not change as the truth does
+
+
+def test_intervals_hold_the_middle_and_want_several_scenes(race, features):
+    found = []
+    for i, exam in enumerate(race.exams("grid")):
+        generator = torch.Generator().manual_seed(i)
+        noisy = (exam.truth + 0.1 * (i + 1) * torch.randn(exam.truth.shape, generator=generator)).clamp(0, 1)
+        found.append(scored(entry("grid", "x", exam, noisy), exam, features, None))
+    low, high = interval(found, "all")
+    assert low < pooled(found, "all") < high
+    assert "to" in decibels(found, "all") and "to" not in decibels(found[:1], "all")
+    value, half = frechet(found).split(" ± ")
+    expected = frechet_distance(torch.cat([s.made for s in found]), torch.cat([s.truth for s in found]))
+    assert math.isclose(float(value), expected, abs_tol=0.006) and float(half) > 0
+    assert frechet(found[:1]) == ""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Two methods: one that needs no model, and one that counts how often it was asked."""
+    asked = []
+
+    def make(priors, exam, n, seed):
+        asked.append((exam.name, n, seed))
+        return (exam.truth + 0.1 * seed).clamp(0, 1) * 0.9
+
+    own = {rivals_table.OWN["grid"]: Method(make, most=5), "copy row": METHODS["grid"]["copy row"]}
+    monkeypatch.setitem(METHODS, "grid", own)
+    return asked
+
+
+def test_the_same_line_again_makes_nothing_anew_and_writes_the_same(small, tmp_path, capsys):
+    line = Rivals(preset="smoke", scenes=2, film_seconds=0, grid_seconds=0.01, runs=tmp_path / "runs", out=tmp_path)
+    line.run()
+    times = len(small)
+    assert {"rivals.md", "rivals.json", "rivals_grid.png"} <= {path.name for path in tmp_path.iterdir()}
+    first = (tmp_path / "rivals.md").read_text()
+    line.run()
+    assert len(small) == times and (tmp_path / "rivals.md").read_text() == first
+    assert "copy row" in first and "Frechet distance, toy features" in first
+    numbers = json.loads((tmp_path / "rivals.json").read_text())
+    assert len(numbers) == 8 and all(n["steps"] == 5 for n in numbers if n["method"] == rivals_table.OWN["grid"])
+
+
+def test_one_missing_scene_is_made_and_no_other_and_other_settings_want_another_folder(small, tmp_path):
+    options = dict(preset="smoke", scenes=2, film_seconds=0, grid_seconds=0.01, runs=tmp_path)
+    Rivals(**options).run()
+    times = len(small)
+    next(tmp_path.glob("grid_4Real*hard_1_0.safetensors")).unlink()
+    Rivals(**options).run()
+    assert len(small) == times + 1 and small[-1][0] == "hard 1"
+    refused(Rivals(**options | dict(preset="cpu")).run, "--runs", "preset")
+    refused(Rivals(**options | dict(grid_seconds=0.02)).run, "--runs", 0.01)
+
+
+def test_some_methods_leave_the_other_task_out(small, tmp_path, capsys):
+    Rivals(preset="smoke", scenes=2, methods=("copy row",), runs=tmp_path).run()  # no film's method is called so
+    assert "copy row" in capsys.readouterr().out and not small
+
+
+def test_what_was_given_is_known_to_every_method(small, tmp_path):
+    race = Race(Priors(preset="smoke"), tmp_path, scenes=2, seconds=(("grid", 0.01),))
+    exams = {exam.name: exam for exam in race.exams("grid")}
+    for found in race.run():
+        exam = exams[found.made.exam]
+        assert torch.equal(found.views[~exam.asked], exam.truth[~exam.asked])
+        assert not torch.equal(found.views[exam.asked], exam.truth[exam.asked])
+
+
+def test_what_makes_no_sense_is_refused(tmp_path):
+    refused(Rivals(scenes=1).run, "--scenes", 1)
+    refused(Rivals(preset="foo").run, "--preset", "foo")
+    refused(Rivals(methods=("copy", "nonsense")).run, "--methods", "nonsense")
+    refused(Rivals(methods=("copy rows",)).run, "--methods", "copy rows", "copy row")
+    refused(Rivals(seeds=()).run, "--seeds", ())
+    for seconds in (0, -1):
+        refused(Rivals(film_seconds=seconds, grid_seconds=0).run, "--film-seconds", seconds)
+
+
+@pytest.mark.parametrize("task", ["film", "grid"])
+def test_every_method_makes_pictures(task, race):
+    exam = race.exams(task)[0]
+    for name, method in METHODS[task].items():
+        if name != rivals.FOUR_DIFFUSION:  # its anchor wants lpips
+            views = race._make(method, exam, (8 if task == "film" else 2) if method.steps is None else method.steps, 0)
+            assert views.shape == exam.truth.shape and views.isfinite().all(), name
+            assert views.min() >= 0 and views.max() <= 1, name

@@ -1,0 +1,116 @@
+"""multiview-video, train-4dm, evaluate-4dm, ablate-curation: from start to end with the smallest model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from gltf_files import write_gltf
+from refused import refused
+from torch.testing import assert_close
+
+from figures.curation_ablation import CURATED, WHOLE, AblateCuration, collection, judged
+from figures.four_diffusion import EvaluateFourDM, asset_orbit
+from fourd_minimal.cli.multiview_video import MultiviewVideo
+from fourd_minimal.cli.train_four_dm import TrainFourDM
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.data.gltf import render_asset
+from fourd_minimal.data.procedural import RADIUS, SPOILT
+from fourd_minimal.data.video import write_video
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.weights import load_weights
+from fourd_minimal.training.four_diffusion import orbits
+
+SMOKE = FOUR_DM["smoke"]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    _, film, _ = orbits(SMOKE.model, 1, 10, 3)
+    path = tmp_path_factory.mktemp("film") / "creature"
+    write_video((film[0] + 1) / 2, path)
+    return path
+
+
+def test_training_leaves_both_files_and_how_they_were_made(weights):
+    assert {f.name for f in weights.glob("*.safetensors")} >= {"base.safetensors", "motion.safetensors"}
+    *_, notes = load_weights(weights / "motion.safetensors", type(SMOKE.model))
+    assert notes["made_by"] == "fourd train-4dm --preset smoke --stage motion"
+    FourDM.from_pretrained(weights)
+
+
+@pytest.mark.parametrize("stage", ["base", "motion"])
+def test_either_part_can_be_trained_on(stage, weights, tmp_path):
+    TrainFourDM("smoke", stage, tmp_path, weights, SMOKE).run()
+    tensors, _, notes = load_weights(tmp_path / f"{stage}.safetensors", type(SMOKE.model))
+    assert notes["after"]["made_by"].endswith(f"--stage {stage}")
+    before, *_ = load_weights(weights / f"{stage}.safetensors", type(SMOKE.model))
+    learned = {k: (tensors[k] - v).abs().max() for k, v in before.items()}
+    assert 0 < max(learned.values()) < 0.05  # four steps of at most 0.002 from the old weights, not from new ones
+    if stage == "motion":
+        FourDM.from_pretrained(tmp_path)
+    refused(lambda: TrainFourDM("smoke", stage, weights, weights, SMOKE).run(), "--start-from", "--out")
+
+
+@pytest.mark.parametrize("frames", [None, 10])
+def test_a_video_becomes_multiview_videos(frames, film, weights, tmp_path):
+    MultiviewVideo(film, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
+    assert (tmp_path / "out/grid.html").exists() and (tmp_path / "out/grid.png").exists()
+    views = list((tmp_path / "out/frames").iterdir())
+    assert len(views) == 4 and len(list(views[0].iterdir())) == (frames or 8)
+
+
+def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, capsys):
+    EvaluateFourDM(str(weights), 2, (0, 1), 2, films=(film,), out=tmp_path).run()
+    assert "4DM" in capsys.readouterr().out
+    assert {f.name for f in tmp_path.iterdir()} == {
+        "four_diffusion.md", "four_diffusion.json", "four_diffusion_base.png", "four_diffusion_video.png",
+        "four_diffusion_real.png",
+    }  # fmt: skip
+    assert len(json.loads((tmp_path / "four_diffusion.json").read_text())) == 2
+    refused(lambda: EvaluateFourDM(scenes=1).run(), "--scenes", "1, 10")
+
+
+def test_an_assets_views_are_none_of_them_the_film(tmp_path):
+    """The film's camera stands at 60 degrees; of its views, evenly around, the first is an eighth of a turn away."""
+    path = write_gltf(tmp_path / "slide.glb")
+    truth, film, cameras = asset_orbit(SMOKE.model, f"{path}#clip_1")
+    assert_close(cameras[0], FourDM(SMOKE.model).cameras([45.0, 135.0, 225.0, 315.0]), atol=1e-4, rtol=0)
+    assert truth.shape == (1, 8, 4, 3, 16, 16) and film.shape == (1, 8, 3, 16, 16)
+    assert not any(torch.equal(truth[:, :, v], film) for v in range(4))
+    at = dict(time_range=(0.0, 7 / 8), azimuth_start_deg=60.0, azimuth_sweep_deg=135.0)
+    both = render_asset(path, 2, 8, 16, "clip_1", **at, elevation_deg=20.0, radius=RADIUS).rgb[:, [0, 1]] * 2 - 1
+    assert_close(film, both[:, 0], atol=1e-3, rtol=0)
+    assert_close(truth[:, :, 1], both[:, 1], atol=1e-3, rtol=0)
+
+
+def test_an_asset_is_evaluated(weights, tmp_path, capsys):
+    asset = f"{write_gltf(tmp_path / 'box.glb')}#clip_1"
+    EvaluateFourDM(str(weights), 2, (0,), 1, assets=(asset,), out=tmp_path / "out").run()
+    assert f"### Real asset: {asset}" in capsys.readouterr().out
+    assert (tmp_path / "out/four_diffusion_real.png").exists()
+
+
+def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
+    clips = collection(10)
+    assert [how for _, how in clips] == [None, *SPOILT] * 2
+    assert len({seed for seed, _ in clips}) == 10 and max(seed for seed, _ in clips) < 1_000_000
+    assert [not why for why in judged(clips, SMOKE)] == [how is None for _, how in clips]
+
+
+def test_curated_and_whole_are_trained_and_compared(weights, tmp_path, capsys):
+    run = AblateCuration("smoke", str(weights), 5, 2, 1, (0, 1), 2, (0, 1), 2, tmp_path / "runs", tmp_path / "out")
+    run.run()
+    said = capsys.readouterr().out
+    assert f"| {CURATED} |" in said and f"| {WHOLE} |" in said
+    assert {f.name for f in (tmp_path / "out").iterdir()} == {"curation_ablation.md", "curation_ablation.json"}
+    trained = {
+        f.parent.name: load_weights(f, type(SMOKE))[1].clips for f in (tmp_path / "runs").glob("*/*.safetensors")
+    }
+    assert {name: len(clips) for name, clips in trained.items()} == dict(curated_0=1, curated_1=1, whole_0=5, whole_1=5)
+    before = (tmp_path / "out/curation_ablation.md").read_text()
+    run.run()  # nothing is trained again
+    assert (tmp_path / "out/curation_ablation.md").read_text() == before
+    refused(lambda: AblateCuration("smoke", clips=4).run(), "--clips", 4)
+    refused(lambda: AblateCuration("smoke", seeds=()).run(), "--seeds", ())
+    refused(lambda: AblateCuration("large", out=Path("nowhere")).run(), "--preset", "large")

@@ -1,0 +1,308 @@
+"""The planner: what it counts, against closed forms, torch's counters and the trainers' batches; what it says."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from refused import refused
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from figures.cost import cost, cure, trace
+from figures.hardware import KINDS, Device, find_device, measured
+from figures.plan import Plan
+from figures.stages import MAKERS, Case, Stage, find_stage
+from figures.tally import Operation, Tally
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.scene_distillation import SCENES
+from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.training import four_diffusion as multiview
+from fourd_minimal.training import four_real_video as training
+from fourd_minimal.training import text_to_video as text
+from fourd_minimal.training import upsampler as upsampling
+
+TOY = Device("toy", fp32=1e9, bf16=2e9, bandwidth=1e8, memory=1e9)
+
+
+def counted(call, *shapes, **options):
+    """The tally of a call on empty tensors."""
+    with FakeTensorMode():
+        tensors = [torch.empty(shape, requires_grad=True) for shape in shapes]
+        with Tally() as tally:
+            call(*tensors)
+    return tally
+
+
+def test_flops_of_a_linear_layer():
+    tally = counted(lambda x, w: F.linear(x, w).sum().backward(), (8, 4), (2, 4))
+    assert tally.flops == 3 * 2 * 8 * 4 * 2  # forward, and the gradients of both
+
+
+def test_flops_and_bytes_of_attention():
+    shape = b, h, n, d = 2, 3, 16, 8
+    forward = counted(F.scaled_dot_product_attention, shape, shape, shape)
+    assert forward.flops == 4 * b * h * n**2 * d
+    assert forward.moved == 4 * (4 * b * h * n * d + b * h * n)  # never b h n^2: that matrix stays in the kernel
+    both = counted(lambda *qkv: F.scaled_dot_product_attention(*qkv).sum().backward(), shape, shape, shape)
+    assert both.flops == (4 + 10) * b * h * n**2 * d
+
+
+def test_bytes_of_plain_operations():
+    n = 1000
+    assert counted(lambda x: x + x[:1], (n,)).moved == 4 * (2 * n + 1)
+    assert counted(lambda x: x.detach().view(10, -1).T, (n,)).moved == 0
+    assert counted(lambda x: x.detach().add_(1), (n,)).moved == 8 * n
+    assert counted(lambda x: torch.empty_like(x), (n,)).moved == 0
+    assert counted(lambda x: torch.zeros_like(x), (n,)).moved == 4 * n
+    assert counted(lambda x: x.detach()[:1].expand(n).clone(), (n,)).moved == 4 * (1 + n)
+
+
+def test_a_look_up_moves_what_it_finds_not_the_table():
+    index = 5 * 8  # five numbers of the table
+    tally = counted(lambda x: x[torch.zeros(5, dtype=torch.long)], (1000,))
+    assert tally.operations[-1].moved == index + 2 * 5 * 4
+    tally = counted(lambda x, v: x.detach().scatter_add_(0, torch.zeros(5, dtype=torch.long), v), (1000,), (5,))
+    assert tally.operations[-1].moved == index + 3 * 5 * 4
+
+
+def test_the_peak_of_a_chain():
+    # exp keeps its result b, and so does sin; backward: b, cos b, and their product
+    n = 10_000
+
+    def chain(x):
+        with Tally() as tally:
+            (x * 2).exp().sin().sum().backward()
+        assert tally.live == 4 * n  # the gradient
+        assert 3 * 4 * n <= tally.peak < 3 * 4 * n + 100
+
+    counted(chain, (n,))
+    with torch.no_grad():
+        without = counted(lambda x: (x * 2).exp().sin().sum(), (n,))
+    assert 2 * 4 * n <= without.peak < 2 * 4 * n + 100
+
+
+def test_a_loop_counts_its_turns():
+    def loop(x):
+        with Tally() as tally, tally.times(6), tally.times(0.5):
+            x * 2
+        assert tally.moved == 3 * 8 * 100 and tally.peak == 400
+
+    counted(loop, (100,))
+
+
+BATCHES = {
+    ("four_real_video", "base"): (training, lambda p, m: training.base_batch(p, 0)),
+    ("upsampler", None): (upsampling, lambda p, m: upsampling.make_batch(p, 0)),
+    ("text_to_video", None): (text, lambda p, m: text.make_batch(p, m.encode, 0)),
+    ("four_diffusion", "motion"): (multiview, lambda p, m: multiview.make_batch("motion", p, 0)),
+}
+
+
+@pytest.mark.parametrize("key", BATCHES, ids=lambda key: "-".join(filter(None, key)))
+def test_forward_flops_are_those_of_the_trainers_batch(key):
+    preset, (trainer, make) = MAKERS[key[0]][1]["smoke"], BATCHES[key]
+    stage = find_stage(*key, preset)
+    model = stage.model()
+    batch = make(preset, model)
+    with sdpa_kernel(SDPBackend.MATH):  # torch's counter knows no flash attention on CPUs
+        with FlopCounterMode(display=False) as counter:
+            trainer.batch_loss(model, batch)
+        with FakeTensorMode(), Tally() as tally:
+            stage.cases[0].loss(stage.model(), stage.batch, tally)
+    assert tally.flops == counter.get_total_flops() > 0
+
+
+def test_a_whole_step_counts_what_torch_counts():
+    preset = PRESETS["smoke"]
+    with sdpa_kernel(SDPBackend.MATH):
+        model = FourRealVideo(preset.model).requires_grad_(False)
+        model.part("sync").requires_grad_(True)
+        batch = training.grid_batch(preset, "sync", 0)
+        with FlopCounterMode(display=False) as counter:
+            training.batch_loss(model, batch).backward()
+        traced = trace(find_stage("four_real_video", "sync", preset), preset.sync_batch)
+    assert traced.tallies[0].flops == counter.get_total_flops()
+
+
+def test_parameters_are_the_models():
+    model = FourRealVideo(PRESETS["smoke"].model)
+    found = cost(find_stage("four_real_video", "sync", "smoke"), TOY)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.trained == sum(p.numel() for p in model.part("sync").parameters()) < found.parameters
+    assert found.weights == 4 * found.parameters + sum(b.numel() * b.element_size() for b in model.buffers())
+    assert (found.gradients, found.optimiser, found.average) == tuple(n * found.trained for n in (4, 8, 4))
+
+
+class Stack(nn.Module):
+    """Eight layers, the outer ones frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Sigmoid()) for _ in range(8))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+CASE = Case(1.0, lambda m, n, tally: m(torch.empty(n, 100, 8)).sum())
+STACK = Stage(Stack, lambda m: m.layers[1:7], [CASE], steps=10, batch=8, parts=4, averaged=True)
+
+
+def of_stack(**options):
+    return cost(STACK, TOY, **options)
+
+
+def test_sharding_divides_what_is_kept():
+    whole, shared = of_stack(devices=2), of_stack(devices=2, shard=True)
+    for name in ("weights", "gradients", "optimiser", "average"):
+        assert getattr(shared, name) == getattr(whole, name) / 2 > 0
+    assert shared.activations == whole.activations and shared.flops == whole.flops
+    assert shared.exchange == 2 * 4 * (8 * 8 + 8) and whole.exchange == whole.gradients and of_stack().exchange == 0
+    assert shared.memory == whole.memory - whole.weights / 2 - 3 * whole.gradients + shared.exchange
+
+
+def test_recomputing_keeps_what_goes_into_each_block():
+    kept, again = of_stack(), of_stack(again=True)
+    row = 4 * 2 * 100 * 8
+    assert kept.activations > 2 * 7 * row  # of each layer that is differentiated, the results of tanh and sigmoid
+    assert 7 * row < again.activations < 12 * row  # its input; and one block at work
+    forward = 2 * (2 * 100 * 8 * 8) * 4  # of a layer, in the four parts
+    assert again.flops - kept.flops == 7 * forward
+
+
+def test_recomputing_is_that_of_the_trainer():
+    stage = find_stage("four_real_video", "sync", PRESETS["smoke"])
+    kept, again = cost(stage, TOY), cost(stage, TOY, again=True)
+    assert again.activations < kept.activations and kept.flops < again.flops < 1.4 * kept.flops
+
+
+def test_parts_and_devices_share_the_work():
+    in_four, in_eight, on_two = of_stack(), of_stack(parts=8), of_stack(devices=2)
+    assert in_eight.flops == in_four.flops == 2 * on_two.flops
+    assert in_eight.activations < 0.6 * in_four.activations
+    assert (in_four.micro_batch, in_four.times) == (2, 4) and (on_two.micro_batch, on_two.times) == (2, 2)
+    assert in_four.hours == pytest.approx(10 * in_four.seconds / 3600)
+
+
+def test_half_precision_keeps_less():
+    half, whole = of_stack(precision="bf16"), of_stack()
+    assert half.activations < 0.7 * whole.activations
+    assert half.flops == whole.flops and half.weights == whole.weights
+
+
+def square():
+    return nn.Linear(100, 100, bias=False)
+
+
+def test_gradients_that_are_there_before_do_not_come_twice():
+    case = Case(1.0, lambda m, n, tally: m(torch.empty(n, 100)).sum())
+    stage = Stage(square, lambda m: m, [case], steps=3600, batch=2, parts=1, averaged=False)
+    for parts in (1, 2):
+        found = cost(stage, TOY, parts=parts)
+        assert found.gradients == 40_000 and found.average == 0
+        assert found.activations < 40_000 * parts + 4000  # with two, autograd holds the new one while it is added
+    assert found.hours == found.seconds
+
+
+def test_seconds_by_hand():
+    case = Case(0.5, lambda m, n, tally: m(torch.empty(n, 100)).sum())
+    stage = Stage(square, lambda m: m, [case] * 2, steps=1, batch=100, parts=1, averaged=True)
+    device = Device("slow products", fp32=1e6, bf16=None, bandwidth=1e30, memory=1)
+    found = cost(stage, device)
+    assert found.seconds == pytest.approx(2 * 2 * 100**3 / 1e6) and found.memory_bound < 1e-9
+    assert found.flops == 2 * 2 * 100**3
+    device = Device("slow memory", fp32=1e30, bf16=None, bandwidth=1e6, memory=1)
+    found, n = cost(stage, device), 4 * 100**2
+    moved = 3 * n + n + 2 * n + 13 * n  # product, sum, gradient (of a sum: one number); clipping, AdamW, average
+    assert found.seconds == pytest.approx(moved / 1e6, rel=1e-3) and found.memory_bound == 1
+
+
+def test_new_pages_cost_before_anything_else_and_half_precision_has_its_own_rate():
+    device = replace(TOY, new=1e-6)
+    operation = Operation("mm", flops=2e9, moved=1e8, made=1e6, dtype=torch.float32)
+    assert device.seconds(operation) == pytest.approx(2 + 1)
+    assert device.seconds(operation._replace(dtype=torch.bfloat16, flops=0)) == pytest.approx(1 + 1)
+    half = Operation("mm", flops=2e9, moved=0, made=0, dtype=torch.bfloat16)
+    assert TOY.seconds(half) == 1 and TOY.seconds(half._replace(dtype=torch.float32)) == 2
+
+
+def test_this_machine_is_measured():
+    device = measured(repeats=1)
+    assert device.fp32 > 1e8 and device.bandwidth > 1e7 and device.memory > 1e8 and device.new >= 0
+
+
+def test_sizes_of_the_base_have_their_shares():
+    changed = replace(PRESETS["smoke"], base_sizes=((0, (8, 8)), (1, (16, 16))))
+    small, large = find_stage("four_real_video", "base", changed).cases
+    assert (small.share, large.share) == (0.25, 0.75)
+    with FakeTensorMode():
+        model, flops = FourRealVideo(changed.model), []
+        for case in (small, large):
+            with Tally() as tally:
+                case.loss(model, 4, tally)
+            flops.append(tally.flops)
+    assert flops[0] < 0.4 * flops[1]
+
+
+def test_what_does_not_fit_is_made_to():
+    options = dict(devices=2, precision="fp32", again=False, shard=False, parts=None)
+    again, small = of_stack(devices=2, again=True), of_stack(devices=2, again=True, parts=8)
+    shared = of_stack(devices=2, again=True, parts=8, shard=True)
+
+    def found(memory):
+        return cure(STACK, replace(TOY, memory=memory), options)
+
+    assert shared.memory < small.memory < again.memory < of_stack(devices=2).memory
+    assert found(again.memory) == ("--recompute", again)
+    assert found(again.memory - 1) == ("--recompute --parts 8", small)
+    assert found(small.memory - 1) == ("--recompute --parts 8 --shard", shared)
+    assert found(shared.memory - 1) is None
+
+
+def test_a_scene_that_does_not_fit_is_looked_at_in_fewer_pixels():
+    stage = find_stage("scene_distillation", preset=replace(SCENES["smoke"], pixels=2**12))
+    ((words, fewer),) = stage.otherwise
+    assert words == "--settings.pixels 1024"
+    less = fewer()
+    assert less.otherwise == ()
+    found = cost(less, KINDS["T4"])
+    assert found.average == 0 < found.trained < 0.5 * found.parameters and found.seconds > 0
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    Plan("four_real_video", "sync", "smoke", kind="T4", out=tmp_path).run()
+    said = capsys.readouterr().out.strip()
+    assert "T4" in said and said in (tmp_path / "plan.md").read_text()
+
+
+def test_the_command_says_what_to_change(monkeypatch, capsys):
+    monkeypatch.setattr("figures.plan.find_stage", lambda *_: STACK)
+    for memory, helps in ((of_stack(again=True).memory, True), (1, False)):
+        tiny = replace(TOY, memory=memory)
+        monkeypatch.setattr("figures.plan.find_device", lambda kind, tiny=tiny: tiny)
+        Plan("four_real_video", "sync", "smoke").run()
+        assert ("--recompute" in capsys.readouterr().out) == helps
+
+
+def test_bad_input_is_named():
+    for given, *said in (
+        (("sora",), "system", "sora"),
+        (("upsampler", "base"), "stage", "base", "upsampler"),
+        (("four_real_video", "motion"), "stage", "motion", "four_real_video"),
+        (("four_real_video", "sync", "huge"), "preset", "huge"),
+        (("four_real_video", "joint"), "stage", "joint", "four_real_video"),
+        (("four_diffusion", "base"), "stage", "base", "four_diffusion"),
+    ):
+        refused(partial(find_stage, *given), *said)
+    refused(lambda: find_device("B300"), "kind", "B300")
+    for name, value in (("devices", 0), ("parts", 3)):
+        refused(partial(of_stack, **{name: value}), name, value)
+    refused(lambda: of_stack(devices=3), "parts", 4, 3)
+    refused(lambda: cost(find_stage("four_real_video", "base", "smoke"), TOY, parts=4), "parts", 4)
+    refused(lambda: cost(find_stage("upsampler", preset="smoke"), KINDS["T4"], precision="bf16"), "T4", "bf16")

@@ -1,0 +1,140 @@
+"""Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from refused import refused
+from torch.testing import assert_close
+
+from figures import reconstruction
+from figures.deformable_gaussians import QUESTIONS, Scenes, arms_table, verdict_table
+from figures.reconstruction import Line, bent, cases, estimated, even_views, measure, reconstruct
+from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.tracks import true_depth, true_tracks
+from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
+from fourd_minimal.systems.four_real_video import FourRealVideo
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FourRealVideo.from_pretrained("toy")
+
+
+@pytest.fixture(scope="module")
+def record(model):
+    return sample_scenes(2, 2 * model.views - 1, model.times, 24, HELD_OUT)
+
+
+def test_estimated_depth_is_wrong_only_over_edges(record):
+    depth = true_depth(record)
+    found = estimated(depth)
+    inside = -torch.nn.functional.max_pool2d(-(depth > 0).float()[:, None], 5, 1, 2)[:, 0] > 0
+    assert (found - depth)[inside].abs().max() < 0.3
+    fringe = (found > 0) & (depth == 0)
+    assert fringe.any() and (found[fringe] > depth[depth > 0].min()).all()
+
+
+def test_a_bent_view_shows_what_its_tracks_say(record):
+    given = even_views(record)
+    case, depth = bent(given, 0), true_depth(given)
+    assert_close(case.grid[2], given.rgb[0, 2], atol=1e-4, rtol=0)  # the central view stays
+    assert (case.grid[0] - given.rgb[0, 0]).abs().mean() > 5e-3
+    # what the central view shows at a pixel, the bent one shows where the track lands
+    y, x = (depth[2] > 0).nonzero().T
+    xy = torch.stack([x, y], -1) + 0.5
+    there, seen = case.tracker(case.grid[:, 0], 2, xy)
+    straight, _ = true_tracks(given)(given.rgb[0, :, 0], 2, xy)
+    assert_close(there[2], xy, atol=1e-3, rtol=0)
+    assert (there[0] - straight[0]).norm(dim=-1).mean() > 0.3
+
+    def colours(at):
+        return torch.nn.functional.grid_sample(case.grid[:1, 0], (2 * at / 24 - 1)[None, None], align_corners=False)
+
+    wanted = case.grid[2, 0][:, y, x]
+    follows, stays = ((colours(at[0])[0, :, 0] - wanted).abs().mean(0)[seen[0]].mean() for at in (there, straight))
+    assert follows < 0.8 * stays
+
+
+def test_every_kind_of_grid_has_its_tracks(model, record):
+    found = cases(model, even_views(record), n_steps=1)
+    assert list(found) == ["true", "true, views bent", "generated", "generated, flow", "generated twice"]
+    assert all(len(c) == 2 and c[0].grid.shape == record.rgb[0, ::2].shape for c in found.values())
+    assert torch.equal(found["true"][1].grid, record.rgb[1, ::2])
+    once, twice = found["generated"][0].grid, found["generated twice"][0].grid
+    assert_close(once[:, 0], record.rgb[0, ::2, 0], atol=1e-6, rtol=0)  # its freeze-time video was given
+    assert (twice[1, 0] - once[1, 0]).abs().max() > 0.01
+    assert_close(twice[0], once[0], atol=1e-6, rtol=0)
+
+
+def test_arms_do_what_they_say(record):
+    given = even_views(record)
+    case = bent(given, 0)
+    cloud = reconstruction.track_points(case.grid[:, 0], given.c2w[0], record.fov_deg, case.tracker, case.depth)
+    fits = {
+        (way, floaters): reconstruct(case.grid, given.c2w[0], record.fov_deg, cloud, way, floaters, n_steps=3)
+        for way in ("none", "tracked", "optimised")
+        for floaters in (True, False)
+    }
+    assert fits["none", True].view_offsets is None
+    assert torch.equal(fits["tracked", True].view_offsets, cloud.view_offsets)
+    moved = fits["optimised", True].view_offsets
+    assert moved.abs().max() > 0 and not torch.equal(moved, cloud.view_offsets)
+    assert all(len(fits[way, False].points) < len(fits[way, True].points) for way in ("none", "tracked", "optimised"))
+    ball = reconstruct(case.grid, given.c2w[0], record.fov_deg, n_steps=1)
+    assert len(ball.points) == 400 and ball.view_offsets is None
+
+
+def test_tables_have_every_arm_and_question(model, record, monkeypatch):
+    asked = []
+
+    def quick(grid, c2w, fov_deg, cloud, compensation, floaters, n_steps, seed):
+        asked.append((cloud is None, compensation, floaters, n_steps, seed))
+        offsets = None if compensation == "none" else torch.zeros(len(c2w), 20, 3)
+        start = random_scene(20)
+        scene = DeformableGaussians(start.points, torch.rand(20, 3), start.log_radius.exp(), offsets)
+        return scene.requires_grad_(False)
+
+    monkeypatch.setattr(reconstruction, "reconstruct", quick)
+    lines = list(measure(model, record, fit_steps=1, seed=5))
+    arms = [(True, "none", True), *((False, way, True) for way in ("none", "tracked", "optimised"))]
+    arms += [(False, way, False) for way in ("none", "tracked")]
+    assert asked == [(*arm, 1, 5) for _ in range(5) for arm in arms for _ in range(2)]
+    kinds = {line.grids for line in lines}
+    assert len(lines) == 9 * len(kinds) and len(kinds) == 5
+    assert all(len(line.errors) == 2 and 0 < line.moving_pixels <= line.all_pixels + 30 for line in lines)
+    assert len(arms_table(lines).splitlines()) == 2 + 9
+    verdicts = verdict_table(lines).splitlines()
+    assert len(verdicts) == 2 + len(QUESTIONS)
+    assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
+
+
+def test_a_verdict_says_which_arm_is_better():
+    def line(start, compensation, free, error):
+        return Line("g", start, compensation, free, 0.0, 0.0, (error, 1.1 * error, 0.9 * error))
+
+    lines = [line(s, c, f, 1.0) for s, c, f in {arm for pair in QUESTIONS.values() for arm in pair}]
+    worse = [
+        replace(a, errors=(2.0, 2.2, 1.8)) if (a.start, a.compensation) == ("tracks", "none") else a for a in lines
+    ]
+    gains = [float(re.search(r"[+-]\d\.\d\d", row)[0]) for row in verdict_table(worse).splitlines()[2:]]
+    assert len(gains) == len(QUESTIONS) and {3.01, -3.01, 0.0} <= set(gains)
+    refused(lambda: Scenes(scenes=1), "--scenes", 1)
+
+
+def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
+    """A scene that shows the truth has no error: the exam asks for the odd views at the right times."""
+    truth = {}
+
+    class Oracle:
+        def render(self, c2w, fov_deg, time, size, view=None):
+            odd = record.c2w[:, 1::2]
+            which = next(i for i in range(2) if torch.allclose(odd[i], c2w[:, 0]))
+            truth["seen"] = record.rgb[which, 1::2]
+            assert_close(time[0], torch.linspace(0, 1, record.rgb.shape[2]))
+            return type("Picture", (), {"rgb": truth["seen"]})
+
+    monkeypatch.setattr(reconstruction, "reconstruct", lambda *_: Oracle())
+    lines = list(measure(FourRealVideo.from_pretrained("toy"), record))
+    assert all(line.all_pixels == float("inf") and sum(line.errors) == 0 for line in lines)

@@ -1,0 +1,243 @@
+"""From a film to a scene: every loss reaches the field, one look for all, exact resumption, clear refusals."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from refused import refused
+from torch.testing import assert_close
+
+from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.systems import scene_distillation as scene_distillation
+from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, Pixels
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.scene_distillation import (
+    Ramp,
+    SceneConfig,
+    cameras_around,
+    off_white,
+    opinion,
+    optimise_scene,
+    optimise_steps,
+)
+
+FIELD = dict(n_levels=2, log2_table_size=8, base_resolution=4, per_level_scale=2.0, width=8, n_samples=8)
+STEPS = dict(n_steps=6, sampling_steps=2, anneal_steps=4, looks_every=2, pixels=64)
+FIELD = DynamicNeRFConfig(**FIELD, occupancy_side=6)
+LOSSES = dict(direct=1.0, mask=0.1, orientation=Ramp(0.0, 1.0, 2))
+SMALL = SceneConfig(FIELD, fov_deg=36.0, sizes=((0, 8), (4, 16)), **STEPS, **LOSSES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = FourDM(FOUR_DM["smoke"].model).requires_grad_(False)
+    for parameter in model.parameters():  # what begins as nothing, such as the cameras' part, would hide mistakes
+        if not parameter.any():
+            parameter.normal_(std=0.1)
+    return model
+
+
+def distance(a, b):
+    return (a - b).square().mean((1, 2, 3))
+
+
+def test_every_loss_is_there_and_finite_and_the_scene_changes(model, film):
+    steps = list(optimise_steps(film, model, SMALL, distance))
+    assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6]
+    names = {"sds", "opacity", "entropy", "anchor", "direct", "mask"}
+    assert set(steps[0].losses) == names and set(steps[-1].losses) == names | {"orientation"}
+    assert all(torch.tensor(list(s.losses.values())).isfinite().all() for s in steps)
+    assert steps[-1].scene.space_time.table.abs().max() > 1e-3
+    only = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
+    for name in ("sds", "anchor", "direct", "mask"):
+        alone = replace(
+            SMALL, n_steps=2, opacity=0.0, entropy=Ramp(0.0, 0.0), orientation=Ramp(0.0, 0.0), **only | {name: 1.0}
+        )
+        scene = optimise_scene(film, model, alone, perceptual=distance)
+        assert scene.space.table.abs().max() > 2e-3, name
+
+
+def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(model, film, monkeypatch):
+    seen = []
+
+    def watched(model, film, azimuths_deg):
+        def guess(z, t):
+            seen.append((z.shape, t, azimuths_deg))
+            return z, z
+
+        return guess
+
+    monkeypatch.setattr(scene_distillation, "opinion", watched)
+    list(optimise_steps(film, model, replace(SMALL, fit_steps=2), distance))
+    assert [tuple(shape) for shape, *_ in seen] == [(3, 4, 3, 16, 16)] * 3
+    assert all(t.ndim == 0 for _, t, _ in seen) and len({t.item() for _, t, _ in seen}) > 1
+    for *_, azimuth in seen:
+        assert_close(azimuth - azimuth[0], torch.tensor([0.0, 90.0, 180.0, 270.0]))
+    assert len({a[0].item() for *_, a in seen}) == 3
+
+
+def watch_looks(monkeypatch, looks):
+    pull = scene_distillation._pull
+    monkeypatch.setattr(
+        scene_distillation, "_pull", lambda scene, seen, *a: looks.append(seen) or pull(scene, seen, *a)
+    )
+
+
+def mean(losses, name, steps):
+    return sum(step.losses[name] for step in losses[steps]) / len(losses[steps])
+
+
+@pytest.mark.parametrize("name", ["direct", "mask", "anchor"])
+def test_each_loss_of_the_videos_makes_itself_small(name, model, film):
+    """A wrong sign in what a loss compares would leave it where it was: the videos are what the loss says they are."""
+    videos = film[None].expand(4, -1, -1, -1, -1)
+    only = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0) | {name: 1.0}
+    config = replace(SMALL, n_steps=60, pixels=256, rate_mlps=1e-2, rate_grids=2e-2, **only)
+    steps = list(optimise_steps(film, model, config, distance, videos))
+    after = mean(steps, name, slice(-10, None))
+    assert after < 0.5 * mean(steps, name, slice(10))
+    assert name != "mask" or after < 0.5 * off_white(film).square().mean()  # half of what nothing at all would score
+
+
+def test_the_anchor_and_the_looks_are_where_and_when_they_say(model, film, monkeypatch):
+    """Cameras and times of what is rendered, against those of the videos and of what the model is asked about."""
+    renders, asked, render = [], [], DynamicNeRF.render
+    monkeypatch.setattr(DynamicNeRF, "render", lambda *a, **k: renders.append(a[1:4]) or render(*a, **k))
+    frames = torch.rand(4, *film.shape, generator=torch.Generator().manual_seed(1))
+    given = []
+    config = replace(SMALL, n_steps=4, looks_every=1, direct=0.0, mask=0.0)
+    monkeypatch.setattr(
+        scene_distillation, "opinion", lambda m, f, azimuths: asked.append(azimuths) or opinion(m, f, azimuths)
+    )
+    list(optimise_steps(film, model, config, lambda a, b: given.append(b) or distance(a, b), frames))
+    looks, anchors = renders[::2], renders[1::2]
+    for (c2w, fov, times), azimuths in zip(looks, asked, strict=True):
+        around = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)
+        assert_close(c2w, around.expand(3, -1, -1, -1))
+        assert fov == config.fov_deg and times.tolist() == [[t] * 4 for t in (0.0, 0.5, 1.0)]
+    for (c2w, _, moment), frame in zip(anchors, given, strict=True):
+        (view, time), *_ = ((frames * 2 - 1 - frame).abs().amax((2, 3, 4)) == 0).nonzero().tolist()
+        assert_close(c2w, cameras_around(model, 4)[view])
+        assert moment == time / 2
+
+
+def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, monkeypatch):
+    """A model that knows a grey for every (frame, view): the pixels with this camera and this time want that grey."""
+    abar, looks = model.schedule.abar, []
+    grey = torch.arange(12.0).view(3, 4, 1, 1, 1) / 12
+
+    def guess(z, t):
+        e = (z - abar[t].sqrt() * (2 * grey - 1)) / (1 - abar[t]).sqrt()
+        return e, e
+
+    monkeypatch.setattr(scene_distillation, "opinion", lambda model, film, azimuths: looks.append(azimuths) or guess)
+    watch_looks(monkeypatch, looks)
+    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
+    azimuths, looked = looks
+    places = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)[:, :3, 3]
+    view = (looked.rays_o[:, None] - places).norm(dim=-1).argmin(1)
+    frame = (looked.times * 2).round().long()
+    assert_close(looked.rgb, grey[frame, view, 0, 0].expand(-1, 3), atol=2e-3, rtol=0)
+    assert len(set(zip(frame.tolist(), view.tolist(), strict=True))) == 12
+
+
+def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, film, monkeypatch):
+    """Nothing is there, so the render is white, 1 in [0, 1] as in [-1, 1]; at little noise the target is white too."""
+    looks = []
+    monkeypatch.setattr(scene_distillation, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
+    monkeypatch.setattr(scene_distillation, "draw_step", lambda *_, **__: torch.tensor(5))
+    watch_looks(monkeypatch, looks)
+    empty = replace(SMALL.nerf, blob_radius=1e-3)
+    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0, nerf=empty)))
+    assert looks[0].rgb.mean().item() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("wanted, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
+def test_where_nothing_is_the_render_is_white(wanted, loss, model, film, monkeypatch):
+    """Rays that miss the box, and a model that wants to see white there, or black: 1/2 |x - x0|^2 in [-1, 1]."""
+    n = 5
+    away, where = torch.full((n, 3), 5.0), torch.zeros(n, 1, 3) + torch.tensor([0.0, 0.0, 1.0])
+    looked = Pixels(away, where, torch.zeros(n), torch.full((n, 3), wanted), torch.zeros(n))
+    monkeypatch.setattr(scene_distillation, "_look", lambda *_: looked)
+    alone = replace(SMALL, n_steps=1, anchor=0.0, opacity=0.0, pixels=None, direct=1.0, mask=0.0, looks_every=1)
+    (step,) = optimise_steps(film, model, alone)
+    assert step.losses["sds"] == pytest.approx(loss * n / (len(film) * model.config.views))
+
+
+def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
+    z, t = torch.randn(3, 4, 3, 16, 16), torch.tensor(600)
+    shown, nothing = opinion(model, film, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
+    cameras = model.cameras([10.0, 100.0, 190.0, 280.0])[None]
+    for found, told in ((shown, True), (nothing, False)):
+        clean = model.denoise(z[None], t[None], cameras, film[None] * 2 - 1, torch.tensor([told]))[0]
+        assert_close(model.schedule.add_noise(clean, found, t), z, atol=1e-4, rtol=1e-4)
+    assert (shown - nothing).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("looks_every", [1, 2])
+def test_an_interrupted_run_goes_on_exactly(looks_every, model, film, tmp_path):
+    config = replace(SMALL, looks_every=looks_every, fit_steps=3)
+    whole = optimise_scene(film, model, config, perceptual=distance)
+    for step in optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2):
+        if step.number == 3:
+            break
+    rest = list(optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2))
+    assert [s.number for s in rest] == [3, 4, 5, 6]
+    last = rest[-1]
+    for (name, a), b in zip(whole.state_dict().items(), last.scene.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    (again,) = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors")  # it was finished
+    assert again.number == 6 and torch.equal(again.scene.space.table, whole.space.table)
+    path = tmp_path / "scene.safetensors"
+    for what, film_, options in (
+        ("seed", film, dict(seed=1)),
+        ("film", film * 0.9, {}),
+        ("videos", film, dict(videos=torch.rand(4, *film.shape))),
+    ):
+        steps = optimise_steps(film_, model, config, distance, path=path, **options)
+        refused(partial(next, steps), path.name, what)
+
+
+def test_white_is_nothing_and_half_grey_is_something():
+    levels = torch.tensor([1.0, 0.875, 0.75, 0.0]).expand(3, 1, 4)
+    assert_close(off_white(levels), torch.tensor([[[0.0, 0.5, 1.0, 1.0]]]))
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    assert off_white(red) == 1
+
+
+def test_a_ramp():
+    assert [Ramp(10, 1000, 5000).at(n) for n in (0, 2500, 5000, 9000)] == [10, 505, 1000, 1000]
+    assert Ramp(1.0, 3.0).at(0) == 3.0
+    assert [Ramp(0.0, 100.0, start=10).at(n) for n in (0, 9, 10, 99)] == [0, 0, 100, 100]
+    assert [Ramp(0.0, 8.0, 4, start=2).at(n) for n in (1, 2, 3, 6, 9)] == [0, 0, 2, 8, 8]
+
+
+def test_the_defaults_are_the_papers():
+    config = SceneConfig()
+    assert (config.nerf.n_levels, config.nerf.log2_table_size, config.nerf.n_samples) == (16, 19, 256)
+    assert (config.n_steps, config.guidance, config.rescale, config.sds, config.anchor) == (35_000, 5.0, 0.2, 1.0, 1.0)
+    assert config.sizes == ((0, 64), (5000, 192), (10_000, 256)) and (config.direct, config.mask, config.fit_steps) == (
+        0,
+        0,
+        0,
+    )
+
+
+def test_bad_input_is_named(model, latent_base, film):
+    for name, value in dict(pixels=0, looks_every=0, guidance=float("nan"), fit_steps=-3).items():
+        refused(partial(replace, SMALL, **{name: value}), name, value)
+    none = replace(SMALL, sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
+    videos = torch.rand(4, 3, 3, 16, 16)
+    for said, *given in (
+        (("n_steps", 6, "sds", 0), film, model, none),
+        (("videos", (3, 3, 3, 16, 16)), film, model, SMALL, distance, videos[:3]),
+        (("film", 7), film * 7, model, SMALL, distance, videos),
+        (("perceptual", None), film, model, SMALL),
+        (("sampled_views", 6), film, model, replace(SMALL, sampled_views=6), distance),
+        (("video", (3, 3, 8, 16)), film[:, :, :8], model, SMALL, distance),
+        (("model", 4), film, latent_base, SMALL, distance),
+    ):
+        refused(partial(next, optimise_steps(*given)), *said)
