@@ -171,9 +171,9 @@ class Ablation:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not self.rates or not all(0 < rate < 1 for rate in self.rates):
-            raise ValueError(f"rates is {self.rates}; one or more numbers between 0 and 1 are wanted.")
+            raise ValueError(f"rates is {self.rates}; expected one or more numbers between 0 and 1.")
         if not 1 <= len(self.seeds) <= max(STUDENT_95):
-            raise ValueError(f"seeds is {self.seeds}; 1 to {max(STUDENT_95)} are wanted.")
+            raise ValueError(f"seeds is {self.seeds}; expected 1 to {max(STUDENT_95)}.")
 
     def run(self, arms: dict[str, Arm] = ARMS) -> Iterator[str]:
         """Do what is missing, yielding a line for whatever was done.

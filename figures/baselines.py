@@ -1,4 +1,4 @@
-"""From the rivals' videos to one table: quality with intervals, seconds, and whether the papers' order holds.
+"""From the baselines' videos to one table: quality with intervals, seconds, and whether the papers' order holds.
 
 Errors are pooled over scenes; an interval is of 95%, over scenes drawn again, and that of a gain over seeds too, where
 there are several. A Frechet distance has no value per scene: its interval is a jackknife's, a scene left out in turn.
@@ -52,7 +52,7 @@ PAPER_DB = {
     FOUR_DIFFUSION: 19.07,
 }
 """PSNR of 4Diffusion's Table 1. 4Real-Video compares by metrics without a truth."""
-OWN = {"film": FOUR_DIFFUSION, "grid": FOUR_REAL_VIDEO}
+OWN = {"video": FOUR_DIFFUSION, "grid": FOUR_REAL_VIDEO}
 Sums = tuple[float, float]
 """Of an error, and of what it is over."""
 
@@ -148,11 +148,11 @@ def result_table(task: Task, found: Sequence[Scored]) -> str:
         cells += [f"{pooled(own, 'perceptual'):.4f}"] if has_distance else []
         cells += [f"{1 - pooled(own, 'unlike'):.3f}", frechet(own), f"{pooled(own, 'change') ** 0.5:.3f}"]
         cells += [str(own[0].entry.made.steps), f"{mean(s.entry.seconds for s in own):.1f}"]
-        cells += [f"{PAPER_DB[name]:.1f}" if name in PAPER_DB else ""] if task == "film" else []
+        cells += [f"{PAPER_DB[name]:.1f}" if name in PAPER_DB else ""] if task == "video" else []
         rows.append([name, *cells])
     head = ["", "PSNR of the object, dB", "PSNR, dB", "SSIM", *(["perceptual"] if has_distance else [])]
     head += ["picture similarity, toy features", "Frechet distance, toy features", "change over time", "steps"]
-    head += ["seconds", *(["the paper's PSNR"] if task == "film" else [])]
+    head += ["seconds", *(["the paper's PSNR"] if task == "video" else [])]
     return table(head, rows)
 
 
@@ -172,26 +172,26 @@ def order_table(task: Task, found: Sequence[Scored], judged: bool = True) -> str
 
 
 @dataclass(frozen=True)
-class Rivals:
-    """Every rival and both papers' systems on the same held-out scenes, with the same seconds each."""
+class Baselines:
+    """Every baseline and both papers' systems on the same held-out scenes, with the same seconds each."""
 
     preset: str = "cpu"
-    """Settings of a film that becomes a scene."""
+    """Settings of a video that becomes a scene."""
     scenes: int = 8
     """Held-out creatures; and as many scenes of each family of grids."""
     seeds: tuple[int, ...] = (0,)
-    film_seconds: float = 45.0
-    """What a film's scene may take; 0: leave this task out."""
+    video_seconds: float = 45.0
+    """What a video's scene may take; 0: leave this task out."""
     grid_seconds: float = 10.0
     """What a grid may take; 0: leave this task out."""
     assets: tuple[str, ...] = ()
     """Animated assets, `Fox.glb#Walk`, asked in both tasks."""
     methods: tuple[str, ...] = ()
     """Only those whose name has one of these in it; several processes may share the work so."""
-    runs: Path = Path("runs/rivals")
+    runs: Path = Path("runs/baselines")
     """Where finished scenes are kept: the same line again goes on."""
     out: Path | None = None
-    """Where `rivals.md`, `rivals.json`, `rivals_film.png` and `rivals_grid.png` go."""
+    """Where `baselines.md`, `baselines.json`, `baselines_video.png` and `baselines_grid.png` go."""
 
     def run(self) -> None:
         """Make what is missing, and print the tables.
@@ -200,11 +200,11 @@ class Rivals:
             ValueError: counts or seconds that make no sense, or results of other settings in `runs`.
         """
         if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
-            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; 2 or more, 1 to 10 are wanted.")
-        if min(self.film_seconds, self.grid_seconds) < 0 or not self.film_seconds + self.grid_seconds > 0:
-            given = f"{self.film_seconds:g} and {self.grid_seconds:g}"
-            raise ValueError(f"--film-seconds and --grid-seconds are {given}; at least one above 0 is wanted.")
-        budgets: Mapping[Task, float] = {"film": self.film_seconds, "grid": self.grid_seconds}
+            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; expected 2 or more, 1 to 10.")
+        if min(self.video_seconds, self.grid_seconds) < 0 or not self.video_seconds + self.grid_seconds > 0:
+            given = f"{self.video_seconds:g} and {self.grid_seconds:g}"
+            raise ValueError(f"--video-seconds and --grid-seconds are {given}; expected at least one above 0.")
+        budgets: Mapping[Task, float] = {"video": self.video_seconds, "grid": self.grid_seconds}
         if self.preset not in SCENES:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
         seconds = tuple((t, value) for t, value in budgets.items() if value and chosen_methods(t, self.methods))
@@ -224,9 +224,9 @@ class Rivals:
         text = self._report(found, dict(seconds), label)
         print(text)
         if self.out:
-            write_text(self.out / "rivals.md", text + "\n")
-            write_text(self.out / "rivals.json", json.dumps([_numbers(s) for s in found]))
-            draw(found, exams, self.out / "rivals.png")
+            write_text(self.out / "baselines.md", text + "\n")
+            write_text(self.out / "baselines.json", json.dumps([_numbers(s) for s in found]))
+            draw(found, exams, self.out / "baselines.png")
 
     def _report(self, found: Sequence[Scored], seconds: Mapping[Task, float], label: str) -> str:
         parts = [
@@ -236,7 +236,10 @@ class Rivals:
             f"{label}. Toy features: a small network that names what moves how in our toy worlds; neither CLIP's nor "
             "I3D's. 'change over time': distance from the truth's second difference."
         ]
-        titles = {"film": "A film becomes a scene: views between the sampled ones", "grid": "Two videos become a grid"}
+        titles = {
+            "video": "A video becomes a scene: views between the sampled ones",
+            "grid": "Two videos become a grid",
+        }
         for task, budget in seconds.items():
             own = [s for s in found if s.entry.made.task == task]
             synthetic = [s for s in own if s.group != REAL]
@@ -282,4 +285,4 @@ def draw(found: Sequence[Scored], exams: Mapping[tuple[Task, str], Exam], path: 
 
 
 if __name__ == "__main__":
-    program(Rivals)
+    program(Baselines)

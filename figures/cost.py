@@ -139,16 +139,16 @@ def cost(
     """
     parts = stage.parts if parts is None else parts
     if devices < 1:
-        raise ValueError(f"devices is {devices}; at least 1 is wanted.")
+        raise ValueError(f"devices is {devices}; expected at least 1.")
     if parts < 1 or parts % devices:
-        raise ValueError(f"parts is {parts}; a multiple of the {devices} devices is wanted.")
+        raise ValueError(f"parts is {parts}; expected a multiple of the {devices} devices.")
     if stage.batch % parts:
         raise ValueError(f"parts is {parts}; it must divide the batch of {stage.batch}.")
     if precision == "bf16" and device.bf16 is None:
-        raise ValueError(f"{device.name} has no bf16; precision fp32 is wanted.")
+        raise ValueError(f"{device.name} has no bf16; expected precision fp32.")
     n, times = stage.batch // parts, parts // devices
     if n % stage.least:
-        raise ValueError(f"parts is {parts}, which leaves {n} for each; a multiple of {stage.least} is wanted.")
+        raise ValueError(f"parts is {parts}, which leaves {n} for each; expected a multiple of {stage.least}.")
     traced, holders = trace(stage, n, precision, again, accumulate=times > 1), devices if shard else 1
     each = 4 * traced.trained / holders
     exchange = traced.largest if shard else each

@@ -1,8 +1,8 @@
 """Curated or whole: 4Diffusion's Table 2 in small. Does a model learn motion better from the clips that curation keeps?
 
-A collection of clips, most of them spoilt on purpose in four ways, is scored by `data/curation.py`. Motion modules are
-trained twice over the same frozen base, for as many steps, at the same rate, from the same start: on all clips, and on
-those that were kept. Both are asked about held-out walking creatures.
+A collection of clips, most of them corrupted on purpose in four ways, is scored by `data/curation.py`. Motion modules
+are trained twice over the same frozen base, for as many steps, at the same rate, from the same start: on all clips, and
+on those that were kept. Both are asked about held-out walking creatures.
 """
 
 import json
@@ -20,7 +20,7 @@ from fourd_minimal.cli.training_run import watched
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.curation import measure, verdict
-from fourd_minimal.data.procedural import HELD_OUT, SPOILT, sample_scenes
+from fourd_minimal.data.procedural import CORRUPTED, HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.four_diffusion import orbits, train_four_dm
@@ -41,19 +41,19 @@ Clips = tuple[tuple[int, str | None], ...]
 
 
 def collection(n: int, seed: int = 0) -> Clips:
-    """Clips to learn from, a fifth of them good and a fifth spoilt in each of four ways: scene, and way.
+    """Clips to learn from, a fifth of them good and a fifth corrupted in each of four ways: scene, and way.
 
     >>> collection(5)[:2]
     ((500000, None), (500001, 'static'))
     """
-    ways = (None, *SPOILT)
+    ways = (None, *CORRUPTED)
     return tuple((500_000 + seed * n + i, ways[i % len(ways)]) for i in range(n))
 
 
 def judged(clips: Clips, preset: FourDMPreset) -> list[tuple[str, ...]]:
-    """Why curation refuses each clip; it sees the clip's render, not how it was spoilt."""
+    """Why curation refuses each clip; it sees the clip's render, not how it was corrupted."""
     around, found = torch.arange(4.0)[None] * 90, []
-    for seed, spoilt in tqdm(clips, desc="curation", unit="clip"):
+    for seed, corrupted in tqdm(clips, desc="curation", unit="clip"):
         record = sample_scenes(
             1,
             4,
@@ -63,7 +63,7 @@ def judged(clips: Clips, preset: FourDMPreset) -> list[tuple[str, ...]]:
             "creature",
             elevation_deg=preset.model.elevation_deg,
             azimuths_deg=around,
-            spoilt=spoilt,
+            corrupted=corrupted,
         )
         found.append(verdict(measure(record)))
     return found
@@ -116,17 +116,15 @@ class AblateCuration:
         counts = dict(clips=5, train_steps=1, batch=1, scenes=2, steps=1)
         for name, least in counts.items():
             if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; at least {least} is wanted.")
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}.")
         if not self.seeds or not 1 <= len(self.train_seeds) <= 10:
-            raise ValueError(
-                f"--seeds is {self.seeds}, --train-seeds {self.train_seeds}; 1 or more, 1 to 10 are wanted."
-            )
+            raise ValueError(f"--seeds is {self.seeds}, --train-seeds {self.train_seeds}; expected 1 or more, 1 to 10.")
         preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps, motion_batch=self.batch)
         clips = collection(self.clips)
         reasons = judged(clips, preset)
         kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
         if not kept:
-            raise ValueError(f"--clips is {self.clips}; curation kept none of them, and more are wanted.")
+            raise ValueError(f"--clips is {self.clips}; expected curation kept none of them, and more.")
         scores = self._scores(preset, {CURATED: kept, WHOLE: clips})
         text = self._report(clips, reasons, scores)
         print(text)
@@ -154,8 +152,8 @@ class AblateCuration:
 
     def _report(self, clips: Clips, reasons: Sequence[tuple[str, ...]], scores: Sequence[Score]) -> str:
         rows = []
-        for way in (None, *SPOILT):
-            of = [why for (_, spoilt), why in zip(clips, reasons, strict=True) if spoilt == way]
+        for way in (None, *CORRUPTED):
+            of = [why for (_, corrupted), why in zip(clips, reasons, strict=True) if corrupted == way]
             why = Counter(reason for reasons in of for reason in reasons)
             said = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
             rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), said])

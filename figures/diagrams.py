@@ -194,7 +194,7 @@ def sds_loop() -> Figure:
     figure, axes = canvas("4Diffusion: frozen 4DM says what the renders of a dynamic NeRF should have been")
     top, y = 39, 22
     cells(axes, 11.5, top, 1, 4, lambda v, t: AMBER)
-    say(axes, 11.5, top + 2.8, "film")
+    say(axes, 11.5, top + 2.8, "video")
     arrow(axes, (16.5, top), (26, top))
     box(axes, 31, top, 9, 5, "4DM\nfrozen", "frozen")
     arrow(axes, (36, top), (42.3, top))
@@ -223,7 +223,7 @@ def sds_loop() -> Figure:
     say(axes, 47.2, y - 7.2, "$z_t$: one $t$ for all,\nown noise for each")
     arrow(axes, (52.2, y), (55.5, y))
     box(axes, 60.5, y, 9, 5, "4DM\nfrozen", "frozen")
-    say(axes, 60.5, y - 7.2, "shown the film,\nthe cameras")
+    say(axes, 60.5, y - 7.2, "shown the video,\nthe cameras")
     arrow(axes, (60.5, y - 5), (60.5, y - 2.9))
     arrow(axes, (65.5, y), (70, y))
     say(axes, 67.6, y + 1.8, "sg[$x_0$]")

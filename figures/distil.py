@@ -1,4 +1,4 @@
-"""The pictures of `fourd distil`: creatures and real assets beside the truth, and real films, which have none."""
+"""The pictures of `fourd distil`: creatures and real assets beside the truth, and real videos, which have none."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from figures.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, filmed, seen_between
+from figures.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, recorded, seen_between
 from figures.four_diffusion import asset_turn
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.assets import named_clip
@@ -36,17 +36,17 @@ SIDE = 128
 
 
 class Subject(NamedTuple):
-    """A film, and what cameras around and between would have seen, where anybody knows."""
+    """A video, and what cameras around and between would have seen, where anybody knows."""
 
     name: str
-    film: Tensor
+    video: Tensor
     around: Views | None = None
     between: Views | None = None
 
 
 def creature(model: FourDM, number: int) -> Subject:
     """A held-out one."""
-    around, between = filmed(model, HELD_OUT + number)
+    around, between = recorded(model, HELD_OUT + number)
     return Subject(f"creature {number}", around[0], around, between)
 
 
@@ -58,7 +58,7 @@ def asset(model: FourDM, given: str) -> Subject:
 
 @dataclass(frozen=True)
 class EvaluateDistil:
-    """Turn films into scenes, and show them beside the truth where there is one."""
+    """Turn videos into scenes, and show them beside the truth where there is one."""
 
     preset: str = "cpu"
     """Whose settings are taken."""
@@ -68,8 +68,8 @@ class EvaluateDistil:
     """Held-out ones, by number."""
     assets: tuple[str, ...] = ()
     """Animated assets, `Fox.glb#Walk`."""
-    films: tuple[Path, ...] = ()
-    """Films of objects; they have no truth."""
+    videos: tuple[Path, ...] = ()
+    """Videos of objects; they have no truth."""
     seed: int = 0
     out: Path = Path("figures")
     """Where `distil.md`, `distil.png` and `distil.gif` go."""
@@ -78,7 +78,7 @@ class EvaluateDistil:
         """Make every scene, print its scores, and write the pictures.
 
         Raises:
-            ValueError: an unknown preset, nothing to make a scene of, and whatever reading a film raises.
+            ValueError: an unknown preset, nothing to make a scene of, and whatever reading a video raises.
         """
         if self.preset not in SCENES:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
@@ -86,66 +86,66 @@ class EvaluateDistil:
         size, times = model.config.image_size, model.config.times
         subjects = [creature(model, number) for number in self.creatures]
         subjects += [asset(model, given) for given in self.assets]
-        subjects += [Subject(p.stem, read_object(p, size, min(times, count_frames(p)))) for p in self.films]
+        subjects += [Subject(p.stem, read_object(p, size, min(times, count_frames(p)))) for p in self.videos]
         if not subjects:
-            raise ValueError("--creatures, --assets, --films are all empty; something to make a scene of is wanted.")
+            raise ValueError("--creatures, --assets, --videos are all empty; expected something to make a scene of.")
         perceptual: Callable | None = lpips_vgg(device()).distance if config.anchor else None
         rows, lines, flights = [], [], []
         for subject in subjects:
-            film = subject.film.to(device())
-            given = dict(videos=surroundings(film, model, config, self.seed), seed=self.seed)
-            fitted = optimise_scene(film, model, replace(config, n_steps=0, anchor=0.0), **given)
-            scene = optimise_scene(film, model, config, perceptual=perceptual, **given)
+            video = subject.video.to(device())
+            given = dict(videos=surroundings(video, model, config, self.seed), seed=self.seed)
+            fitted = optimise_scene(video, model, replace(config, n_steps=0, anchor=0.0), **given)
+            scene = optimise_scene(video, model, config, perceptual=perceptual, **given)
             ways = {FITTED: fitted, SCENE: scene}
-            made = {name: seen_between(way, model, config.fov_deg, len(film)) for name, way in ways.items()}
+            made = {name: seen_between(way, model, config.fov_deg, len(video)) for name, way in ways.items()}
             if subject.between is not None:
                 rows += scored(subject, made)
                 print("\n".join(" | ".join(row) for row in rows[-3:]), flush=True)
             lines += stills(subject, made)
             flights.append(flight(subject, scene, model, config.fov_deg))
         text = (
-            f"Films made into scenes, preset '{self.preset}', weights '{self.weights}', seed {self.seed}, "
+            f"Videos made into scenes, preset '{self.preset}', weights '{self.weights}', seed {self.seed}, "
             f"{device().type.upper()}, against what {CAMERAS} cameras between the sampled ones would have seen. "
             f"{made_by('python -m figures.distil')} "
             "The object: every pixel that it covers in any frame of the view.\n\n"
         )
         write_text(self.out / "distil.md", text + table(["", "", "PSNR, dB", "object, dB"], rows) + "\n")
-        picture_rows(lines, self.out / "distil.png", headings={0: "film", 2: "cameras around, at two moments"})
+        picture_rows(lines, self.out / "distil.png", headings={0: "video", 2: "cameras around, at two moments"})
         pictures = captioned(torch.stack(flights))
         with whole_file(self.out / "distil.gif") as draft:
             pictures[0].save(draft, "GIF", save_all=True, append_images=pictures[1:], duration=150, loop=0)
 
 
 def scored(subject: Subject, made: dict[str, Views]) -> list[list[str]]:
-    """Lines of the table: pasting the film, then each way to make a scene."""
+    """Lines of the table: pasting the video, then each way to make a scene."""
     truth, rows = subject.between.transpose(0, 1)[None], []
-    for name, views in {PASTE: subject.film.expand_as(subject.between), **made}.items():
+    for name, views in {PASTE: subject.video.expand_as(subject.between), **made}.items():
         found = score(name, views.transpose(0, 1)[None], truth)
         rows.append([subject.name, name, f"{found.psnr:.1f}", f"{found.psnr_object:.1f}"])
     return rows
 
 
 def stills(subject: Subject, made: dict[str, Views]) -> list[tuple[str, Tensor]]:
-    """Lines of the still picture: the film's first and middle frame, a gap, and four cameras at each."""
-    moments, ways = [0, len(subject.film) // 2], dict(made)
+    """Lines of the still picture: the video's first and middle frame, a gap, and four cameras at each."""
+    moments, ways = [0, len(subject.video) // 2], dict(made)
     if subject.between is not None:
         ways = {"truth": subject.between, **made}
-    gap, lines = torch.ones_like(subject.film[:1]), []
+    gap, lines = torch.ones_like(subject.video[:1]), []
     for name, views in ways.items():
-        film = subject.film[moments] if not lines else torch.ones_like(subject.film[moments])
+        video = subject.video[moments] if not lines else torch.ones_like(subject.video[moments])
         seen = [views[::2, moment] for moment in moments]
         label = f"{subject.name}, {name}" if not lines else name
-        lines.append((label, torch.cat([film, gap, seen[0], gap, seen[1]])))
+        lines.append((label, torch.cat([video, gap, seen[0], gap, seen[1]])))
     return lines
 
 
 @torch.no_grad()
 def flight(subject: Subject, scene: DynamicNeRF, model: FourDM, fov_deg: float) -> Tensor:
-    """The film, the scene and the truth, `(turns, 3, 3, SIDE, SIDE)`, from a camera on its way around.
+    """The video, the scene and the truth, `(turns, 3, 3, SIDE, SIDE)`, from a camera on its way around.
 
     Time runs forth and back meanwhile. White where nobody knows the truth.
     """
-    azimuth, frames = rearrange([AROUND, BETWEEN], "b v -> (v b)"), len(subject.film)
+    azimuth, frames = rearrange([AROUND, BETWEEN], "b v -> (v b)"), len(subject.video)
     time = torch.arange(frames)
     time = torch.cat([time, time.flip(0)]).repeat(len(azimuth))[: len(azimuth)]
     c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(device())
@@ -159,7 +159,7 @@ def flight(subject: Subject, scene: DynamicNeRF, model: FourDM, fov_deg: float) 
     if subject.between is not None:
         both = rearrange([subject.around, subject.between], "b v t c h w -> (v b) t c h w")
         truth = large(both[torch.arange(len(azimuth)), time])
-    return torch.stack([large(subject.film[time]), seen, truth], 1)
+    return torch.stack([large(subject.video[time]), seen, truth], 1)
 
 
 def captioned(flights: Tensor) -> Sequence[Image.Image]:
@@ -170,7 +170,7 @@ def captioned(flights: Tensor) -> Sequence[Image.Image]:
         canvas = Image.new("RGB", (row.shape[1], top + row.shape[0]), "white")
         canvas.paste(Image.fromarray(np.ascontiguousarray(row)), (0, top))
         draw = ImageDraw.Draw(canvas)
-        for column, label in enumerate(("given: a film", "made: a scene", "truth")):
+        for column, label in enumerate(("given: a video", "made: a scene", "truth")):
             draw.text(((column + 0.5) * SIDE, top / 2), label, INK_RGB, font(13), anchor="mm")
         pictures.append(canvas)
     return pictures

@@ -1,12 +1,12 @@
 """What the anchor and 4D-aware score distillation bring: 4Diffusion's ablation in small, against the truth.
 
-A walking creature is filmed; 4DM samples videos around it; scenes are made of them in several ways, and asked what
+A walking creature is recorded; 4DM samples videos around it; scenes are made of them in several ways, and asked what
 eight cameras between the sampled ones see. Every way begins with the same noise and, but for those of 8 views, with the
 same videos. A direct fit is best where it stops early, so what follows it is compared twice: with the fit, and with one
 that goes on for as many steps without the new term. Questions and their rule stood before the numbers did, but for
 those that name the fit that goes on. Steps and rays were tried on two creatures outside the exam.
 
-Errors, each against the true films of those cameras, pooled over creatures:
+Errors, each against the true videos of those cameras, pooled over creatures:
 
     all, object    squared error of all pixels, and of those that the object covers in any frame of the view
     SSIM           1 - structural similarity
@@ -51,7 +51,7 @@ CAMERAS = 8
 """Around the object, as many as look between them."""
 AROUND = torch.arange(CAMERAS) * (360 / CAMERAS)
 BETWEEN = AROUND + 180 / CAMERAS
-"""Azimuths of the cameras whose videos may be sampled, the film's first, and of those that ask."""
+"""Azimuths of the cameras whose videos may be sampled, the video's first, and of those that ask."""
 
 
 class Arm(NamedTuple):
@@ -65,14 +65,14 @@ class Arm(NamedTuple):
     """Sampled."""
     on: bool = False
     """Go on with the direct fit, for as many steps as SDS takes."""
-    film: bool = False
-    """The film in place of the sampled video of its own camera."""
+    video: bool = False
+    """The video in place of the sampled video of its own camera."""
     true_videos: bool = False
     """In place of sampled ones."""
 
 
 FIT4, FIT8, UNMASKED = "fit of 4 sampled views", "fit of 8 sampled views", "fit of 4, no mask loss"
-ON, FILM = "fit of 4, going on", "fit of 4, the film itself one of them"
+ON, FILM = "fit of 4, going on", "fit of 4, the video itself one of them"
 ANCHORED, EACH, AWARE = "fit of 4 + anchor", "fit of 4 + SDS, frame by frame", "fit of 4 + 4D-aware SDS"
 BOTH, BOTH_UNMASKED = "fit of 4 + 4D-aware SDS + anchor", "... the same, no mask loss"
 TRUE = "fit of the 8 true views"
@@ -80,7 +80,7 @@ ARMS = {
     UNMASKED: Arm(mask=False),
     FIT4: Arm(),
     ON: Arm(on=True),
-    FILM: Arm(film=True),
+    FILM: Arm(video=True),
     FIT8: Arm(views=8),
     ANCHORED: Arm(anchor=True),
     EACH: Arm(sds=True, frame_by_frame=True),
@@ -100,7 +100,7 @@ QUESTIONS = {
     "the anchor helps 4D-aware SDS": (BOTH, AWARE),
     "the mask loss helps the fit of 4": (FIT4, UNMASKED),
     "the mask loss helps both together": (BOTH, BOTH_UNMASKED),
-    "all of it beats pasting the film": (BOTH, PASTE),
+    "all of it beats pasting the video": (BOTH, PASTE),
 }
 """Claim -> the way that should be better, and the other."""
 
@@ -125,8 +125,8 @@ class Result:
         return -10 * torch.tensor(self.error(name)).log10().item()
 
 
-def filmed(model: FourDM, seed: int) -> tuple[Views, Views]:
-    """A creature seen by a camera somewhere and seven around; and by eight between. The first video is the film."""
+def recorded(model: FourDM, seed: int) -> tuple[Views, Views]:
+    """A creature seen by a camera somewhere and seven around; and by eight between. The first video is the video."""
     begin = 360 * torch.rand(1, generator=torch.Generator().manual_seed(seed))
     record = sample_scenes(
         1,
@@ -144,7 +144,7 @@ def filmed(model: FourDM, seed: int) -> tuple[Views, Views]:
 
 @torch.no_grad()
 def seen_between(scene: DynamicNeRF, model: FourDM, fov_deg: float, frames: int) -> Views:
-    """What cameras between the sampled ones see, as large as the film."""
+    """What cameras between the sampled ones see, as large as the video."""
     c2w = circular_trajectory(BETWEEN, model.config.elevation_deg, model.config.radius)
     c2w = c2w[:, None].expand(-1, frames, 4, 4).to(device())
     times = torch.linspace(0, 1, frames, device=c2w.device).expand(CAMERAS, -1)
@@ -186,7 +186,7 @@ def judged(arm: str, made: Float[Tensor, "n v t 3 h w"], truth: Tensor, seed: in
 
 @dataclass(frozen=True)
 class AblateDistil:
-    """Make scenes of the same sampled videos in eleven ways, and compare them with true films from between."""
+    """Make scenes of the same sampled videos in eleven ways, and compare them with true videos from between."""
 
     preset: str = "cpu"
     """Whose settings are taken."""
@@ -212,10 +212,10 @@ class AblateDistil:
         if self.preset not in SCENES:
             raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
         if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
-            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; 2 or more, 1 to 10 are wanted.")
+            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; expected 2 or more, 1 to 10.")
         anchor, exam = lpips_vgg(device()), lpips_vgg(seed=1)
         models = [FourDM.from_pretrained(self.weights, motion).to(device()) for motion in (True, False)]
-        creatures = [filmed(models[0], HELD_OUT + i) for i in range(self.scenes)]
+        creatures = [recorded(models[0], HELD_OUT + i) for i in range(self.scenes)]
         truth = torch.stack([between for _, between in creatures])
         pasted = torch.stack([around[:1].expand_as(around) for around, _ in creatures])
         results, shown = [judged(PASTE, pasted, truth, seed, 0.0, exam.distance) for seed in self.seeds], {}
@@ -245,26 +245,28 @@ class AblateDistil:
         for name, arm in ARMS.items():
             config = settings(arm, SCENES[self.preset], self.anchor)
             path = self.runs / f"{number}_{seed}_{re.sub('[^a-z0-9]+', '_', name, flags=re.IGNORECASE)}.safetensors"
-            about = dict(eyes=fingerprint(base if arm.frame_by_frame else model), anchor=anchor.label)
+            about = dict(guidance_model=fingerprint(base if arm.frame_by_frame else model), anchor=anchor.label)
             if path.exists():
                 tensors, saved, notes = load_weights(path, SceneConfig)
                 if saved != config or any(notes[key] != value for key, value in about.items()):
-                    raise ValueError(f"--runs has {path} of other settings; another folder is wanted.")
+                    raise ValueError(f"--runs has {path} of other settings; expected another folder.")
                 found[name] = tensors["views"], notes["seconds"]
                 continue
-            film = around[0].to(device())
+            video = around[0].to(device())
             if arm.true_videos:
                 given = around.to(device())
             else:
                 if arm.views not in videos:
-                    videos[arm.views] = surroundings(film, model, config, seed)
+                    videos[arm.views] = surroundings(video, model, config, seed)
                 given = videos[arm.views]
-            if arm.film:
-                given = torch.cat([film[None], given[1:]])
-            eyes, began = base if arm.frame_by_frame else model, time.perf_counter()
-            scene = optimise_scene(film, model, config, perceptual=anchor.distance, videos=given, seed=seed, eyes=eyes)
+            if arm.video:
+                given = torch.cat([video[None], given[1:]])
+            guidance_model, began = base if arm.frame_by_frame else model, time.perf_counter()
+            scene = optimise_scene(
+                video, model, config, perceptual=anchor.distance, videos=given, seed=seed, guidance_model=guidance_model
+            )
             seconds = time.perf_counter() - began
-            views = seen_between(scene, model, config.fov_deg, len(film))
+            views = seen_between(scene, model, config.fov_deg, len(video))
             save_weights(path, {"views": views}, config, seconds=seconds, **about)
             found[name] = views, seconds
         return found
@@ -272,9 +274,9 @@ class AblateDistil:
     def _report(self, results: Sequence[Result], label: str) -> str:
         return "\n\n".join(
             [
-                f"Scenes from one film, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
+                f"Scenes from one video, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
                 f"creatures, seeds {', '.join(map(str, self.seeds))}, {device().type.upper()}; {CAMERAS} cameras "
-                "between the sampled ones, against their true films; what counts first is the object's PSNR. "
+                "between the sampled ones, against their true videos; what counts first is the object's PSNR. "
                 f"{made_by('python -m figures.distil_ablation')} "
                 f"The anchor's perceptual distance, and the column 'perceptual': {label}. Seconds: of one scene, after "
                 "sampling (twice as long for 8 views), on a machine that did other things too.",
@@ -290,7 +292,7 @@ class AblateDistil:
         lines: list[tuple[str, Any]] = []
         for i in range(2):
             around, between = creatures[i]
-            lines += [("film", around[0]), ("truth, from between", between[2])]
+            lines += [("video", around[0]), ("truth, from between", between[2])]
             lines += [(name, views[i, 2]) for name, views in shown.items()]
         picture_rows(lines, self.out / "distil_ablation.png")
 

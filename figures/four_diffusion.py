@@ -1,4 +1,4 @@
-"""The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real films."""
+"""The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real videos."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ ASSET = "Real asset: "
 QUESTIONS = {
     "4DM against its base, noise of its own": (OURS, OWN),
     "4DM against its base, shared noise": (OURS, SHARED),
-    "4DM against pasting the film": (OURS, PASTE),
+    "4DM against pasting the video": (OURS, PASTE),
     "its base, noise of its own, against pasting": (OWN, PASTE),
 }
 
@@ -47,8 +47,8 @@ class EvaluateFourDM:
     guidance: float = 2.0
     assets: tuple[str, ...] = ()
     """Animated assets, `Fox.glb#Walk`: how far from home the toy may go."""
-    films: tuple[Path, ...] = ()
-    """Films of objects, for the picture; they have no truth."""
+    videos: tuple[Path, ...] = ()
+    """Videos of objects, for the picture; they have no truth."""
     out: Path | None = None
     """Where `four_diffusion.md`, `.json` and pictures go; left out, the tables are only printed."""
 
@@ -82,9 +82,9 @@ class EvaluateFourDM:
             f"Videos of {cfg.times} frames of {self.scenes} held-out creatures": self._creatures(cfg, cfg.times),
             **{f"{ASSET}{asset}": asset_orbit(cfg, asset) for asset in self.assets},
         }
-        for name, (truth, film, cameras) in exams.items():
+        for name, (truth, video, cameras) in exams.items():
             scores, first = [], {}
-            for found, made in compare(model, base, truth, film, cameras, self.steps, self.guidance, self.seeds):
+            for found, made in compare(model, base, truth, video, cameras, self.steps, self.guidance, self.seeds):
                 scores.append(found)
                 first.setdefault(found.method, made)
             say(f"### {name}", score_table(scores))
@@ -94,7 +94,7 @@ class EvaluateFourDM:
                     gain_table(scores, QUESTIONS),
                 )
             numbers[name] = [asdict(s) for s in scores]
-            pictures[name] = (truth + 1) / 2, (film + 1) / 2, first
+            pictures[name] = (truth + 1) / 2, (video + 1) / 2, first
         if self.out:
             write_text(self.out / "four_diffusion.md", "\n\n".join(report) + "\n")
             write_text(self.out / "four_diffusion.json", json.dumps(numbers))
@@ -104,40 +104,40 @@ class EvaluateFourDM:
         return orbits(cfg, self.scenes, times, HELD_OUT + times)
 
     def _draw(self, model: FourDM, pictures: dict[str, tuple[Tensor, Tensor, dict[str, Tensor]]]) -> None:
-        (truth, film, made), (videos, films, moving), *assets = pictures.values()
-        blank, n = torch.ones_like(film[0]), min(8, self.scenes)
-        columns = {0: "film", 2: "truth", len(truth[0, 0]) + 3: "generated"}
-        lines = [("", torch.cat([film[i], blank, truth[i, 0], blank, made[OWN][i, 0]])) for i in range(n)]
+        (truth, video, made), (true_views, videos, moving), *assets = pictures.values()
+        blank, n = torch.ones_like(video[0]), min(8, self.scenes)
+        columns = {0: "video", 2: "truth", len(truth[0, 0]) + 3: "generated"}
+        lines = [("", torch.cat([video[i], blank, truth[i, 0], blank, made[OWN][i, 0]])) for i in range(n)]
         picture_rows(lines, self.out / "four_diffusion_base.png", headings=columns)
         lines = []
         for i in range(2):
-            lines += [("film", films[i]), ("truth, second view", videos[i, :, 1])]
+            lines += [("video", videos[i]), ("truth, second view", true_views[i, :, 1])]
             lines += [(name, moving[name][i, :, 1]) for name in (OWN, SHARED, OURS)]
         picture_rows(lines, self.out / "four_diffusion_video.png")
         lines = []
-        for name, (truth, film, made) in zip(list(pictures)[2:], assets, strict=True):
+        for name, (truth, video, made) in zip(list(pictures)[2:], assets, strict=True):
             for moment in (0, len(truth[0]) // 2):
-                shown = film[0, moment, None]
+                shown = video[0, moment, None]
                 row = torch.cat([shown, blank, truth[0, moment], blank, made[OURS][0, moment]])
                 lines.append((named_clip(name.removeprefix(ASSET))[0].stem, row))
-        for path in self.films:
-            film = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
-            views = model.sample(film, n_steps=self.steps, guidance=self.guidance)
-            for moment in (0, len(film) // 2):
+        for path in self.videos:
+            video = read_object(path, model.config.image_size, min(model.config.times, count_frames(path)))
+            views = model.sample(video, n_steps=self.steps, guidance=self.guidance)
+            for moment in (0, len(video) // 2):
                 empty = blank.expand_as(views[:, moment])  # there is no truth
-                lines.append((path.stem, torch.cat([film[moment, None], blank, empty, blank, views[:, moment]])))
+                lines.append((path.stem, torch.cat([video[moment, None], blank, empty, blank, views[:, moment]])))
         if lines:
             picture_rows(lines, self.out / "four_diffusion_real.png", headings=columns)
 
 
-def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg: float = 60.0) -> SceneRecord:
-    """A clip of an animated asset, seen from evenly around it, the film's camera first.
+def asset_turn(config: FourDMConfig, asset: str, cameras: int, video_azimuth_deg: float = 60.0) -> SceneRecord:
+    """A clip of an animated asset, seen from evenly around it, the video's camera first.
 
     Args:
         config: size, times and elevation.
         asset: a path, and the clip's name after a `#`.
         cameras: how many.
-        film_azimuth_deg: of the first.
+        video_azimuth_deg: of the first.
     """
     path, clip = named_clip(asset)
     return render_asset(
@@ -147,7 +147,7 @@ def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg:
         config.image_size,
         clip,
         time_range=(0.0, 1 - 1 / config.times),
-        azimuth_start_deg=film_azimuth_deg,
+        azimuth_start_deg=video_azimuth_deg,
         azimuth_sweep_deg=360 * (1 - 1 / cameras),
         elevation_deg=config.elevation_deg,
         radius=RADIUS,
@@ -158,15 +158,15 @@ def asset_turn(config: FourDMConfig, asset: str, cameras: int, film_azimuth_deg:
 def asset_orbit(
     config: FourDMConfig, asset: str
 ) -> tuple[Float[Tensor, "1 t v 3 h w"], Float[Tensor, "1 t 3 h w"], Float[Tensor, "1 v 4 4"]]:
-    """The same as `multiview.orbits` gives creatures: views, film, poses.
+    """The same as `multiview.orbits` gives creatures: views, video, poses.
 
-    The views begin half a gap from the film, so that none is the film.
+    The views begin half a gap from the video, so that none is the video.
     """
     record = asset_turn(config, asset, 2 * config.views)
-    film, views = record.rgb[:, 0] * 2 - 1, record.rgb[:, 1::2] * 2 - 1
+    video, views = record.rgb[:, 0] * 2 - 1, record.rgb[:, 1::2] * 2 - 1
     return (
         rearrange(views, "n v t c h w -> n t v c h w"),
-        film,
+        video,
         config.told(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
     )
 

@@ -41,7 +41,7 @@ class Device:
         """Seconds for its products."""
         rate = self.bf16 if operation.dtype in HALF else self.fp32
         if operation.flops and rate is None:
-            raise ValueError(f"{self.name} has no bf16; precision fp32 is wanted.")
+            raise ValueError(f"{self.name} has no bf16; expected precision fp32.")
         return operation.flops / rate if operation.flops else 0.0
 
     def move(self, operation: Operation) -> float:

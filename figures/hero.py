@@ -78,7 +78,7 @@ def free_camera(scenes: tuple[int, ...] = SCENES, frames: int = 24, side: int = 
     record = held_out(model, "simple")
     record = replace(record, rgb=record.rgb[list(scenes)], c2w=record.c2w[list(scenes)])
     turn = torch.linspace(0, 2 * torch.pi, frames + 1)[:-1]
-    films = []
+    videos = []
     for grid, c2w in zip(predict(model, record.rgb, 1), record.c2w, strict=True):
         scene = fit(grid, c2w, record.fov_deg, random_scene(500), n_steps=400)
         place = c2w[:, :3, 3]
@@ -87,8 +87,8 @@ def free_camera(scenes: tuple[int, ...] = SCENES, frames: int = 24, side: int = 
         elevation = torch.rad2deg(torch.asin(place[0, 1] / place[0].norm())) + 8 * (2 * turn).sin()
         swing = circular_trajectory(azimuth[0] + sweep * (0.5 + 0.5 * turn.sin()), elevation, place[0].norm())
         time = 0.5 - 0.5 * (3 * turn).cos()
-        films.append(scene.render(swing, record.fov_deg, time, side).rgb.clamp(0, 1))
-    rows = rearrange(torch.stack(films), "n f c h w -> f h (n w) c").mul(255).round().byte().numpy()
+        videos.append(scene.render(swing, record.fov_deg, time, side).rgb.clamp(0, 1))
+    rows = rearrange(torch.stack(videos), "n f c h w -> f h (n w) c").mul(255).round().byte().numpy()
     return [Image.fromarray(np.ascontiguousarray(row)) for row in rows]
 
 
@@ -96,8 +96,8 @@ def main(folder: str | Path = "figures") -> None:
     """Write `hero.gif` and `free_camera.gif`, each with a still beside it, `text_to_4d.png`, and who made them."""
     from_words(Path(folder) / "text_to_4d.png")
     for name, pictures, each_ms in (("hero", hero(), 250), ("free_camera", free_camera(), 120)):
-        film = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
-        for kind, options in (("gif", film), ("png", {})):
+        video = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
+        for kind, options in (("gif", video), ("png", {})):
             with whole_file(Path(folder) / f"{name}.{kind}") as draft:
                 pictures[0].save(draft, kind.upper(), **options)
     made = made_by("python -m figures.hero")

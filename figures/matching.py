@@ -43,12 +43,12 @@ def check_pairs(a: Tensor, b: Tensor) -> None:
 
     >>> check_pairs(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 20))
     Traceback (most recent call last):
-    ValueError: b has shape (1, 3, 16, 20); (1, 3, 16, 16), as of a, is wanted.
+    ValueError: b has shape (1, 3, 16, 20); expected (1, 3, 16, 16), as of a,.
     """
     if a.ndim != 4 or a.shape[1] != 3 or min(a.shape[-2:]) < SMALLEST:
-        raise ValueError(f"a has shape {tuple(a.shape)}; (n, 3, h, w), h and w at least {SMALLEST}, is wanted.")
+        raise ValueError(f"a has shape {tuple(a.shape)}; expected (n, 3, h, w), h and w at least {SMALLEST},.")
     if a.shape != b.shape:
-        raise ValueError(f"b has shape {tuple(b.shape)}; {tuple(a.shape)}, as of a, is wanted.")
+        raise ValueError(f"b has shape {tuple(b.shape)}; expected {tuple(a.shape)}, as of a,.")
     check_pixels("a", a)
     check_pixels("b", b)
 
@@ -76,7 +76,7 @@ def classical(a: Float[Tensor, "n 3 h w"], b: Float[Tensor, "..."], pixel: float
     """
     check_pairs(a, b)
     if not pixel > 0:
-        raise ValueError(f"pixel is {pixel}; a distance above 0 is wanted.")
+        raise ValueError(f"pixel is {pixel}; expected a distance above 0.")
     there, back = _flow(a, b), _flow(b, a)
     (h, w), at = a.shape[-2:], pixel_grid(a.shape[-2:])[:, :, 0].to(a)
     target = at + rearrange(there, "n c h w -> n h w c")
@@ -156,7 +156,7 @@ def _semi_dense(network: Callable, a: Float[Tensor, "n 3 h w"], b: Float[Tensor,
             break
     else:
         known = ", ".join(sorted(answer.keys() - given.keys())) or "nothing"
-        raise ValueError(f"network answers {known}; mkpts0_f, mconf and m_bids, as LoFTR's, are wanted.")
+        raise ValueError(f"network answers {known}; expected mkpts0_f, mconf and m_bids, as LoFTR's,.")
     m = len(certainty)  # where it finds nothing, GIM's LoFTR returns a place all the same, with no certainty
     scale = torch.tensor([w / whole[1], h / whole[0]]).to(xy)
     x, y = ((xy[:m] + 0.5) * scale).long().unbind(-1)
@@ -184,7 +184,7 @@ def dust3r_confidence(network: Callable, size: int = 512, raw: bool = False) -> 
         ValueError: a size below 16; when called, see `check_pairs`, or a network that answers something else.
     """
     if size < SMALLEST:
-        raise ValueError(f"size is {size}; at least {SMALLEST} is wanted.")
+        raise ValueError(f"size is {size}; expected at least {SMALLEST}.")
 
     @torch.no_grad()
     def matcher(a: Tensor, b: Tensor) -> Tensor:
@@ -200,11 +200,9 @@ def dust3r_confidence(network: Callable, size: int = 512, raw: bool = False) -> 
         conf = network(*views)[0].get("conf")
         if conf is None or tuple(conf.shape) != (n, *seen):
             given = "no conf" if conf is None else f"conf of shape {tuple(conf.shape)}"
-            raise ValueError(f"network answers {given}; pred1['conf'] of shape {(n, *seen)} is wanted.")
+            raise ValueError(f"network answers {given}; expected pred1['conf'] of shape {(n, *seen)}.")
         if not conf.isfinite().all() or conf.min() < 1:
-            raise ValueError(
-                f"network answers a conf down to {conf.min():.3g}; finite values of at least 1 are wanted."
-            )
+            raise ValueError(f"network answers a conf down to {conf.min():.3g}; expected finite values of at least 1.")
         conf = F.interpolate(conf[:, None].to(a), (h, w), mode="bilinear", antialias=True)[:, 0].clamp(min=1)
         return conf if raw else 1 - 1 / conf
 

@@ -1,6 +1,6 @@
-"""Which metric sees which corruption? Held-out grids, spoilt by known amounts, and every number that a table may hold.
+"""Which metric sees which corruption? Held-out grids, corrupted by known amounts, and every number of a table.
 
-Each cell says how much worse a metric calls the spoilt grids than the clean ones, on the metric's own scale:
+Each cell says how much worse a metric calls the corrupted grids than the clean ones, on the metric's own scale:
 
     with the truth         (m - m_clean) / (m_other - m_clean)     0: as the truth; 1: as a clean grid of another scene
     without the truth      +-(m - m_clean) / (deviation of m_clean over scenes)         negative: it calls them BETTER
@@ -91,7 +91,7 @@ def scene(record: SceneRecord, i: int) -> SceneRecord:
     return replace(record, captions=None, **{k: x[i : i + 1] for k, x in tensors.items() if isinstance(x, Tensor)})
 
 
-def film(family: str, n: int, views: int, times: int, size: int, seed: int, geometry: bool = True) -> SceneRecord:
+def video(family: str, n: int, views: int, times: int, size: int, seed: int, geometry: bool = True) -> SceneRecord:
     """Grids of one family: creatures from all around, at an elevation of 20 degrees; the others on an arc."""
     around = {}
     if family == "creature":
@@ -190,19 +190,19 @@ class Cell:
 
 
 def judged(
-    name: str, spoilt: Float[Tensor, " n"], clean: Float[Tensor, " n"], other: Float[Tensor, " n"] | None
+    name: str, corrupted: Float[Tensor, " n"], clean: Float[Tensor, " n"], other: Float[Tensor, " n"] | None
 ) -> tuple[float, float]:
     """The cell of a metric, and half of its 95% interval.
 
     Args:
         name: one of `METRICS`.
-        spoilt, clean: its values for the same scenes.
+        corrupted, clean: its values for the same scenes.
         other: for clean grids of other scenes; only metrics with the truth have it.
     """
     if METRICS[name].truth:
-        change = (spoilt - clean) / (other.mean() - clean.mean())
+        change = (corrupted - clean) / (other.mean() - clean.mean())
     else:
-        change = METRICS[name].better * (clean - spoilt) / clean.std().clamp(min=1e-9)
+        change = METRICS[name].better * (clean - corrupted) / clean.std().clamp(min=1e-9)
     independent = 1 if name in (FRECHET, FRECHET_SAME) else len(change)
     return change.mean().item(), 1.96 * change.std().item() / independent**0.5
 
@@ -229,7 +229,7 @@ def study(
         ValueError: fewer than 4 scenes, of which no half has a covariance worth the name.
     """
     if len(truth.rgb) < 4:
-        raise ValueError(f"truth holds {len(truth.rgb)} scenes; at least 4 are wanted.")
+        raise ValueError(f"truth holds {len(truth.rgb)} scenes; expected at least 4.")
     same, different = video_features(truth.rgb, features), video_features(others, features)
 
     def measure(grids: Grids) -> tuple[Values, dict[str, float]]:
@@ -244,10 +244,10 @@ def study(
     other[FRECHET_SAME] = over_halves(different, same, True, halves)
     clean, clean_whole = measure(truth.rgb)
     cells = []
-    for corruption, (spoil, strengths) in tqdm(CORRUPTIONS.items(), desc=family):
+    for corruption, (corrupt, strengths) in tqdm(CORRUPTIONS.items(), desc=family):
         for strength in strengths:
-            spoilt, whole = measure(torch.stack([spoil(grid, strength) for grid in truth.rgb]))
-            for name, values in spoilt.items():
+            corrupted, whole = measure(torch.stack([corrupt(grid, strength) for grid in truth.rgb]))
+            for name, values in corrupted.items():
                 judgement = judged(name, values, clean[name], other[name])
                 cells.append(Cell(family, name, corruption, strength, whole[name], clean_whole[name], *judgement))
     return cells
@@ -353,7 +353,7 @@ def draw(studies: Mapping[str, Sequence[Cell]], title: str, path: Path) -> None:
 
 @dataclass(frozen=True)
 class MetricStudy:
-    """Spoil held-out grids in seven ways by three amounts each, and ask every metric what it sees."""
+    """Corrupt held-out grids in seven ways by three amounts each, and ask every metric what it sees."""
 
     features: str = "toy"
     """"toy", or a folder that `python -m figures.train_features` wrote."""
@@ -376,7 +376,7 @@ class MetricStudy:
         """Measure, and print the tables.
 
         Raises:
-            ValueError: an unknown family, or a grid too small to be spoilt in every way.
+            ValueError: an unknown family, or a grid too small to be corrupted in every way.
         """
         for family in self.families:
             if family not in FAMILIES:
@@ -384,14 +384,14 @@ class MetricStudy:
         if min(self.views, self.times) < 4 or self.scenes < 4 or self.size < 16 or self.seed < 0:
             raise ValueError(
                 f"--scenes is {self.scenes}, --views {self.views}, --times {self.times}, --size {self.size}, "
-                f"--seed {self.seed}; at least 4, 4, 4, 16 and 0 are wanted."
+                f"--seed {self.seed}; expected at least 4, 4, 4, 16 and 0."
             )
         features = ToyFeatures.from_pretrained(self.features).to(device())
         perceptual, about = self._perceptual()
         shape = (self.scenes, self.views, self.times, self.size)
         studies = {}
         for family in self.families:
-            truth, others = (film(family, *shape, HELD_OUT + self.seed + i, geometry=not i) for i in (0, 1))
+            truth, others = (video(family, *shape, HELD_OUT + self.seed + i, geometry=not i) for i in (0, 1))
             tensors = {f.name: getattr(truth, f.name) for f in fields(truth)}
             truth = replace(truth, **{k: x.to(device()) for k, x in tensors.items() if isinstance(x, Tensor)})
             studies[family] = study(family, truth, others.rgb.to(device()), features, perceptual)
@@ -401,7 +401,8 @@ class MetricStudy:
             write_text(self.out / "metric_study.md", text + "\n")
             cells = [{f.name: getattr(c, f.name) for f in fields(c)} for cells in studies.values() for c in cells]
             write_text(self.out / "metric_study.json", json.dumps(cells))
-            made = f"{self.scenes} held-out scenes of {self.views} x {self.times} frames; `python -m figures.metric_study`."
+            made = f"{self.scenes} held-out scenes of {self.views} x {self.times} frames; "
+                "`python -m figures.metric_study`."
             draw(studies, made, self.out / "metric_study.png")
 
     def _perceptual(self) -> tuple[Perceptual | None, str]:
@@ -423,7 +424,7 @@ class MetricStudy:
             "CLIP's and I3D's, and no number of theirs is CLIP-I, CLIP-C or FVD. "
             f"Perceptual distance: {about}. Frechet distances: {self.scenes * self.views} videos on either side. "
             "Three numbers are three strengths, the faintest first.",
-            "How much worse a metric calls the spoilt grids: with the truth, 0 is the truth and 1 the clean grid of "
+            "How much worse a metric calls the corrupted grids: with the truth, 0 is the truth and 1 the clean grid of "
             "another scene; without, in standard deviations over clean scenes (of Frechet distances: over random "
             "halves of them), and a minus says BETTER. In brackets: 0 lies in the 95% interval over scenes.",
         ]

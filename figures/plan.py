@@ -1,7 +1,7 @@
 """What a training run will cost, before it starts: memory, hours, and what to change where it does not fit.
 
-    python -m figures.plan --system four_real_video --stage sync --devices 24 --kind A100-80GB --precision bf16 --recompute
-    python -m figures.plan --all --out figures                        every full configuration, on as many devices as the papers had
+    python -m figures.plan --system four_real_video --stage sync --devices 24 --kind A100-80GB
+    python -m figures.plan --all --out figures                        every full configuration, on the papers' devices
 
 Nothing is trained and no device is needed: `cost.py` says what is counted, `stages.py` of what, `hardware.py` how fast.
 """
@@ -115,7 +115,7 @@ class Plan:
             if cured:
                 lines.append(f"It fits with {cured[0]}: {cured[1].memory / 1e9:.1f} GB, {hours(cured[1].hours)}.")
             else:
-                lines.append("Neither recomputing nor smaller parts nor sharding makes it fit: more memory is wanted.")
+                lines.append("Neither recomputing nor smaller parts nor sharding makes it fit; expected more memory.")
         return "\n".join([*lines, stage.says]).rstrip(), asdict(found)
 
     def _everything(self) -> tuple[str, list[dict]]:

@@ -1,6 +1,6 @@
-"""Every rival and both papers' systems on the same held-out scenes, with the same seconds each.
+"""Every baseline and both papers' systems on the same held-out scenes, with the same seconds each.
 
-    film    a film of an object becomes a scene            asked: what eight cameras between the sampled ones see
+    video    a video of an object becomes a scene            asked: what eight cameras between the sampled ones see
     grid    a fixed-view and a freeze-time video           asked: the cells that neither of them shows
 
 Seconds are of one scene, from the given videos to the last render, and on a CPU of this process, so that a busy machine
@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from figures.ablation_runs import slug
-from figures.distil_ablation import BETWEEN, CAMERAS, filmed
+from figures.distil_ablation import BETWEEN, CAMERAS, recorded
 from figures.four_diffusion import asset_turn
 from figures.interpolation import interpolate
 from fourd_minimal.baselines import (
@@ -56,7 +56,7 @@ from fourd_minimal.training.evaluation import TRIVIAL, moving_pixels, predict
 from fourd_minimal.training.multiview_evaluation import PASTE
 
 Views = Float[Tensor, "v t 3 h w"]
-Task = Literal["film", "grid"]
+Task = Literal["video", "grid"]
 PILOT = HELD_OUT + 1_000_000
 """Seed of the scene that budgets are measured on; not in the exam."""
 SAMPLER = 32
@@ -70,7 +70,7 @@ class Exam(NamedTuple):
     name: str
     group: str
     given: tuple[Tensor, ...]
-    """A film; or a fixed-view and a freeze-time video. In [0, 1]."""
+    """A video; or a fixed-view and a freeze-time video. In [0, 1]."""
     truth: Views
     counted: Bool[Tensor, "v t 1 h w"]
     """Pixels of the object, of cells that were not given."""
@@ -79,12 +79,12 @@ class Exam(NamedTuple):
     fov_deg: float
 
 
-def film_exam(name: str, group: str, film: Tensor, truth: Views, model: FourDM) -> Exam:
+def video_exam(name: str, group: str, video: Tensor, truth: Views, model: FourDM) -> Exam:
     """The object: what it covers in any frame of the view."""
     on = (truth.amin(2, keepdim=True) < 0.99).amax(1, keepdim=True).expand(-1, truth.shape[1], -1, -1, -1)
     c2w = circular_trajectory(BETWEEN, model.config.elevation_deg, model.config.radius)
     asked = torch.ones(truth.shape[:2], dtype=torch.bool)
-    return Exam(name, group, (film,), truth, on, asked, c2w, FOV_DEG)
+    return Exam(name, group, (video,), truth, on, asked, c2w, FOV_DEG)
 
 
 def grid_exam(name: str, group: str, record: SceneRecord) -> Exam:
@@ -119,7 +119,7 @@ class Priors:
 
     @property
     def scene(self) -> SceneConfig:
-        """Settings of a film that becomes a scene."""
+        """Settings of a video that becomes a scene."""
         return SCENES[self.preset]
 
     def grid(self, design: str = "soft", frozen: bool = True) -> FourRealVideo:
@@ -236,7 +236,7 @@ def _sampler(name: str, make: Callable[[Priors, Exam, int, int], Views]) -> dict
 
 FOUR_DIFFUSION, FOUR_REAL_VIDEO = "4Diffusion", "4Real-Video, base frozen"
 METHODS: dict[Task, dict[str, Method]] = {
-    "film": {
+    "video": {
         PASTE: Method(lambda priors, exam, n, seed: exam.given[0].expand_as(exam.truth), steps=0),
         "plain fit of 8 sampled views": Method(_plain_fit),
         "4D-fy": Method(_four_d_fy),
@@ -291,7 +291,7 @@ class Race:
     folder: Path
     scenes: int = 8
     seeds: tuple[int, ...] = (0,)
-    seconds: tuple[tuple[Task, float], ...] = (("film", 45.0), ("grid", 10.0))
+    seconds: tuple[tuple[Task, float], ...] = (("video", 45.0), ("grid", 10.0))
     assets: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
@@ -304,7 +304,7 @@ class Race:
         path, now = self.folder / "settings.json", self.priors.settings()
         if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != now:
             changed = ", ".join(name for name in now if now[name] != before.get(name))
-            raise ValueError(f"--runs has results of other settings ({changed}); another folder is wanted.")
+            raise ValueError(f"--runs has results of other settings ({changed}); expected another folder.")
         write_text(path, json.dumps(now))
         for task, seconds in self.seconds:
             exams, chosen = self.exams(task), chosen_methods(task, self.only)
@@ -318,20 +318,20 @@ class Race:
 
     def exams(self, task: Task) -> list[Exam]:
         """Held-out scenes, then real assets."""
-        return self._films() if task == "film" else self._grids()
+        return self._videos() if task == "video" else self._grids()
 
-    def _films(self) -> list[Exam]:
+    def _videos(self) -> list[Exam]:
         model, exams = self.priors.four_dm, []
         for i in range(self.scenes):
             exams.append(self._creature(f"creature {i}", HELD_OUT + i))
         for asset in self.assets:
             videos = asset_turn(model.config, asset, 2 * CAMERAS).rgb[0]
-            exams.append(film_exam(_named(asset), REAL, videos[0], videos[1::2], model))
+            exams.append(video_exam(_named(asset), REAL, videos[0], videos[1::2], model))
         return exams
 
     def _creature(self, name: str, seed: int) -> Exam:
-        around, between = filmed(self.priors.four_dm, seed)
-        return film_exam(name, "creatures", around[0], between, self.priors.four_dm)
+        around, between = recorded(self.priors.four_dm, seed)
+        return video_exam(name, "creatures", around[0], between, self.priors.four_dm)
 
     def _grids(self) -> list[Exam]:
         exams = []
@@ -350,7 +350,7 @@ class Race:
         return grid_exam(name, family, record)
 
     def _pilot(self, task: Task) -> Exam:
-        return self._creature("pilot", PILOT) if task == "film" else self._grid("pilot", "hard", PILOT)
+        return self._creature("pilot", PILOT) if task == "video" else self._grid("pilot", "hard", PILOT)
 
     def _steps(self, task: Task, name: str, method: Method, seconds: float) -> int:
         """How many fit into the budget; measured once."""
@@ -363,7 +363,7 @@ class Race:
             write_text(path, json.dumps(dict(seconds=seconds, steps=steps)))
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["seconds"] != seconds:
-            raise ValueError(f"--runs has {path} for {known['seconds']:g} seconds; another folder is wanted.")
+            raise ValueError(f"--runs has {path} for {known['seconds']:g} seconds; expected another folder.")
         return known["steps"]
 
     def _make(self, method: Method, exam: Exam, steps: int, seed: int) -> Views:
@@ -378,7 +378,7 @@ class Race:
             save_weights(path, {"views": views}, made, seconds=clock() - began)
         tensors, saved, notes = load_weights(path, Made)
         if saved != made:
-            raise ValueError(f"--runs has {path} of {saved.steps} steps, not {made.steps}; another folder is wanted.")
+            raise ValueError(f"--runs has {path} of {saved.steps} steps, not {made.steps}; expected another folder.")
         views = torch.where(exam.asked[..., None, None, None], tensors["views"], exam.truth)  # what was given is known
         return Entry(made, views, notes["seconds"])
 

@@ -88,7 +88,7 @@ class Cameras:
         if self.out:
             for name, content in {"real_cameras.md": text, "real_cameras.json": json.dumps([scores, overlaps])}.items():
                 write_text(self.out / name, content)
-            panels = {"filmed": recording.rgb, "predicted from the others": torch.stack(pictures)}
+            panels = {"recorded": recording.rgb, "predicted from the others": torch.stack(pictures)}
             compare_sheet(panels, self.out / "real_cameras.png", scale=2, known=False)
 
     def report(self, scores: dict[str, list[tuple[float, float]]], overlaps: list[float]) -> str:

@@ -94,7 +94,8 @@ def cost(way: str, n: int, weights: str = "toy") -> dict[str, float]:
     Raises:
         ValueError: the process ended with an error, or was killed for its memory.
     """
-    program = f"import json; from figures import sliding_window as s; print(json.dumps(s._cost_here({way!r}, {n}, {weights!r})))"
+    call = f"_cost_here({way!r}, {n}, {weights!r})"
+    program = f"import json; from figures import sliding_window; print(json.dumps(sliding_window.{call}))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
@@ -152,7 +153,7 @@ class Windows:
 
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < 2:
-            raise ValueError(f"--sizes is {self.sizes}; one or more numbers from 2 on are wanted.")
+            raise ValueError(f"--sizes is {self.sizes}; expected one or more numbers from 2 on.")
         if self.scenes < 1:
             raise ValueError(f"--scenes is {self.scenes}; it must be at least 1.")
 

@@ -3,8 +3,8 @@
 The losses are the trainers' own. Batches have their shapes and nothing in them.
 
 Departures. Where 4DM is of the full size, latents, CLIP's tokens and a caption's 77 are taken as made before. Score
-distillation has no one loss: what `scene_distillation` does at a step is walked through, with two things it decides by its
-data, where a scene holds anything (`HELD`) and 2^20 samples at a time, said in advance. Its anchor is not counted.
+distillation has no one loss: what `scene_distillation` does at a step is walked through, with two things it decides by
+its data, where a scene holds anything (`HELD`) and 2^20 samples at a time, said in advance. Its anchor is not counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def find_stage(system: str, name: str | None = None, preset: Any = None) -> Stag
         raise ValueError(f"system is {system!r}; it must be one of {', '.join(get_args(System))}.")
     if name is not None and name not in names:
         has = f"one of {', '.join(names)}" if names else "none, for it has one stage,"
-        raise ValueError(f"stage is {name!r}; of {system} {has} is wanted.")
+        raise ValueError(f"stage is {name!r}; expected of {system} {has}.")
     make, presets, default = MAKERS[system]
     if preset is None or isinstance(preset, str):
         if (preset or "full") not in presets:
@@ -188,7 +188,7 @@ def _frames(cfg, n: int, frames: int, views: int) -> Tensor:
 
 
 def _conditions(cfg, n: int, frames: int) -> dict[str, Tensor]:
-    """What a model on latents reads beside the film: CLIP's 257 tokens of every frame, and 77 of a caption."""
+    """What a model on latents reads beside the video: CLIP's 257 tokens of every frame, and 77 of a caption."""
     given = {}
     if cfg.unet.image_channels != 3:
         given["tokens"] = torch.empty(n, frames, 257, cfg.unet.token_dim)
@@ -200,10 +200,10 @@ def _conditions(cfg, n: int, frames: int) -> dict[str, Tensor]:
 class _Distillation(nn.Module):
     """A scene, what looks at it, and, for latents, what makes them."""
 
-    def __init__(self, config: SceneConfig, eyes: Any):
+    def __init__(self, config: SceneConfig, guidance_model: Any):
         super().__init__()
-        self.scene, self.eyes, self.encoder = DynamicNeRF(config.nerf), FourDM(eyes), None
-        if eyes.unet.image_channels != 3:
+        self.scene, self.guidance_model, self.encoder = DynamicNeRF(config.nerf), FourDM(guidance_model), None
+        if guidance_model.unet.image_channels != 3:
             try:
                 from diffusers import AutoencoderKL
             except ImportError:
@@ -214,8 +214,8 @@ class _Distillation(nn.Module):
 
 
 def _scene_distillation(preset: SceneConfig) -> Stage:
-    eyes = FOUR_DM[next((name for name, value in SCENES.items() if value.nerf == preset.nerf), "full")].model
-    images = eyes.times * eyes.views
+    guidance_model = FOUR_DM[next((name for name, value in SCENES.items() if value.nerf == preset.nerf), "full")].model
+    images = guidance_model.times * guidance_model.views
 
     def step(size: int, model: _Distillation, n: int, tally: Tally) -> Tensor:
         with tally.times(1 / preset.looks_every):
@@ -229,14 +229,19 @@ def _scene_distillation(preset: SceneConfig) -> Stage:
         at_once = min(held, AT_ONCE)
         with torch.no_grad(), tally.times(held / at_once):
             model.scene(torch.empty(at_once, 3), torch.empty(at_once))
-        x = torch.empty(images, 3, eyes.image_size, eyes.image_size, requires_grad=True)
+        x = torch.empty(images, 3, guidance_model.image_size, guidance_model.image_size, requires_grad=True)
         seen = model.encoder(x)[:, :4] if model.encoder else x
-        z, t = seen.detach().unflatten(0, (eyes.times, eyes.views)), torch.zeros(2, dtype=torch.long)
-        film = _frames(eyes, 2, eyes.times, 1)[:, :, 0]
+        z, t = (
+            seen.detach().unflatten(0, (guidance_model.times, guidance_model.views)),
+            torch.zeros(2, dtype=torch.long),
+        )
+        video = _frames(guidance_model, 2, guidance_model.times, 1)[:, :, 0]
 
-        cameras, both = torch.empty(2, eyes.views, 4, 4), z.expand(2, *z.shape)
+        cameras, both = torch.empty(2, guidance_model.views, 4, 4), z.expand(2, *z.shape)
         with torch.no_grad():
-            target = model.eyes.denoise(both, t, cameras, film, **_conditions(eyes, 2, eyes.times))[0]
+            target = model.guidance_model.denoise(
+                both, t, cameras, video, **_conditions(guidance_model, 2, guidance_model.times)
+            )[0]
         if model.encoder:
             (seen - target.flatten(0, 1)).square().sum().backward()
 
@@ -248,7 +253,7 @@ def _scene_distillation(preset: SceneConfig) -> Stage:
         f"Of the samples along rays, {HELD:.0%} lie where something is, we assume. The anchor and the sampled videos "
         "are not counted. The field is plain torch; the paper has fused kernels. Fewer pixels are less of each step."
     )
-    model = partial(_Distillation, preset, eyes)
+    model = partial(_Distillation, preset, guidance_model)
     fewer = tuple(
         (f"--settings.pixels {n}", partial(_scene_distillation, replace(preset, pixels=n)))
         for n in (2**k for k in range(16, 8, -2))

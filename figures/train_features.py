@@ -113,12 +113,12 @@ def answers(caption: str, kind: str) -> dict[str, str | None]:
     return dict(shape=shape, colour=colour, motion=last_first[-1] if last_first else None)
 
 
-def film(
+def video(
     config: ToyFeaturesConfig, n: int, family: str, kind: str, seed: int
 ) -> tuple[Float[Tensor, "n t 3 h w"], dict[str, Int[Tensor, " n"]]]:
     """Videos of one family from one camera each, or around one moment, and the answers.
 
-    Creatures are filmed as `multiview.orbits` does it: from an elevation of 20 degrees, from anywhere around.
+    Creatures are recorded as `multiview.orbits` does it: from an elevation of 20 degrees, from anywhere around.
     """
     views, times = (config.frames, 1) if kind == CAMERA else (1, config.frames)
     record = sample_scenes(
@@ -130,7 +130,7 @@ def film(
         family,
         geometry=False,
         elevation_deg=20.0 if family == "creature" else None,
-        spoilt="static" if kind == STILL else None,
+        corrupted="static" if kind == STILL else None,
     )
     said = [answers(caption, kind) for caption in record.captions]
     numbered = {
@@ -149,7 +149,7 @@ def make_batch(preset: FeaturePreset, number: int, held_out: bool = False) -> Ba
     kinds = torch.multinomial(kinds, preset.groups, replacement=True, generator=generator)
     seeds = torch.randint(HELD_OUT, (preset.groups,), generator=generator) + HELD_OUT * held_out
     groups = [
-        film(preset.model, preset.group, names[family], ("moves", STILL, CAMERA)[kind], seed)
+        video(preset.model, preset.group, names[family], ("moves", STILL, CAMERA)[kind], seed)
         for family, kind, seed in zip(families.tolist(), kinds.tolist(), seeds.tolist(), strict=True)
     ]
     videos = torch.cat([videos for videos, _ in groups])
@@ -164,9 +164,9 @@ def batch_loss(model: ToyFeatures, batch: Batch, device: str | torch.device = "c
     losses = []
     for scores in (of_videos, {name: s.flatten(0, 1) for name, s in of_frames.items()}):
         for name, found in scores.items():
-            wanted = batch.answers[name].to(device).repeat_interleave(len(found) // len(batch.videos))
-            total = F.cross_entropy(found, wanted, ignore_index=-1, reduction="sum")
-            losses.append(total / (wanted >= 0).sum().clamp(min=1))
+            expected = batch.answers[name].to(device).repeat_interleave(len(found) // len(batch.videos))
+            total = F.cross_entropy(found, expected, ignore_index=-1, reduction="sum")
+            losses.append(total / (expected >= 0).sum().clamp(min=1))
     return torch.stack(losses).mean()
 
 
@@ -205,7 +205,7 @@ def whitened(model: ToyFeatures, videos: Float[Tensor, "n t 3 h w"]) -> ToyFeatu
         ValueError: no more videos than features.
     """
     if len(videos) <= model.config.video_dim:
-        raise ValueError(f"videos are {len(videos)}; more than {model.config.video_dim}, the features, are wanted.")
+        raise ValueError(f"videos are {len(videos)}; expected more than {model.config.video_dim}, the features,.")
     device = next(model.parameters()).device
     found = torch.cat([model.videos(some.to(device)) for some in videos.split(64)]).double()
     values, vectors = torch.linalg.eigh(found.T.cov())
@@ -238,10 +238,10 @@ def accuracies(model: ToyFeatures, preset: FeaturePreset, batches: int = 20) -> 
         of_frames, of_videos = model(batch.videos.to(where))
         found = of_videos | {f"{name}, one frame": scores[:, 0] for name, scores in of_frames.items()}
         for name, scores in found.items():
-            wanted = batch.answers[name.partition(",")[0]]
-            asked = wanted >= 0
-            hits.setdefault(name, []).append((scores.argmax(1).cpu() == wanted)[asked])
-            truths.setdefault(name, []).append(wanted[asked])
+            expected = batch.answers[name.partition(",")[0]]
+            asked = expected >= 0
+            hits.setdefault(name, []).append((scores.argmax(1).cpu() == expected)[asked])
+            truths.setdefault(name, []).append(expected[asked])
     results = {}
     for name in hits:
         right, truth = torch.cat(hits[name]), torch.cat(truths[name])

@@ -75,7 +75,7 @@ def paired_gain(
         ValueError: different numbers of runs, unless one arm has a single one.
     """
     if len(ours) != len(other) and 1 not in (len(ours), len(other)):
-        raise ValueError(f"ours has {len(ours)} runs and other {len(other)}; as many, or one, are wanted.")
+        raise ValueError(f"ours has {len(ours)} runs and other {len(other)}; expected as many, or one,.")
     return paired([[run["scores"][setting][region][0] for run in runs] for runs in (ours, other)], draws)
 
 

@@ -33,7 +33,7 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
     tensor([0.4707])
     """
     if min(a.shape[-2:]) < WINDOW:
-        raise ValueError(f"pictures are {a.shape[-2]} x {a.shape[-1]} pixels; at least {WINDOW} x {WINDOW} are wanted.")
+        raise ValueError(f"pictures are {a.shape[-2]} x {a.shape[-1]} pixels; expected at least {WINDOW} x {WINDOW}.")
     offset = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
     bell = (-offset.square() / (2 * SIGMA**2)).exp()
     window = (bell / bell.sum()).expand(a.shape[1] * 5, 1, 1, WINDOW)

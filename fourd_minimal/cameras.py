@@ -62,11 +62,11 @@ def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
     if not c2w.isfinite().all():
-        raise ValueError("c2w has values that are not finite; poses are wanted.")
+        raise ValueError("c2w has values that are not finite; expected poses.")
     turn = c2w[..., :3, :3]
     off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():
-        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); poses are wanted.")
+        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); expected poses.")
 
 
 def _half_height(fov_deg: float) -> float:

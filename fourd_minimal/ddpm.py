@@ -49,7 +49,7 @@ class NoiseSchedule:
     def _scales(self, x: Tensor, t: Int[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar), with as many axes as x."""
         if t.min() < 0 or t.max() >= self.n_steps:
-            raise ValueError(f"t lies in {t.min()} to {t.max()}; steps 0 to {self.n_steps - 1} are wanted.")
+            raise ValueError(f"t lies in {t.min()} to {t.max()}; expected steps 0 to {self.n_steps - 1}.")
         abar = self.abar.to(x.device)[t].reshape(*t.shape, *[1] * (x.ndim - t.ndim)).to(x.dtype)
         return abar.sqrt(), (1 - abar).sqrt()
 
@@ -102,7 +102,7 @@ class NoiseSchedule:
         [751, 501, 251, 1]
         """
         if not 1 <= n_steps <= self.n_steps // 2:
-            raise ValueError(f"n_steps is {n_steps}; 1 to {self.n_steps // 2} are wanted.")
+            raise ValueError(f"n_steps is {n_steps}; expected 1 to {self.n_steps // 2}.")
         return [1 + i * (self.n_steps // n_steps) for i in reversed(range(n_steps))]
 
 

@@ -213,10 +213,10 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
     counts = dict(points=points.shape[-2], radius=len(radius), colour=len(colour), opacity=len(opacity))
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"points, radius, colour, opacity are for {tuple(counts.values())} Gaussians; one count is wanted."
+            f"points, radius, colour, opacity are for {tuple(counts.values())} Gaussians; expected one count."
         )
     if not len(radius):
-        raise ValueError("points has no Gaussians; at least one is wanted.")
+        raise ValueError("points has no Gaussians; expected at least one.")
     if not radius.min() > 0:
         raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
     if not 0 < fov_deg < 180:

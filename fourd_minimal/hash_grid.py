@@ -77,8 +77,8 @@ class _FastEncode(torch.autograd.Function):
         x, table, scales, *kept = ctx.saved_tensors
         wants_x, wants_table, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # somebody will differentiate this again
-            wanted = [a for a, wants in ((x, wants_x), (table, wants_table)) if wants]
-            found = iter(torch.autograd.grad(encode(x, table, scales), wanted, grad, create_graph=True))
+            expected = [a for a, wants in ((x, wants_x), (table, wants_table)) if wants]
+            found = iter(torch.autograd.grad(encode(x, table, scales), expected, grad, create_graph=True))
             return next(found) if wants_x else None, next(found) if wants_table else None, None, None
         to_x, to_table = torch.zeros_like(x), torch.zeros_like(table) if wants_table else None
         upstream = rearrange(grad, "n (l f) -> l f n", f=table.shape[1]).contiguous()
@@ -129,10 +129,10 @@ class HashGrid(nn.Module):
     ):
         super().__init__()
         if not 1 <= in_dim <= len(PRIMES):
-            raise ValueError(f"in_dim is {in_dim}; 1 to {len(PRIMES)} is wanted.")
+            raise ValueError(f"in_dim is {in_dim}; expected 1 to {len(PRIMES)}.")
         if min(n_levels, n_features, base_resolution) < 1:
             given = f"n_levels, n_features, base_resolution are {n_levels}, {n_features}, {base_resolution}"
-            raise ValueError(f"{given}; at least 1 of each is wanted.")
+            raise ValueError(f"{given}; expected at least 1 of each.")
         self.in_dim, self.out_dim = in_dim, n_levels * n_features
         scales = [math.floor(base_resolution * per_level_scale**level) for level in range(n_levels)]
         self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
@@ -141,5 +141,5 @@ class HashGrid(nn.Module):
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n lf"]:
         """Features of points in [0, 1]."""
         if x.shape[-1] != self.in_dim:
-            raise ValueError(f"x has {x.shape[-1]} coordinates; {self.in_dim} are wanted.")
+            raise ValueError(f"x has {x.shape[-1]} coordinates; expected {self.in_dim}.")
         return _FastEncode.apply(x, self.table, self.scales, torch.is_grad_enabled())

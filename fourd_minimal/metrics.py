@@ -23,8 +23,8 @@ Of a matcher, which finds for pixels of one picture their place in another, and 
 
     confidence      the share of pixels that it is surer of than a threshold, for each threshold
 
-Flicker and reprojection want true flow, depth and cameras: `training/consistency.py`. Networks: `pretrained/perceptual.py` (LPIPS),
-`pretrained/clip.py`, `figures/matching.py`, `pretrained/video_score.py`.
+Flicker and reprojection want true flow, depth and cameras: `training/consistency.py`. Networks:
+`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`, `figures/matching.py`, `pretrained/video_score.py`.
 """
 
 import warnings
@@ -64,14 +64,14 @@ def check(name: str, pictures: Float[Tensor, "*b c h w"]) -> None:
     if pictures.ndim < 3 or not pictures.numel():
         raise ValueError(f"{name} has shape {tuple(pictures.shape)}; pictures (..., c, h, w) are wanted.")
     if not pictures.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values; pictures in [0, 1] are wanted.")
+        raise ValueError(f"{name} holds NaN or infinite values; expected pictures in [0, 1].")
     low, high = pictures.min().item(), pictures.max().item()
     if low < -1e-4 or high > 1 + 1e-4:
         hint = " (from [-1, 1]: (x + 1) / 2)" if low >= -1.001 and high <= 1.001 else ""
         hint = " (from bytes: x / 255)" if low >= 0 and 2 < high <= 255 else hint
         raise ValueError(f"{name} lies in [{low:.2f}, {high:.2f}]; pictures in [0, 1] are wanted{hint}.")
     if low == high:
-        raise ValueError(f"{name} is {low:.2f} everywhere; pictures of something are wanted.")
+        raise ValueError(f"{name} is {low:.2f} everywhere; expected pictures of something.")
 
 
 def check_pair(made: Tensor, truth: Tensor, truth_name: str = "truth") -> None:
@@ -137,7 +137,7 @@ def lpips(made: Float[Tensor, "*b 3 h w"], truth: Float[Tensor, "..."], distance
 def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:
     """Features of length 1."""
     if pictures.ndim != 4:
-        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; pictures (n, 3, h, w) are wanted.")
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; expected pictures (n, 3, h, w).")
     check(name, pictures)
     return F.normalize(embed(pictures), dim=-1)
 
@@ -167,9 +167,9 @@ def clip_c(video: Float[Tensor, "t 3 h w"], embed: Embed, pairs: str = "adjacent
         ValueError: see `check`; a single frame, or other pairs.
     """
     if pairs not in ("adjacent", "all"):
-        raise ValueError(f"pairs is {pairs!r}; 'adjacent' or 'all' is wanted.")
+        raise ValueError(f"pairs is {pairs!r}; expected 'adjacent' or 'all'.")
     if len(video) < 2:
-        raise ValueError(f"video has {len(video)} frame; at least 2 are wanted.")
+        raise ValueError(f"video has {len(video)} frame; expected at least 2.")
     f = embedded("video", video, embed)
     cosine = f @ f.T
     found = cosine.diagonal(1) if pairs == "adjacent" else cosine[torch.ones_like(cosine).triu(1) > 0]
@@ -189,7 +189,7 @@ def clip_score(pictures: Float[Tensor, "n 3 h w"], captions: Float[Tensor, "m d"
     """
     f = embedded("pictures", pictures, embed)
     if f.shape != captions.shape:
-        raise ValueError(f"captions has shape {tuple(captions.shape)}; {tuple(f.shape)}, as of pictures, is wanted.")
+        raise ValueError(f"captions has shape {tuple(captions.shape)}; expected {tuple(f.shape)}, as of pictures,.")
     return 100 * (f * F.normalize(captions, dim=-1)).sum(-1).clamp(min=0).mean().item()
 
 
@@ -207,12 +207,12 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
     36.0
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; (n, d) and (m, d) are wanted.")
+        raise ValueError(f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (n, d) and (m, d).")
     fewest, d = min(len(a), len(b)), a.shape[1]
     if fewest < 2:
         raise ValueError(f"a set has {fewest} member; at least 2 are wanted, for one has no covariance.")
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("features hold NaN or infinite values; finite ones are wanted.")
+        raise ValueError("features hold NaN or infinite values; expected finite ones.")
     if fewest < 2 * d:
         warnings.warn(f"{fewest} members for {d} features: the distance is biased upwards below {2 * d}.", stacklevel=2)
     means, covariances = zip(*((x.double().mean(0), x.double().T.cov()) for x in (a, b)), strict=True)
@@ -237,10 +237,10 @@ def fvd(
         ValueError: see `check` and `frechet_distance`; what are no videos, or no references.
     """
     if not references:
-        raise ValueError("references is empty; at least one set of videos is wanted.")
+        raise ValueError("references is empty; expected at least one set of videos.")
     for name, videos in {"made": made, **references}.items():
         if videos.ndim != 5:
-            raise ValueError(f"{name} has shape {tuple(videos.shape)}; videos (n, t, 3, h, w) are wanted.")
+            raise ValueError(f"{name} has shape {tuple(videos.shape)}; expected videos (n, t, 3, h, w).")
         check(name, videos)
     features, found = embed(made), {}
     for name, videos in references.items():
@@ -255,5 +255,5 @@ def confidence(sure: Float[Tensor, "*b h w"], thresholds: Sequence[float] = (0.5
     {0.5: 0.75, 0.7: 0.5, 0.9: 0.25}
     """
     if not sure.isfinite().all():
-        raise ValueError("sure holds NaN or infinite values; finite ones are wanted.")
+        raise ValueError("sure holds NaN or infinite values; expected finite ones.")
     return {threshold: (sure > threshold).float().mean().item() for threshold in thresholds}

@@ -93,7 +93,7 @@ class MotionModule(nn.Module):
         super().__init__()
         if min(channels, n_heads, norm_groups) < 1 or channels % n_heads or channels % norm_groups or channels % 2:
             raise ValueError(
-                f"channels is {channels}; a multiple of 2, {n_heads} heads and {norm_groups} groups is wanted."
+                f"channels is {channels}; expected a multiple of 2, {n_heads} heads and {norm_groups} groups."
             )
         self.norm_over_clip = norm_over_clip
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
@@ -108,7 +108,7 @@ class MotionModule(nn.Module):
     def forward(self, x: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
         """Feature maps of the frames of b clips; each place of the picture by itself."""
         if x.ndim != 5 or x.shape[2] != self.proj_in.in_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; (b, t, {self.proj_in.in_features}, h, w) is wanted.")
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (b, t, {self.proj_in.in_features}, h, w).")
         b, t, _, height, _ = x.shape
         if t > len(self.position):
             raise ValueError(f"x has {t} frames; this module knows positions for {len(self.position)}.")
@@ -132,13 +132,13 @@ class MotionModule(nn.Module):
             ValueError: names or shapes that do not fit; which ones.
         """
         found = translate(state)
-        wanted = self.state_dict()
-        missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+        expected = self.state_dict()
+        missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         if missing or extra:
             raise ValueError(f"state is no motion module of this kind: it lacks {missing} and has {extra} besides.")
         for name, value in found.items():
-            if value.shape != wanted[name].shape:
-                raise ValueError(f"state's {name} is {tuple(value.shape)}; {tuple(wanted[name].shape)} is wanted.")
+            if value.shape != expected[name].shape:
+                raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {tuple(expected[name].shape)}.")
         self.load_state_dict(found)
 
 

@@ -62,7 +62,7 @@ class MultiviewUNetConfig:
         bad = [w for w in self.widths if w % self.norm_groups or w % unit]
         if bad:
             kind = f"{unit} heads" if self.n_heads else f"head_dim {unit}"
-            raise ValueError(f"widths has {bad}; multiples of {kind} and {self.norm_groups} groups are wanted.")
+            raise ValueError(f"widths has {bad}; expected multiples of {kind} and {self.norm_groups} groups.")
 
 
 def embed_steps(t: Int[Tensor, " b"], channels: int) -> Float[Tensor, "b channels"]:

@@ -92,9 +92,9 @@ def score_distillation(
     tensor(96.)
     """
     if not 0 <= t < len(abar):
-        raise ValueError(f"t is {t}; a step of the schedule, 0 to {len(abar) - 1}, is wanted.")
+        raise ValueError(f"t is {t}; expected a step of the schedule, 0 to {len(abar) - 1},.")
     if form not in ("x0", "eps"):
-        raise ValueError(f"form is {form!r}; 'x0' or 'eps' is wanted.")
+        raise ValueError(f"form is {form!r}; expected 'x0' or 'eps'.")
     signal, noise = abar[t].to(x).sqrt(), (1 - abar[t]).to(x).sqrt()
     with torch.no_grad():
         eps = torch.randn(x.shape, generator=generator).to(x)

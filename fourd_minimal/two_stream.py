@@ -128,7 +128,7 @@ class Sequential4D(nn.Module):
     """Eq. 5 over a block list: one stream; each layer runs over the views, then again over the times.
 
     As it stands nothing is trained for 4D. The paper trains it by fine-tuning one of the two attentions, so the views
-    may have blocks of their own; and an adapter after each layer is the fair rival of a sync layer.
+    may have blocks of their own; and an adapter after each layer is the fair baseline of a sync layer.
 
     >>> model = Sequential4D([lambda tokens: 2 * tokens])
     >>> model(torch.ones(1, 2, 3, 5, 4)).unique()

@@ -233,10 +233,10 @@ class VideoDiT(nn.Module):
         """Frames -> tokens, one condition per frame, the rotary angles all share, and what `unembed` refines with (None
         without refinement). Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
-        p, wanted = self.config.patch, self.config.channels
-        if channels != wanted or h % p or w % p:
-            wanted = f"{wanted} channels and sides that {p} divides"
-            raise ValueError(f"x has frames of shape {(channels, h, w)}; {wanted} are wanted.")
+        p, expected = self.config.patch, self.config.channels
+        if channels != expected or h % p or w % p:
+            expected = f"{expected} channels and sides that {p} divides"
+            raise ValueError(f"x has frames of shape {(channels, h, w)}; expected {expected}.")
         if context not in CONTEXTS:
             raise ValueError(f"context is {context!r}; it must be one of {CONTEXTS}.")
         if (seen is None) != (clean is None):

@@ -105,7 +105,7 @@ def latent_base():
 
 
 @pytest.fixture
-def film():
+def video():
     """Three frames of 16 x 16 pixels: a coloured square on white."""
     import torch
 

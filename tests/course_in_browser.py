@@ -138,7 +138,7 @@ def moves(notebook: Path) -> Counter:
     book, found = json.loads(notebook.read_text()), Counter()
     for cell in book["cells"]:
         found["folds opened"] += "".join(cell["source"]).count("<details>") * (cell["cell_type"] == "markdown")
-        found["films played"] += sum("image/gif" in output.get("data", {}) for output in cell.get("outputs", ()))
+        found["videos played"] += sum("image/gif" in output.get("data", {}) for output in cell.get("outputs", ()))
     stored = book["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     for model in stored.values():
         name, ours = model["model_name"], model["state"].get("_anywidget_id", "")
@@ -165,7 +165,7 @@ def look_at_everything(visited: Visit, address: str, path: str) -> None:
     visited.shoot(visited.page, "top_as_opened")
     run_all_cells(visited)
     visited.shoot(visited.page, "top_after_the_run")
-    for look in (cells, texts, pictures, films, sliders, menus, players, studies, grid_viewers, scene_viewers, folds):
+    for look in (cells, texts, pictures, videos, sliders, menus, players, studies, grid_viewers, scene_viewers, folds):
         look(visited)
     whole_length(visited)
 
@@ -186,8 +186,8 @@ def run_all_cells(visited: Visit) -> None:
 def cells(visited: Visit) -> None:
     """Ran in order, and nothing in them is broken."""
     told = visited.page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").all_inner_texts()
-    for wanted, prompt in enumerate(told, 1):
-        visited.check("cells run", prompt.strip() == f"[{wanted}]:", f"the one at place {wanted} says {prompt.strip()}")
+    for expected, prompt in enumerate(told, 1):
+        visited.check("cells run", prompt.strip() == f"[{expected}]:", f"cell {expected} says {prompt.strip()}")
     for text in visited.page.locator(f".jp-Notebook {STDERR}").all_text_contents():
         kind = visited.wrong if "Traceback (most recent call last)" in text else visited.notes
         kind.append(f"on stderr: {text.strip()[-300:]}")
@@ -212,18 +212,18 @@ def pictures(visited: Visit) -> None:
         visited.check("images", good, f"not there: {alt}")
 
 
-def films(visited: Visit) -> None:
+def videos(visited: Visit) -> None:
     """Videos play, and so do GIFs of more than one frame."""
-    for film in visited.all("video"):
-        film.evaluate("(film) => { film.muted = true; film.loop = true; film.play(); }")
-        plays = until(lambda film=film: film.evaluate("(film) => film.readyState >= 2 && film.currentTime > 0"))
-        visited.check("films played", plays, "a <video> that does not start")
+    for video in visited.all("video"):
+        video.evaluate("(video) => { video.muted = true; video.loop = true; video.play(); }")
+        plays = until(lambda video=video: video.evaluate("(video) => video.readyState >= 2 && video.currentTime > 0"))
+        visited.check("videos played", plays, "a <video> that does not start")
     for image in visited.all("img:not([src$='.svg'])"):
         if image.evaluate(FRAMES) > 1:
             image.scroll_into_view_if_needed()
             first = image.screenshot()
             plays = until(lambda image=image, first=first: image.screenshot() != first)
-            visited.check("films played", plays, f"a GIF that stands still: {image.get_attribute('alt')}")
+            visited.check("videos played", plays, f"a GIF that stands still: {image.get_attribute('alt')}")
 
 
 def sliders(visited: Visit) -> None:
@@ -359,7 +359,7 @@ def until(true: Callable[[], bool], seconds: float = MOVE) -> bool:
     return answer
 
 
-COLUMNS = ("cells run", "texts", "widgets", "images", "films played", "sliders moved", "menus used", "players played")
+COLUMNS = ("cells run", "texts", "widgets", "images", "videos played", "sliders moved", "menus used", "players played")
 COLUMNS += ("pairs judged", "viewers dragged", "viewers' sliders", "viewers played", "folds opened", "console errors")
 
 

@@ -18,11 +18,11 @@ def test_outputs_and_gradients_are_torchmetrics():
     a, b = pictures()
     ours, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
     found = ssim(ours, b)
-    wanted = structural_similarity_index_measure(theirs, b, data_range=1.0, reduction="none")
-    assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    expected = structural_similarity_index_measure(theirs, b, data_range=1.0, reduction="none")
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert found.min() > 0.2 and found.max() < 0.95
     found.sum().backward()
-    wanted.sum().backward()
+    expected.sum().backward()
     assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-3)
 
 

@@ -105,8 +105,8 @@ def test_rays_undo_the_pinhole_matrix(cameras):
     matrix = pinhole_matrix(cameras)
     pixels = pixel_grid(SIZE)[:, :, 0]
     homogeneous = torch.cat([pixels, torch.ones(*SIZE, 1)], -1)
-    wanted = torch.einsum("...ij,hwj->...hwi", torch.linalg.inv(matrix[..., :3]), homogeneous)
-    assert_close(directions, wanted, atol=1e-5, rtol=1e-4)
+    expected = torch.einsum("...ij,hwj->...hwi", torch.linalg.inv(matrix[..., :3]), homogeneous)
+    assert_close(directions, expected, atol=1e-5, rtol=1e-4)
     assert_close(origins, -(torch.linalg.inv(matrix[..., :3]) @ matrix[..., 3:])[..., 0], atol=1e-5, rtol=1e-4)
 
 

@@ -29,13 +29,13 @@ def test_each_prediction_tells_the_others():
     schedule, t = NoiseSchedule(), torch.tensor([3, 400, 990])
     x, eps = torch.randn(3, 2, 5, dtype=torch.float64), torch.randn(3, 2, 5, dtype=torch.float64)
     z, v = schedule.add_noise(x, eps, t), schedule.velocity(x, eps, t)
-    for found, wanted in (
+    for found, expected in (
         (schedule.x0_from_eps(z, eps, t), x),
         (schedule.eps_from_x0(z, x, t), eps),
         (schedule.x0_from_velocity(z, v, t), x),
         (schedule.eps_from_velocity(z, v, t), eps),
     ):
-        assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert_close(schedule.add_noise(x[0], eps[0], t[0]), z[0])  # one step for all
 
 

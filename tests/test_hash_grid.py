@@ -43,11 +43,11 @@ def test_outputs_and_gradients_are_nerfstudios():
     x = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
     x = x[(x[:, None] * ours.scales[:, None] % 1 != 0).all(2).all(1)]  # on a border between cells, slopes are two
     inputs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, wanted = ours(inputs[0]), theirs(inputs[1])
-    assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    found, expected = ours(inputs[0]), theirs(inputs[1])
+    assert_close(found, expected, atol=1e-5, rtol=1e-5)
     upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
     (found * upstream).sum().backward()
-    (wanted * upstream).sum().backward()
+    (expected * upstream).sum().backward()
     assert_close(ours.table.grad, as_ours(theirs.hash_table.grad), atol=1e-5, rtol=1e-5)
     assert_close(inputs[0].grad, inputs[1].grad, atol=0.02, rtol=1e-4)  # thousands: 4096 cells per unit
 
@@ -73,10 +73,10 @@ def test_a_level_is_torchs_own_interpolation_of_hashed_corners(dim):
             torch.stack([sample(volume[..., int(m)], p) for m, p in zip(moments, where[:, :3], strict=True)])
             for moments in (low, low + 1)
         ]
-        wanted = torch.lerp(read[0][:, 0], read[1][:, 0], part)
+        expected = torch.lerp(read[0][:, 0], read[1][:, 0], part)
     else:
-        wanted = sample(volume, where)
-    assert_close(grid(x), wanted, atol=1e-5, rtol=1e-5)
+        expected = sample(volume, where)
+    assert_close(grid(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def sample(volume, where):
@@ -107,10 +107,10 @@ def test_the_fast_one_is_the_plain_one(dim):
     fast, plain = grid(x), encode(x, grid.table, grid.scales)
     assert torch.equal(fast, plain)
     upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(1))
-    for found, wanted in zip(
+    for found, expected in zip(
         *(torch.autograd.grad(out, (x, grid.table), upstream) for out in (fast, plain)), strict=True
     ):
-        assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+        assert_close(found, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_blending_weights_sum_to_one_up_to_the_far_border():

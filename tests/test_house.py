@@ -67,13 +67,13 @@ def test_imports_run_one_way(file):
 def bare_site(tmp_path_factory):
     """Site-packages with torch, einops, jaxtyping, what these three require, and nothing else."""
     site = tmp_path_factory.mktemp("site")
-    wanted, linked = ["torch", "einops", "jaxtyping"], set()
-    while wanted:
-        distribution = metadata.distribution(wanted.pop())
+    expected, linked = ["torch", "einops", "jaxtyping"], set()
+    while expected:
+        distribution = metadata.distribution(expected.pop())
         if distribution.name not in linked:
             linked.add(distribution.name)
             requirements = map(Requirement, distribution.requires or [])
-            wanted += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+            expected += [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
             for top in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
                 if not (site / top).exists():
                     (site / top).symlink_to(distribution.locate_file(top))

@@ -26,8 +26,8 @@ def motions(n=3, **options):
 @pytest.mark.parametrize("perspective", [False, True])
 def test_the_maps_are_scipys_matrix_exponential(perspective):
     of = motions(perspective=perspective)
-    wanted = np.stack([[expm(float(s) * g) for s in PATH] for g in of.numpy()])
-    assert_close(maps_along(of, PATH), torch.from_numpy(wanted))
+    expected = np.stack([[expm(float(s) * g) for s in PATH] for g in of.numpy()])
+    assert_close(maps_along(of, PATH), torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("perspective", [False, True])
@@ -98,13 +98,13 @@ def test_pictures_and_gradients_are_scipys(perspective):
         return map_coordinates(picture, np.stack([y, x]), order=1, mode="reflect").reshape(h, w)
 
     for n, v, t, c in ((0, 1, 0, 0), (1, 3, 1, 2), (2, 2, 1, 1)):
-        wanted = resample(video[n, t, c].detach().numpy(), n, v)
-        assert_close(grid[n, v, t, c].detach(), torch.from_numpy(wanted), atol=1e-5, rtol=0)
+        expected = resample(video[n, t, c].detach().numpy(), n, v)
+        assert_close(grid[n, v, t, c].detach(), torch.from_numpy(expected), atol=1e-5, rtol=0)
     weight = torch.rand(h, w, generator=torch.Generator().manual_seed(3))
     (grid[1, 3, 0, 0] * weight).sum().backward()
     basis = np.eye(h * w, dtype=np.float32).reshape(-1, h, w)
-    wanted = [float((resample(e, 1, 3) * weight.numpy()).sum()) for e in basis]
-    assert_close(video.grad[1, 0, 0].flatten(), torch.tensor(wanted), atol=1e-5, rtol=0)
+    expected = [float((resample(e, 1, 3) * weight.numpy()).sum()) for e in basis]
+    assert_close(video.grad[1, 0, 0].flatten(), torch.tensor(expected), atol=1e-5, rtol=0)
     assert inside[:, 0].all() and not inside[:, 1:].all()
 
 

@@ -37,8 +37,8 @@ def test_the_expected_gradient_of_a_gaussian(t):
     guess, generator = knows(mean, 0.3), torch.Generator().manual_seed(0)
     found = gradient(x, guess, ABAR, step, 1.0, 0.0, "eps", generator).mean(0) * len(x)
     abar = ABAR[t]
-    wanted = abar.sqrt() * (1 - abar).sqrt() * (x[0] - mean) / (abar * 0.3 + 1 - abar)
-    assert_close(found, wanted, atol=0.02, rtol=0)
+    expected = abar.sqrt() * (1 - abar).sqrt() * (x[0] - mean) / (abar * 0.3 + 1 - abar)
+    assert_close(found, expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("t", [50, 500, 950])
@@ -109,10 +109,10 @@ def mixture(z, t, means=(-1.0, 1.0), shares=(0.3, 0.7), variance=0.01):
         (0.98, 0.02, True, -0.4, 1.0),  # large first, small last: the greater mode, wherever it began
     ],
 )
-def test_which_mode_of_two_depends_on_the_noise(highest, lowest, annealed, start, wanted):
+def test_which_mode_of_two_depends_on_the_noise(highest, lowest, annealed, start, expected):
     x = torch.full((200, 1, 1, 1), start, dtype=torch.float64)
     found = descend(x, mixture, 600, 0.3, 0, highest, lowest, annealed)
-    assert_close(found.median(), torch.tensor(wanted, dtype=torch.float64), atol=0.15, rtol=0)
+    assert_close(found.median(), torch.tensor(expected, dtype=torch.float64), atol=0.15, rtol=0)
 
 
 def test_subtracting_the_noise_steadies_large_steps_and_unsteadies_small_ones():

@@ -31,7 +31,7 @@ def test_windows_cover_the_grid_and_stay_inside(views, times, size):
 @pytest.mark.parametrize("views, times, size", SIZES)
 def test_every_window_starts_on_known_cells_and_the_model_sees_no_others(views, times, size):
     truth = a_grid(views, times)
-    empty = torch.full_like(truth, torch.nan)  # would spoil everything it touched
+    empty = torch.full_like(truth, torch.nan)  # would corrupt everything it touched
     empty[0], empty[:, 0] = truth[0], truth[:, 0]
     seen = []
 

@@ -123,10 +123,10 @@ def test_mod_linear_by_einsum():
     a = torch.einsum("ik,bvtk->bvti", layer.scale.weight, cond) + layer.scale.bias
     b = torch.einsum("ok,bvtk->bvto", layer.shift.weight, cond) + layer.shift.bias
     modulated = y + torch.einsum("bvti,bvtni->bvtni", a, y)
-    wanted = torch.einsum("oi,bvtni->bvtno", layer.weight, modulated) + b.unsqueeze(3)
-    assert_close(layer(y, cond), wanted, atol=1e-4, rtol=1e-4)
-    inputs, weight = [y, cond, *layer.parameters()], torch.randn_like(wanted)
-    ours, theirs = (torch.autograd.grad(x, inputs, weight) for x in (layer(y, cond), wanted))
+    expected = torch.einsum("oi,bvtni->bvtno", layer.weight, modulated) + b.unsqueeze(3)
+    assert_close(layer(y, cond), expected, atol=1e-4, rtol=1e-4)
+    inputs, weight = [y, cond, *layer.parameters()], torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad(x, inputs, weight) for x in (layer(y, cond), expected))
     assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
 
 

@@ -74,8 +74,8 @@ def test_block_is_that_of_wan(dim, heads):
     y = ours(x, c, text, rotary_angles(frames, rows, columns, dim // heads))
     modulation = repeat(ours.modulation(F.silu(c)), "b f (six d) -> b (f s) six d", six=6, s=rows * columns)
     rotary = WanRotaryPosEmbed(dim // heads, (1, 1, 1), 8)(torch.empty(1, 1, frames, rows, columns))
-    wanted = theirs(x, text, modulation, rotary)
-    assert_close(y, wanted, atol=2e-5, rtol=1e-5)
+    expected = theirs(x, text, modulation, rotary)
+    assert_close(y, expected, atol=2e-5, rtol=1e-5)
 
     def gradients(output, block):
         """Those of what both share, and those of the block's own parameters by name."""
@@ -83,7 +83,7 @@ def test_block_is_that_of_wan(dim, heads):
         found = torch.autograd.grad(output, [*shared, *named.values()], torch.linspace(-1, 1, y.numel()).view_as(y))
         return found[: len(shared)], dict(zip(named, found[len(shared) :], strict=True))
 
-    (shared_ours, of_ours), (shared_theirs, of_theirs) = gradients(y, ours), gradients(wanted, theirs)
+    (shared_ours, of_ours), (shared_theirs, of_theirs) = gradients(y, ours), gradients(expected, theirs)
     del of_theirs["scale_shift_table"]
     assert_close(shared_ours, shared_theirs, atol=1e-4, rtol=1e-4)
     assert_close(as_wan_names(of_ours), of_theirs, atol=1e-4, rtol=1e-4)

@@ -1,6 +1,7 @@
 """The baselines of both papers in small, on our toy priors: each one's idea, in one file.
 
-A film of an object becomes a scene; `optimise_steps(film, model, n_steps, seed)` yields what there is after every step:
+A video of an object becomes a scene; `optimise_steps(video, model, n_steps, seed)` yields what there is after every
+step:
 
     four_d_fy               a text's scene: score distillation from several teachers, first still, then moving
     consistent_4d           planes in space and time, and an interpolator that asks for what lies between

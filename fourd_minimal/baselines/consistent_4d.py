@@ -5,15 +5,15 @@ Jiang et al. 2024 (arXiv 2311.02848). A point's features are the product of what
 
     h_l = P_xy P_xz P_yz P_xt P_yt P_zt,    raw density and raw colour = f_1(h_1) + f_2(h_2)
 
-Steps alternate. One compares the film with renders of its own camera; the next asks an image-conditioned model about
+Steps alternate. One compares the video with renders of its own camera; the next asks an image-conditioned model about
 four renders of one moment, given that moment's frame (SDS), and now and then an interpolator about what lies between:
 
-    L_film = 500 |x - film|^2 + 50 |opacity - mask|^2
+    L_video = 500 |x - video|^2 + 50 |opacity - mask|^2
     L_sds  = 0.1 * 1/2 |x - sg[x - (1 - abar_t)(e - eps)]|^2 / images,    guidance 5
     L_icl  = 2500 |x_m - sg[I(x_a, x_b)]|^2            a, m, b: neighbours in angle, or in time; I: the interpolator
 
 Weights, guidance and noise levels are the paper's, the last brought to `n_steps`; so are the angle to a neighbour, 5 to
-15 degrees, the time to it, a sixteenth of the film, and how often: at an eighth of the looks each. (Where the paper is
+15 degrees, the time to it, a sixteenth of the video, and how often: at an eighth of the looks each. (Where the paper is
 silent, its code speaks.)
 
 Departures. The model is our multi-view base, which sees the four renders together, at one noise level; Zero123 there
@@ -21,7 +21,7 @@ sees each alone. One frame lies between, not two. The interpolator is the caller
 levels together; there, also of the coarse one alone, which takes half as long again and did not help in a minute of a
 CPU. Gradients are taken at some pixels, drawn anew. For small pictures: few and small planes, higher rates that fall.
 Left out: losses for smooth normals that face the camera (PyTorch differentiates planes only once), elevations other
-than the film's, and the change to larger pictures.
+than the video's, and the change to larger pictures.
 """
 
 import math
@@ -38,7 +38,7 @@ from fourd_minimal.sds import draw_step, score_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, Pixels, adamw, pixels_of
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import cameras_around, off_white, opinion
+from fourd_minimal.systems.scene_distillation import cameras_around, noise_predictor, off_white
 
 Interpolate = Callable[[Tensor, Tensor], Tensor]
 """Two batches of frames `(n, 3, h, w)` in [0, 1] -> what lies halfway."""
@@ -68,7 +68,7 @@ class KPlanes(nn.Module):
     def __init__(self, resolution: Sequence[int] = (50, 50, 50, 8), n_features: int = 16):
         super().__init__()
         if len(resolution) != 4 or min(resolution) < 1:
-            raise ValueError(f"resolution is {tuple(resolution)}; four counts, of at least 1 each, are wanted.")
+            raise ValueError(f"resolution is {tuple(resolution)}; expected four counts, of at least 1 each,.")
         self.pairs = list(combinations(range(4), 2))
         sides = [(n_features, resolution[j], resolution[i]) for i, j in self.pairs]
         self.planes = nn.ParameterList(
@@ -130,7 +130,7 @@ class Cascade(DynamicNeRF):
 
 
 def optimise_steps(
-    film: Float[Tensor, "t 3 h w"],
+    video: Float[Tensor, "t 3 h w"],
     base: FourDM,
     n_steps: int,
     seed: int = 0,
@@ -139,7 +139,7 @@ def optimise_steps(
     planes: Sequence[tuple[int, int]] = ((16, 4), (32, 8)),
     n_features: int = 8,
     fov_deg: float = 36.0,
-    film_weight: float = 500.0,
+    video_weight: float = 500.0,
     mask: float = 50.0,
     sds: float = 0.1,
     guidance: float = 5.0,
@@ -151,36 +151,36 @@ def optimise_steps(
     """Optimise a scene, yielding it after every step.
 
     Args:
-        film: of an object over white, in [0, 1], as large as the model's frames, seen from azimuth 0.
+        video: of an object over white, in [0, 1], as large as the model's frames, seen from azimuth 0.
         base: the model that knows views of single frames.
-        n_steps: half of them of the film, half with a look of the model.
+        n_steps: half of them of the video, half with a look of the model.
         seed: of everything random.
         interpolate: what lies halfway between two frames; without it there is no such loss.
         nerf, planes, n_features: of the `Cascade`.
         fov_deg: vertical field of view.
-        film_weight, mask, sds, between: weights of the losses.
+        video_weight, mask, sds, between: weights of the losses.
         guidance: of the model.
         between_every: looks, of which one has the interpolator's loss: in time or in angle, with even chance.
         pixels: at which each loss takes its gradient.
         rate: of the planes at the start, it falls to a tenth; that of the MLPs is a quarter; assumed.
 
     Raises:
-        ValueError: fewer than two steps; a film of another size, with NaN, or outside [0, 1]; a model of latents.
+        ValueError: fewer than two steps; a video of another size, with NaN, or outside [0, 1]; a model of latents.
     """
-    check_pixels("film", film)
+    check_pixels("video", video)
     size = base.config.image_size
-    if film.ndim != 4 or tuple(film.shape[1:]) != (3, size, size):
-        raise ValueError(f"film has shape {tuple(film.shape)}; (t, 3, {size}, {size}) is wanted.")
+    if video.ndim != 4 or tuple(video.shape[1:]) != (3, size, size):
+        raise ValueError(f"video has shape {tuple(video.shape)}; expected (t, 3, {size}, {size}).")
     if base.config.unet.image_channels != 3:
-        raise ValueError(f"base works on {base.config.unet.image_channels} latent channels; 3 colours are wanted.")
+        raise ValueError(f"base works on {base.config.unet.image_channels} latent channels; expected 3 colours.")
     if n_steps < 2:
-        raise ValueError(f"n_steps is {n_steps}; at least 2, one of the film and one of a look, are wanted.")
-    scene = Cascade(nerf, planes, n_features, seed).to(film.device)
+        raise ValueError(f"n_steps is {n_steps}; expected at least 2, one of the video and one of a look,.")
+    scene = Cascade(nerf, planes, n_features, seed).to(video.device)
     optimiser = adamw(scene, rate, rate / 4)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / n_steps))
     )
-    known = pixels_of(scene, film[None], off_white(film)[None], cameras_around(base, 1).to(film), fov_deg)
+    known = pixels_of(scene, video[None], off_white(video)[None], cameras_around(base, 1).to(video), fov_deg)
     for step in range(n_steps):
         generator = torch.Generator().manual_seed(seed * 10_000_000 + step)
         if step % 16 == 0:
@@ -188,15 +188,15 @@ def optimise_steps(
         if step % 2 == 0:
             some = known.drawn(pixels, generator)
             off, opacity = _apart(scene, some, generator)
-            loss = film_weight * off.square().mean() + mask * (opacity - some.alpha).square().mean()
+            loss = video_weight * off.square().mean() + mask * (opacity - some.alpha).square().mean()
         else:
-            wanted = _look(scene, film, base, step / n_steps, guidance, fov_deg, generator)
-            off, _ = _apart(scene, wanted.drawn(pixels, generator), generator)
+            expected = _look(scene, video, base, step / n_steps, guidance, fov_deg, generator)
+            off, _ = _apart(scene, expected.drawn(pixels, generator), generator)
             images = base.config.views
-            loss = sds * 0.5 * (2 * off).square().sum(1).mean() * len(wanted.rgb) / images  # of pixels in [-1, 1]
+            loss = sds * 0.5 * (2 * off).square().sum(1).mean() * len(expected.rgb) / images  # of pixels in [-1, 1]
             if interpolate is not None and step // 2 % between_every == 0:
-                wanted = _between(scene, base, interpolate, fov_deg, generator)
-                off, _ = _apart(scene, wanted.drawn(pixels, generator), generator)
+                expected = _between(scene, base, interpolate, fov_deg, generator)
+                off, _ = _apart(scene, expected.drawn(pixels, generator), generator)
                 loss = loss + between * off.square().mean()
         optimiser.zero_grad()
         loss.backward()
@@ -207,17 +207,17 @@ def optimise_steps(
 
 
 def _apart(
-    scene: Cascade, wanted: Pixels, generator: torch.Generator
+    scene: Cascade, expected: Pixels, generator: torch.Generator
 ) -> tuple[Float[Tensor, "p 3"], Float[Tensor, " p"]]:
     """How far renders over white are from what is wanted of these pixels; and their opacity."""
-    colour, opacity = scene.look(*wanted[:3], generator)
-    return colour + (1 - opacity)[:, None] - wanted.rgb, opacity
+    colour, opacity = scene.look(*expected[:3], generator)
+    return colour + (1 - opacity)[:, None] - expected.rgb, opacity
 
 
 @torch.no_grad()
 def _look(
     scene: Cascade,
-    film: Tensor,
+    video: Tensor,
     base: FourDM,
     progress: float,
     guidance: float,
@@ -226,16 +226,16 @@ def _look(
 ) -> Pixels:
     """Four views of one moment from a random angle on, with the colours that the model would like to see there."""
     views = base.config.views
-    frame = int(torch.randint(len(film), (), generator=generator))
+    frame = int(torch.randint(len(video), (), generator=generator))
     azimuth = (torch.rand((), generator=generator) + torch.arange(views)) * (360 / views)
-    c2w = circular_trajectory(azimuth, base.config.elevation_deg, base.config.radius).to(film)
-    time = frame / max(1, len(film) - 1)
+    c2w = circular_trajectory(azimuth, base.config.elevation_deg, base.config.radius).to(video)
+    time = frame / max(1, len(video) - 1)
     seen = scene.render(c2w, fov_deg, time, base.config.image_size)
     abar = base.schedule.abar
     t = draw_step(2 * progress, len(abar), highest=(0.98, 0.25), lowest=(0.8, 0.2), generator=generator)
-    given = (seen.rgb * 2 - 1)[None], opinion(base, film[frame : frame + 1], azimuth), abar, t.to(film.device)
+    given = (seen.rgb * 2 - 1)[None], noise_predictor(base, video[frame : frame + 1], azimuth), abar, t.to(video.device)
     moved = score_distillation(*given, guidance=guidance, form="eps", generator=generator).target - given[0]
-    rgb = seen.rgb + (1 - abar[t]).to(film) * moved[0] / 2
+    rgb = seen.rgb + (1 - abar[t]).to(video) * moved[0] / 2
     looked = pixels_of(scene, rgb[:, None], seen.alpha[:, None], c2w, fov_deg)
     looked = looked._replace(times=torch.full_like(looked.times, time))
     held = (looked.alpha > 0.01) | (looked.rgb < 0.9).any(1)  # elsewhere there is nothing to pull

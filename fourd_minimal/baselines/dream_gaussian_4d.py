@@ -8,7 +8,7 @@ Ren et al. 2023, "DreamGaussian4D: Generative 4D Gaussian Splatting" (arXiv 2312
 
 Both have one loss, with r = step / steps of the stage and x the renders of random views:
 
-    L = r (|x_front - film|^2 + 0.1 |alpha_front - mask|^2) + w |x - sg[x0(x)]|^2,    noise step t = 1000 (1 - r)
+    L = r (|x_front - video|^2 + 0.1 |alpha_front - mask|^2) + w |x - sg[x0(x)]|^2,    noise step t = 1000 (1 - r)
 
 t is not drawn but falls, so that every step of the noise is seen once, the coarse first. The heads end in zeros: at its
 start the second stage shows the first's result at all times.
@@ -21,7 +21,7 @@ three products stand side by side:
 Departures: balls have no rotation, so none is deformed. Planes have 8 channels, not 32, at one resolution; the cloud is
 not densified. Our prior sees four views of a frame at a time, as ImageDream does, and each frame on its own; the
 paper's (Zero123) sees one. One look of it serves a few steps, and a step takes the gradient at the renders of a few
-frames, not of all: that is what a CPU can afford. Renders are as large as the film from the start. The third stage, a
+frames, not of all: that is what a CPU can afford. Renders are as large as the video from the start. The third stage, a
 video model's refinement of textures on meshes, is left out. Rates and the length of the stages are for small
 pictures (the paper: 500 steps each); w = 1 is near the weight of its code.
 """
@@ -40,7 +40,7 @@ from fourd_minimal.sds import score_distillation
 from fourd_minimal.systems.deformable_gaussians import RATES, DeformableGaussians, random_scene
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import off_white, opinion
+from fourd_minimal.systems.scene_distillation import noise_predictor, off_white
 
 PLANES, TIME_PLANES = ((0, 1), (0, 2), (1, 2)), (2, 1, 0)
 """Axes of the three planes in space, and the axis that each pair's other plane holds beside time."""
@@ -163,7 +163,7 @@ def noise_step(done: float, n_steps: int = 1000) -> int:
 
 
 def optimise_steps(
-    film: Float[Tensor, "t 3 h w"],
+    video: Float[Tensor, "t 3 h w"],
     base: FourDM,
     n_steps: int,
     seed: int = 0,
@@ -180,7 +180,7 @@ def optimise_steps(
     """Optimise a scene, yielding it after every step.
 
     Args:
-        film: of an object over white, in [0, 1], as large as the model's frames.
+        video: of an object over white, in [0, 1], as large as the model's frames.
         base: the multi-view model without motion.
         n_steps: of both stages together, half each.
         seed: of everything random.
@@ -195,31 +195,31 @@ def optimise_steps(
         rate_motion: of the second.
 
     Raises:
-        ValueError: a film of another size or range, fewer steps than stages, or counts below 1.
+        ValueError: a video of another size or range, fewer steps than stages, or counts below 1.
     """
-    check_pixels("film", film)
+    check_pixels("video", video)
     size = base.config.image_size
     if base.config.unet.image_channels != 3:
         raise ValueError(f"base works on {base.config.unet.image_channels} latent channels; expected 3 colours.")
-    if film.ndim != 4 or tuple(film.shape[1:]) != (3, size, size):
-        raise ValueError(f"film has shape {tuple(film.shape)}; (t, 3, {size}, {size}) is wanted.")
+    if video.ndim != 4 or tuple(video.shape[1:]) != (3, size, size):
+        raise ValueError(f"video has shape {tuple(video.shape)}; expected (t, 3, {size}, {size}).")
     for name, value, least in (("n_steps", n_steps, 2), ("looks_every", looks_every, 1), ("frames", frames, 1)):
         if value < least:
-            raise ValueError(f"{name} is {value}; at least {least} is wanted.")
+            raise ValueError(f"{name} is {value}; expected at least {least}.")
     cloud = random_scene(n_points, seed, size=0.8)
-    scene = DreamGaussians(cloud, HexPlaneDeformation(seed=seed)).to(film.device)
+    scene = DreamGaussians(cloud, HexPlaneDeformation(seed=seed)).to(video.device)
     scene.fitted_height = size
     still = [dict(params=[getattr(scene, name)], start=rate * RATES[name]) for name in STILL]
     motion = [dict(params=list(scene.motion.parameters()), start=rate_motion)]
     options = dict(fov_deg=fov_deg, sds=sds, guidance=guidance, mask=mask, looks_every=looks_every, frames=frames)
     generator = torch.Generator().manual_seed(seed)
-    yield from _stage(scene, film[:1], base, n_steps // 2, still, generator, **options)
-    yield from _stage(scene, film, base, n_steps - n_steps // 2, motion, generator, **options)
+    yield from _stage(scene, video[:1], base, n_steps // 2, still, generator, **options)
+    yield from _stage(scene, video, base, n_steps - n_steps // 2, motion, generator, **options)
 
 
 def _stage(
     scene: DreamGaussians,
-    film: Float[Tensor, "t 3 h w"],
+    video: Float[Tensor, "t 3 h w"],
     base: FourDM,
     n_steps: int,
     groups: list[dict],
@@ -231,14 +231,14 @@ def _stage(
     looks_every: int,
     frames: int,
 ) -> Iterator[DreamGaussians]:
-    """The header's L, over some of the parameters and the frames of the film."""
+    """The header's L, over some of the parameters and the frames of the video."""
     scene.requires_grad_(False)
     optimiser = torch.optim.Adam([g | dict(params=[p.requires_grad_(True) for p in g["params"]]) for g in groups])
-    views, size, abar = base.config.views, film.shape[-1], base.schedule.abar
-    times, opaque = torch.linspace(0, 1, len(film), device=film.device), off_white(film)
+    views, size, abar = base.config.views, video.shape[-1], base.schedule.abar
+    times, opaque = torch.linspace(0, 1, len(video), device=video.device), off_white(video)
 
     def cameras(azimuth: Tensor) -> Tensor:
-        return circular_trajectory(azimuth, base.config.elevation_deg, base.config.radius).to(film)
+        return circular_trajectory(azimuth, base.config.elevation_deg, base.config.radius).to(video)
 
     def seen(c2w: Tensor, time: Tensor) -> Picture:
         return scene.render(c2w.expand(len(time), -1, 4, 4), fov_deg, time[:, None].expand(-1, len(c2w)), size)
@@ -253,14 +253,14 @@ def _stage(
             around = cameras(azimuth)
             with torch.no_grad():
                 x = seen(around, times).rgb * 2 - 1
-            t = torch.tensor(noise_step(done, len(abar)), device=film.device)
-            guess = opinion(base, film, azimuth)
-            wanted = score_distillation(x, guess, abar, t, guidance, generator=generator).target
-            wanted = (wanted.clamp(-1, 1) + 1) / 2
-        some = torch.randperm(len(film), generator=generator)[:frames].to(film.device)
+            t = torch.tensor(noise_step(done, len(abar)), device=video.device)
+            guess = noise_predictor(base, video, azimuth)
+            expected = score_distillation(x, guess, abar, t, guidance, generator=generator).target
+            expected = (expected.clamp(-1, 1) + 1) / 2
+        some = torch.randperm(len(video), generator=generator)[:frames].to(video.device)
         found = seen(torch.cat([front, around]), times[some])
-        known = F.mse_loss(found.rgb[:, 0], film[some]) + mask * F.mse_loss(found.alpha[:, 0], opaque[some])
-        loss = done * known + sds * F.mse_loss(found.rgb[:, 1:], wanted[some])
+        known = F.mse_loss(found.rgb[:, 0], video[some]) + mask * F.mse_loss(found.alpha[:, 0], opaque[some])
+        loss = done * known + sds * F.mse_loss(found.rgb[:, 1:], expected[some])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

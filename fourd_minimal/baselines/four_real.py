@@ -5,7 +5,7 @@ optimisation, scene by scene, that 4Real-Video replaces by one pass of a model. 
 
     canonical    a cloud is fitted to the freeze-time video, at time 0
     moving       p(t) = p + dp^t(p, t), dp^t an MLP, is fitted to the fixed-view video; of views and times that nobody
-                 filmed, the base video model is asked (score distillation)
+                 recorded, the base video model is asked (score distillation)
 
 Each moving step renders the first row of the grid, and one other row or column, x. It is noised, and the model, shown
 its first frame, which is given, predicts the clean video:
@@ -39,7 +39,7 @@ from fourd_minimal.video_dit import Context
 
 
 @torch.no_grad()
-def opinion(
+def noise_predictor(
     base: FourRealVideo,
     x: Float[Tensor, "f 3 h w"],
     first: Float[Tensor, "3 h w"],
@@ -99,14 +99,14 @@ def optimise_steps(
     for name, video, most in (("fixed_view", fixed_view, base.times), ("freeze_time", freeze_time, base.views)):
         check_pixels(name, video)
         if video.ndim != 4 or tuple(video.shape[1:]) != (3, *base.image_size) or not 2 <= len(video) <= most:
-            wanted = ", ".join(map(str, (f"2 to {most}", 3, *base.image_size)))
-            raise ValueError(f"{name} has shape {tuple(video.shape)}; ({wanted}) is wanted.")
+            expected = ", ".join(map(str, (f"2 to {most}", 3, *base.image_size)))
+            raise ValueError(f"{name} has shape {tuple(video.shape)}; expected ({expected}).")
     if len(c2w) != len(freeze_time):
-        raise ValueError(f"c2w is for {len(c2w)} views and freeze_time has {len(freeze_time)}; one each is wanted.")
+        raise ValueError(f"c2w is for {len(c2w)} views and freeze_time has {len(freeze_time)}; expected one each.")
     if n_steps < 2:
-        raise ValueError(f"n_steps is {n_steps}; at least 2, one for each stage, are wanted.")
+        raise ValueError(f"n_steps is {n_steps}; expected at least 2, one for each stage,.")
     if not 0 < sigmas[0] <= sigmas[1] <= 1:
-        raise ValueError(f"sigmas is {sigmas}; noise levels in (0, 1], the lower first, are wanted.")
+        raise ValueError(f"sigmas is {sigmas}; expected noise levels in (0, 1], the lower first,.")
     scene = random_scene(n_points, seed).to(fixed_view.device)
     still = min(max(1, round(canonical * n_steps)), n_steps - 1)
     for _ in fit_steps(scene, freeze_time[:, None], c2w, fov_deg, still, batch=len(c2w), seed=seed):
@@ -126,10 +126,10 @@ def optimise_steps(
             other, known = (c2w, moments[time].expand(len(c2w))), (fixed_view[time], "freeze")
         cameras, times = (torch.cat(both) for both in zip(row, other, strict=True))
         seen = scene.render(cameras, fov_deg, times, base.image_size).rgb
-        filmed, x = seen[: len(moments)], seen[len(moments) :]
+        recorded, x = seen[: len(moments)], seen[len(moments) :]
         sigma = torch.empty(1).uniform_(*sigmas, generator=generator).to(x)
-        wanted = opinion(base, x.detach(), *known, sigma, generator)
-        loss = F.mse_loss(filmed, fixed_view) + sds * F.mse_loss(x, wanted)
+        expected = noise_predictor(base, x.detach(), *known, sigma, generator)
+        loss = F.mse_loss(recorded, fixed_view) + sds * F.mse_loss(x, expected)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,8 +1,8 @@
 """ImageDream, frame by frame: 4Diffusion without a model that knows time.
 
 Wang and Shi 2023 (arXiv 2312.02201), in the place that 4Diffusion gives it: row "without 4D-aware SDS" of Table 1, and
-"ImageDream, per frame" of Table 2. It is the run of `scene_distillation.py` with the multi-view base as its only model. The
-base samples four views of every frame, with noise of its own for each, a dynamic NeRF is fitted to them, and score
+"ImageDream, per frame" of Table 2. It is the run of `scene_distillation.py` with the multi-view base as its only model.
+The base samples four views of every frame, with noise of its own for each, a dynamic NeRF is fitted to them, and score
 distillation goes on with what the base says of the renders of every frame. Only the field itself joins the frames.
 
 Departures: those of `scene_distillation.py`.
@@ -21,7 +21,7 @@ from fourd_minimal.systems.scene_distillation import Ramp, SceneConfig
 
 
 def optimise_steps(
-    film: Float[Tensor, "t 3 h w"],
+    video: Float[Tensor, "t 3 h w"],
     base: FourDM,
     n_steps: int,
     seed: int = 0,
@@ -32,7 +32,7 @@ def optimise_steps(
     """Optimise a scene, yielding it after every step; sampling and the direct fit come before the first.
 
     Args:
-        film: of an object over white, in [0, 1], as large as the model's frames, seen from azimuth 0.
+        video: of an object over white, in [0, 1], as large as the model's frames, seen from azimuth 0.
         base: the model that knows views of single frames.
         n_steps: of score distillation; schedules of `config` are stretched to these, the direct fit is not.
         seed: of everything random.
@@ -43,11 +43,11 @@ def optimise_steps(
         ValueError: no steps; a model with motion modules; anything that `scene_distillation.optimise_steps` refuses.
     """
     if n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps}; at least 1 is wanted.")
+        raise ValueError(f"n_steps is {n_steps}; expected at least 1.")
     if list(base.motion.parameters()):
-        raise ValueError("base has motion modules; the model without them is wanted.")
+        raise ValueError("base has motion modules; expected the model without them.")
     config = stretched(config or SceneConfig(), n_steps)
-    for step in scene_distillation.optimise_steps(film, base, config, perceptual, seed=seed):
+    for step in scene_distillation.optimise_steps(video, base, config, perceptual, seed=seed):
         yield step.scene
 
 

@@ -10,7 +10,7 @@ What one frame does not tell is drawn anew at every time: backs of objects, what
 
 Departures. The video model is 4Real-Video's base in small, which has no camera input. Nothing tells it the path but
 frames that it sees, and it sees one: a column may go round the object in the wrong sense, or too far, and its PSNR
-counts that too. MotionCtrl knows the path, so this is a weaker rival than it.
+counts that too. MotionCtrl knows the path, so this is a weaker baseline than it.
 
 Ours, off by default: `shared_noise` gives all columns the same noise, so that like frames have like columns. This costs
 nothing and ties the rows together; it does not make them right. With `candidates` the path gets in after all: of so

@@ -134,7 +134,7 @@ RENAMED = {
     "evaluate-distil": "python -m figures.distil",
     "ablate-distil": "python -m figures.distil_ablation",
     "ablate-curation": "python -m figures.curation_ablation",
-    "rivals": "python -m figures.baselines",
+    "baselines": "python -m figures.baselines",
     "metric-study": "python -m figures.metric_study",
 }
 """Old names, which answer with the new line for one release."""

@@ -1,4 +1,4 @@
-"""All of 4Diffusion from a shell: a film of an object in, a scene that moves out, seen from wherever you like."""
+"""All of 4Diffusion from a shell: a video of an object in, a scene that moves out, seen from wherever you like."""
 
 import time
 from collections.abc import Callable
@@ -23,9 +23,9 @@ from fourd_minimal.viewers.results_folder import SCENE_FILES, whole_folder, writ
 
 @dataclass(frozen=True)
 class Distil:
-    """Turn one film of an object into a scene that moves. The shipped weights know walking creatures.
+    """Turn one video of an object into a scene that moves. The shipped weights know walking creatures.
 
-    Of the film, as many frames are taken as the model was trained for (8), evenly spaced.
+    Of the video, as many frames are taken as the model was trained for (8), evenly spaced.
     """
 
     video: Path | None = None
@@ -58,24 +58,26 @@ class Distil:
         """Optimise, and say where the pictures are.
 
         Raises:
-            ValueError: counts that make no sense, and whatever reading the film raises.
+            ValueError: counts that make no sense, and whatever reading the video raises.
         """
         if self.video is None:
-            raise ValueError("--video is missing; a film of one object is wanted.")
+            raise ValueError("--video is missing; expected a video of one object.")
         if not 1 <= self.size <= 2048:
-            raise ValueError(f"--size is {self.size}; 1 to 2048 is wanted.")
+            raise ValueError(f"--size is {self.size}; expected 1 to 2048.")
         if self.settings.n_steps < 1:
-            raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; at least 1 is wanted.")
+            raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; expected at least 1.")
         if self.meshes:  # before minutes are spent
             from fourd_minimal.viewers.meshes import write_meshes
         model = FourDM.from_pretrained(self.weights).to(device())
-        eyes = FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
+        guidance_model = (
+            FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
+        )
         frames = min(model.config.times, count_frames(self.video))
         with whole_folder(self.out, SCENE_FILES) as folder:
-            film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte).to(device())
+            video = read_object(self.video, model.config.image_size, frames, self.masks, self.matte).to(device())
             began = time.perf_counter()
-            scene = self._optimised(film, model, eyes)
-            print(f"A scene from {frames} frames of {film.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
+            scene = self._optimised(video, model, guidance_model)
+            print(f"A scene from {frames} frames of {video.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
             print("Writing a turn around it, and a page to look around in", flush=True)
             write_turns(scene, model.config, self.settings.fov_deg, frames, self.size, folder)
             if self.meshes:
@@ -84,13 +86,15 @@ class Distil:
         names |= {"Surfaces": "meshes"} if self.meshes else {}
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 
-    def _optimised(self, film: Tensor, model: FourDM, eyes: FourDM) -> DynamicNeRF:
+    def _optimised(self, video: Tensor, model: FourDM, guidance_model: FourDM) -> DynamicNeRF:
         perceptual: Callable | None = None
         if self.settings.anchor:
             perceptual, label = lpips_vgg(device())
             print(f"Anchor: {label}")
         print(f"Sampling {self.settings.sampled_views} views, then a fit to them, then score distillation", flush=True)
-        steps = optimise_steps(film, model, self.settings, perceptual, None, self.seed, self.checkpoint, eyes=eyes)
+        steps = optimise_steps(
+            video, model, self.settings, perceptual, None, self.seed, self.checkpoint, guidance_model=guidance_model
+        )
         first = next(steps)  # sampling and the fit come before it, and are not what a step takes
         with tqdm(total=self.settings.n_steps, initial=first.number - 1, desc="scene", unit="step") as progress:
             for step in chain((first,), steps):

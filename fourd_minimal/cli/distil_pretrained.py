@@ -7,7 +7,7 @@ AnimateDiff's published motion modules are for Stable Diffusion 1.5. A Stable Di
 `--motion None` or with an adapter trained for it.
 
 Not run on the published weights here: the loading code is tested on tiny random models of the same classes, saved and
-read as published ones are. Settings are the paper's, but for what a caption changes: no film, so no anchor; guidance
+read as published ones are. Settings are the paper's, but for what a caption changes: no video, so no anchor; guidance
 50, rescaled by 0.5, as in MVDream; the cameras of this package's 4DM, which see all of the unit ball, and a start that
 fills most of it (both assumed).
 """
@@ -29,7 +29,7 @@ from fourd_minimal.viewers.results_folder import SCENE_FILES, whole_folder, writ
 CAPTION = SceneConfig(
     nerf=DynamicNeRFConfig(blob=5.0, blob_radius=0.8), fov_deg=36.0, guidance=50.0, rescale=0.5, anchor=0.0
 )
-"""The paper's settings, without what wants a film."""
+"""The paper's settings, without what wants a video."""
 PRECISIONS = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 
@@ -74,11 +74,11 @@ class DistilPretrained:
             ValueError: no caption, counts that make no sense, and whatever `StableGuide.from_pretrained` raises.
         """
         if not self.prompt.strip():
-            raise ValueError("--prompt is missing; a caption of one object is wanted.")
+            raise ValueError("--prompt is missing; expected a caption of one object.")
         if not 1 <= self.size <= 2048:
-            raise ValueError(f"--size is {self.size}; 1 to 2048 is wanted.")
+            raise ValueError(f"--size is {self.size}; expected 1 to 2048.")
         if self.settings.n_steps < 1:
-            raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; at least 1 is wanted.")
+            raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; expected at least 1.")
         guide = self._guide().to(device())
         c = guide.config
         with whole_folder(self.out, SCENE_FILES) as folder:

@@ -73,19 +73,19 @@ class FetchCharacters:
                 raise ValueError(message)
         if self.source and not any(find_file(self.source, asset.files[0].name) for asset in chosen):
             raise FileNotFoundError(f"--from is {self.source}; expected a folder with assets of the collection.")
-        wanted = {file.name: (asset, file) for asset in chosen for file in asset.files + asset.licence_files}
-        missing = [file for _, file in wanted.values() if not whole(out, file)]
-        failed = self._fetch(out, wanted, missing)
+        expected = {file.name: (asset, file) for asset in chosen for file in asset.files + asset.licence_files}
+        missing = [file for _, file in expected.values() if not whole(out, file)]
+        failed = self._fetch(out, expected, missing)
         here = [asset for asset in read_manifest() if all((out / file.name).is_file() for file in asset.files)]
         write_text(out / "ATTRIBUTION.md", attribution(here) + "\n")
         n_here = sum(asset in here for asset in chosen)
         print(
             f"{out}: {n_here} of {len(chosen)} assets; {len(missing) - len(failed)} files came, "
-            f"{len(wanted) - len(missing)} were there. ATTRIBUTION.md beside them says whom to name."
+            f"{len(expected) - len(missing)} were there. ATTRIBUTION.md beside them says whom to name."
         )
         if failed:
             raise ValueError(
-                f"{len(failed)} of {len(wanted)} files are missing; the same line again asks for these alone."
+                f"{len(failed)} of {len(expected)} files are missing; the same line again asks for these alone."
             )
 
     def _chosen(self) -> list[Asset]:
@@ -96,7 +96,7 @@ class FetchCharacters:
         return [asset for asset in listed if not self.only or {asset.kind, asset.id} & {*self.only}]
 
     def _fetch(
-        self, out: Path, wanted: dict[str, tuple[Asset, RemoteFile]], missing: list[RemoteFile]
+        self, out: Path, expected: dict[str, tuple[Asset, RemoteFile]], missing: list[RemoteFile]
     ) -> list[RemoteFile]:
         """Bring files into a folder, and say which failed."""
         out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class FetchCharacters:
             out,
             base_url="",
             registry={file.name: f"sha256:{file.sha256}" for file in missing},
-            urls={file.name: self._address(*wanted[file.name]) for file in missing},
+            urls={file.name: self._address(*expected[file.name]) for file in missing},
             retry_if_failed=0 if self.source else self.retries,
         )
         pooch.get_logger().setLevel("WARNING")

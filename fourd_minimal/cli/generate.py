@@ -123,8 +123,8 @@ class Generate:
             return None
         upsampler = Upsampler.from_pretrained(self.upsampler_weights).to(device())
         if upsampler.config.small_size != model.image_size:
-            wanted, made = ("x".join(map(str, size)) for size in (upsampler.config.small_size, model.image_size))
-            raise ValueError(f"--upsample takes frames of {wanted} pixels; the weights '{self.weights}' make {made}.")
+            expected, made = ("x".join(map(str, size)) for size in (upsampler.config.small_size, model.image_size))
+            raise ValueError(f"--upsample takes frames of {expected} pixels; the weights '{self.weights}' make {made}.")
         return upsampler
 
     def _complete(

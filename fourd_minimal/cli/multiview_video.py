@@ -43,19 +43,19 @@ class MultiviewVideo:
         """Make the views, and say where they are.
 
         Raises:
-            ValueError: counts that make no sense, and whatever reading the film raises.
+            ValueError: counts that make no sense, and whatever reading the video raises.
         """
         for name, least in dict(frames=1, steps=1).items():
             if (given := getattr(self, name)) is not None and given < least:
-                raise ValueError(f"--{name} is {given}; at least {least} is wanted.")
+                raise ValueError(f"--{name} is {given}; expected at least {least}.")
         model = FourDM.from_pretrained(self.weights).to(device())
         frames = self.frames or min(model.config.times, count_frames(self.video))
         with whole_folder(self.out, GRID_FILES) as folder:
-            film = read_object(self.video, model.config.image_size, frames, self.masks, self.matte)
+            video = read_object(self.video, model.config.image_size, frames, self.masks, self.matte)
             began, windows = time.perf_counter(), frames > model.config.times
             print(f"Sampling {len(self.azimuths_deg)} views in {self.steps} steps ...", flush=True)
-            views = model.sample(film, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
+            views = model.sample(video, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
             seconds = time.perf_counter() - began
-            print(f"{len(views)} views x {frames} times of {film.shape[-1]} pixels in {seconds:.0f} s")
-            write_grids({"generated": views, "film": film.expand_as(views)}, folder, known=False)
+            print(f"{len(views)} views x {frames} times of {video.shape[-1]} pixels in {seconds:.0f} s")
+            write_grids({"generated": views, "video": video.expand_as(views)}, folder, known=False)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")

@@ -58,7 +58,7 @@ class Reconstruct:
             ValueError: no views, views that differ, half an orbit, or no tracks to fit one to.
         """
         if (self.sweep_deg is None) != (self.elevation_deg is None):
-            raise ValueError("--sweep-deg and --elevation-deg belong together; both or none are wanted.")
+            raise ValueError("--sweep-deg and --elevation-deg belong together; expected both or none.")
         if min(self.points, self.steps, self.times) < 1:
             raise ValueError("--points, --steps and --times must be at least 1.")
         with whole_folder(self.out, OURS) as folder:

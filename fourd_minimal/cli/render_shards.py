@@ -122,16 +122,16 @@ class RenderShards:
         of_the_run = ("assets", "objaverse", "kept", "workers", "machine", "retry_failed", "out")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_the_run}
         asked, path = self._asked(), self.out / "jobs.json"
-        wanted = dict(settings=settings | dict(renderer=RENDERER), asked=asked)
+        expected = dict(settings=settings | dict(renderer=RENDERER), asked=asked)
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            changed = [k for k, v in wanted["settings"].items() if found["settings"].get(k) != v]
+            changed = [k for k, v in expected["settings"].items() if found["settings"].get(k) != v]
             changed += ["the list of assets"] * (found["asked"] != asked)
             if changed:
                 raise ValueError(f"{path} belongs to another run ({', '.join(changed)} differ); use another --out.")
             return [Job(*job) for job in found["jobs"]]
         jobs = [Job(*job) for job in asked] if self.kept else self._listed(asked)
-        write_text(path, json.dumps(wanted | dict(jobs=jobs), indent=1))
+        write_text(path, json.dumps(expected | dict(jobs=jobs), indent=1))
         return jobs
 
     def _asked(self) -> list:

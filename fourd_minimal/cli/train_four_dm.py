@@ -36,7 +36,7 @@ def published(preset: FourDMPreset, path: str | Path) -> tuple[FourDM, list[str]
     from fourd_minimal.pretrained.stable_diffusion_unet import load_stable_diffusion
 
     if not Path(path).is_file():
-        raise ValueError(f"{path} is no file; ImageDream's or Stable Diffusion's U-Net as safetensors is wanted.")
+        raise ValueError(f"{path} is no file; expected ImageDream's or Stable Diffusion's U-Net as safetensors.")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -86,7 +86,7 @@ class TrainFourDM:
         if self.start_from and self.start_from.resolve() == self.out.resolve():
             raise ValueError("--start-from goes with an --out of its own.")
         if self.start_from and self.base_weights:
-            raise ValueError("--start-from and --base-weights are both given; one is wanted.")
+            raise ValueError("--start-from and --base-weights are both given; expected one.")
         stages = ("base", "motion") if self.stage == "all" else (self.stage,)
         start = self._published() if self.base_weights else None
         if start and self.stage == "motion":

@@ -1,10 +1,10 @@
 """4Real-Video's sync layers for Wan 2.1, from a command: train them, and complete grids with them.
 
-    fourd train-wan --settings.videos films --settings.shards runs/shards --scale.precision bf16 --scale.recompute
+    fourd train-wan --settings.videos videos --settings.shards runs/shards --scale.precision bf16 --scale.recompute
     torchrun --nproc_per_node 8 -m fourd_minimal train-wan ...                            the same, on eight devices
     fourd generate-wan --sync runs/wan/sync.safetensors --fixed-view a.mp4 --freeze-time b.mp4 --prompt "A fox."
 
-Section 3.3: the base stays frozen, and sync layers learn by velocity matching, first on pseudo-4D grids made of films,
+Section 3.3: the base stays frozen, and sync layers learn by velocity matching, first on pseudo-4D grids made of videos,
 then on true grids. Frames become latents on the fly, by the frozen VAE.
 
 Departures: the paper's numbers of steps are kept, its batch and learning rate are not stated. One prompt serves all
@@ -34,7 +34,7 @@ from fourd_minimal.training.devices import PLAIN, Devices, Scale
 from fourd_minimal.training.loop import Recipe, Step, fit, seeded, warm_cosine
 from fourd_minimal.training.shard_frames import grids
 from fourd_minimal.training.sources import Sources, stored, video_clips
-from fourd_minimal.training.sources import videos_in as films_in
+from fourd_minimal.training.sources import videos_in as videos_in
 from fourd_minimal.viewers.results_folder import GRID_FILES, whole_folder, write_grids
 
 MODEL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -53,7 +53,7 @@ class WanPreset:
     image_size: tuple[int, int] = (480, 832)  # what the 1.3B model was trained for
     sync: Literal["soft", "hard", "hard_wide"] = "soft"
     videos: str | None = None
-    """A folder of films, for the pseudo-4D steps; left out, fixed-view videos of the true grids."""
+    """A folder of videos, for the pseudo-4D steps; left out, fixed-view videos of the true grids."""
     shards: str | None = None
     """A folder that `fourd render-shards` wrote, for true grids; left out, scenes of `sources`."""
     sources: tuple[tuple[str, float], ...] = (("creature", 0.5), ("ground", 0.5))
@@ -71,7 +71,7 @@ class WanPreset:
     drop_text: float = 0.1  # assumed
     """Share of grids with an empty prompt, so that guidance has something to move away from."""
     time_stride: int = 4
-    """At most so many frames of a film from one moment to the next; Wan's latents lie 4 apart."""
+    """At most so many frames of a video from one moment to the next; Wan's latents lie 4 apart."""
     seed: int = 0
 
     def __post_init__(self):
@@ -94,7 +94,7 @@ class Batch(NamedTuple):
 
 
 def generator_of(seed: int, number: int, part: int, of: int = 0) -> torch.Generator:
-    """The source of what is random in a step's part: the noise (0), scenes (1), films (2), motions (3)."""
+    """The source of what is random in a step's part: the noise (0), scenes (1), videos (2), motions (3)."""
     return seeded(seed * 4 + of, number, part)
 
 
@@ -103,7 +103,7 @@ def scenes(preset: WanPreset, n: int, views: int, times: int, size: tuple[int, i
     return Sources(preset.sources).frames(n, views, times, size, generator_of(preset.seed, number, part, 1))
 
 
-def films(
+def videos(
     preset: WanPreset,
     paths: Sequence[Path],
     n: int,
@@ -113,10 +113,10 @@ def films(
     number: int,
     part: int,
 ) -> Tensor:
-    """Clips of films, anywhere in them and at any stride up to the preset's, as `Frames` of one view.
+    """Clips of videos, anywhere in them and at any stride up to the preset's, as `Frames` of one view.
 
     Raises:
-        ValueError: a film shorter than a row.
+        ValueError: a video shorter than a row.
     """
     return video_clips(paths, n, times, size, generator_of(preset.seed, number, part, 2), preset.time_stride)
 
@@ -125,12 +125,12 @@ def frames_of(preset: WanPreset) -> Frames:
     """Pseudo-4D in the first steps, then true grids; from the places that the preset names.
 
     Raises:
-        ValueError: a place without films, or without shards.
+        ValueError: a place without videos, or without shards.
     """
     true = partial(scenes, preset)
     if preset.shards is not None:
         true = partial(grids, stored(preset.shards), parts=preset.parts, seed=preset.seed)
-    rows = true if preset.videos is None else partial(films, preset, films_in(preset.videos))
+    rows = true if preset.videos is None else partial(videos, preset, videos_in(preset.videos))
 
     def frames(n: int, views: int, times: int, size: tuple[int, int], number: int, part: int) -> Tensor:
         if number >= preset.pseudo_steps:

@@ -29,7 +29,7 @@ class FourDMPreset:
     share_nothing_shown: float = 0.1
     """Share of objects whose reference is withheld, for guidance. The paper does not state it."""
     clips: tuple[tuple[int, str | None], ...] = ()
-    """What motion is learned from: scene and way it is spoilt, of each clip; new ones at every step where empty."""
+    """What motion is learned from: scene and way it is corrupted, of each clip; new ones at every step where empty."""
     parts: int = 1
     """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
     seed: int = 0
@@ -43,9 +43,9 @@ class FourDMPreset:
     def __post_init__(self):
         for name in ("base_batch", "motion_batch") if self.base_steps else ("motion_batch",):
             if self.parts < 1 or getattr(self, name) % self.parts:
-                raise ValueError(f"{name} is {getattr(self, name)}; a multiple of its parts, {self.parts}, is wanted.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a multiple of its parts, {self.parts},.")
         if self.clips and self.shards:
-            raise ValueError(f"clips and shards are both given, {len(self.clips)} and {self.shards!r}; one is wanted.")
+            raise ValueError(f"clips and shards are both given, {len(self.clips)} and {self.shards!r}; expected one.")
 
 
 def _toy(size: int, widths: tuple[int, ...], head_dim: int, dim: int, **training) -> FourDMPreset:

@@ -67,7 +67,7 @@ class FourRealVideoPreset:
             if getattr(self, name) % divisor:
                 raise ValueError(f"{name} is {getattr(self, name)}; a multiple of {divisor} is wanted for its parts.")
         if self.base_sizes and (self.base_sizes[0][0] or self.base_sizes[-1][1] != tuple(self.model.dit.image_size)):
-            raise ValueError(f"base_sizes is {self.base_sizes}; from step 0 to {self.model.dit.image_size} is wanted.")
+            raise ValueError(f"base_sizes is {self.base_sizes}; expected from step 0 to {self.model.dit.image_size}.")
         for name, begins in dict(base_frames=self.base_frames, grid_windows=self.grid_windows).items():
             for begin, cells, count in begins:
                 if cells < 3 or count < self.parts or count % (2 * self.parts if name == "base_frames" else self.parts):

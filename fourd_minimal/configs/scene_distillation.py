@@ -1,4 +1,4 @@
-"""The four presets of a film that becomes a scene. `full` has the paper's values; it works on latents."""
+"""The four presets of a video that becomes a scene. `full` has the paper's values; it works on latents."""
 
 from dataclasses import replace
 
@@ -59,4 +59,4 @@ SCENES = {
     ),
     "full": SceneConfig(),
 }
-"""For films of 16, 32 and 64 pixels, as the presets of 4DM make them; `full` is of 256."""
+"""For videos of 16, 32 and 64 pixels, as the presets of 4DM make them; `full` is of 256."""

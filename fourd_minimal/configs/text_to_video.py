@@ -44,7 +44,7 @@ class TextToVideoPreset:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if self.parts < 1 or self.batch % (2 * self.parts):
-            raise ValueError(f"batch is {self.batch}; a multiple of twice its parts, {2 * self.parts}, is wanted.")
+            raise ValueError(f"batch is {self.batch}; expected a multiple of twice its parts, {2 * self.parts},.")
 
 
 def _toy(size: int, dim: int, depth: int, heads: int, grid: int, text_dim: int, **training) -> TextToVideoPreset:

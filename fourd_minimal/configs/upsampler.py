@@ -34,7 +34,7 @@ class UpsamplerPreset:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
         if self.parts < 1 or self.batch % self.parts:
-            raise ValueError(f"batch is {self.batch}; a multiple of its parts, {self.parts}, is wanted.")
+            raise ValueError(f"batch is {self.batch}; expected a multiple of its parts, {self.parts},.")
 
 
 def _toy(size: int, patch: int, dim: int, depth: int, heads: int, factor: int = 2, **training) -> UpsamplerPreset:

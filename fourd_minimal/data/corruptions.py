@@ -1,4 +1,4 @@
-"""Seven ways to spoil a grid of frames on purpose, each by a known amount: what a metric must see, or admit to miss.
+"""Seven ways to corrupt a grid of frames on purpose, each by a known amount: what a metric must see, or admit to miss.
 
     blur              every frame loses its detail
     noise             every pixel is off by itself
@@ -8,7 +8,7 @@
     swapped views     the right views in the wrong order
     wrong viewpoint   everything is seen from a neighbouring camera
 
-The first three spoil pixels and leave the story whole; the others leave every frame, or nearly, a perfect picture.
+The first three corrupt pixels and leave the story whole; the others leave every frame, or nearly, a perfect picture.
 """
 
 from collections.abc import Callable

@@ -87,7 +87,7 @@ def measure(record: SceneRecord, scene: int = 0) -> Scores:
         ValueError: a record without geometry.
     """
     if record.flow is None or record.visible is None:
-        raise ValueError("record has no flow; one with geometry is wanted.")
+        raise ValueError("record has no flow; expected one with geometry.")
     alpha, rgb = record.alpha[scene], record.rgb[scene]
     on = alpha[:, :, 0] > 0.5
     covered = on.float().mean().item()

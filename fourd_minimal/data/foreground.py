@@ -1,4 +1,4 @@
-"""A film of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
+"""A video of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
 
 4Diffusion takes "a monocular video" whose background is gone (section 3). What says where the object is, in order:
 a folder of masks; a matting library; the file's own alpha; a white background.
@@ -34,12 +34,12 @@ def read_object(
     matte: Matte | None = None,
     fill: float = 0.75,
 ) -> Float[Tensor, "t 3 h w"]:
-    """A film of an object, cut out, centred over the whole film, on white; in [0, 1].
+    """A video of an object, cut out, centred over the whole video, on white; in [0, 1].
 
     Args:
         path: a video or a folder of pictures, see `read_video`.
         size: of the square frames, in pixels.
-        frames: which of the film, see `read_video`.
+        frames: which of the video, see `read_video`.
         masks: a video or folder of pictures with as many frames, white where the object is.
         matte: a library that finds the object: "people" (MediaPipe, in an environment of its own) or "rembg"
             (`pip install "rembg[cpu]"`; fetches its network when first used).
@@ -52,42 +52,42 @@ def read_object(
             sizes; another fill.
     """
     if not 0 < fill <= 1:
-        raise ValueError(f"fill is {fill}; more than 0 and at most 1 is wanted.")
+        raise ValueError(f"fill is {fill}; expected more than 0 and at most 1.")
     if masks is not None and matte is not None:
-        raise ValueError("masks and matte were both given; one of them is wanted.")
-    film = read_video(path, frames=frames)
-    alpha = _alpha(film, path, frames, masks, matte)
+        raise ValueError("masks and matte were both given; expected one of them.")
+    video = read_video(path, frames=frames)
+    alpha = _alpha(video, path, frames, masks, matte)
     for i, covered in enumerate((alpha > 0.5).float().mean((1, 2, 3)).tolist()):
         if covered < LEAST:
-            raise ValueError(f"{path}: frame {i} shows no object; one in every frame is wanted.")
-    return _centred(torch.lerp(torch.ones(()), film.rgb, alpha), alpha, size, fill)
+            raise ValueError(f"{path}: frame {i} shows no object; expected one in every frame.")
+    return _centred(torch.lerp(torch.ones(()), video.rgb, alpha), alpha, size, fill)
 
 
 def _alpha(
-    film: Video,
+    video: Video,
     path: str | Path,
     frames: int | slice | Sequence[int] | None,
     masks: str | Path | None,
     matte: Matte | None,
 ) -> Float[Tensor, "t 1 h w"]:
     if masks is not None:
-        drawn, filmed = count_frames(masks), count_frames(path)
-        if drawn != filmed:
-            raise ValueError(f"masks: {masks} has {drawn} frames and {path} {filmed}; as many are wanted.")
+        drawn, recorded = count_frames(masks), count_frames(path)
+        if drawn != recorded:
+            raise ValueError(f"masks: {masks} has {drawn} frames and {path} {recorded}; expected as many.")
         alpha = read_video(masks, frames=frames).rgb.mean(1, keepdim=True)
-        if alpha.shape[-2:] != film.rgb.shape[-2:]:
-            drawn, filmed = ("x".join(map(str, a.shape[-2:])) for a in (alpha, film.rgb))
-            raise ValueError(f"masks: {masks} has pictures of {drawn} and {path} of {filmed}; the same are wanted.")
+        if alpha.shape[-2:] != video.rgb.shape[-2:]:
+            drawn, recorded = ("x".join(map(str, a.shape[-2:])) for a in (alpha, video.rgb))
+            raise ValueError(f"masks: {masks} has pictures of {drawn} and {path} of {recorded}; expected the same.")
         return alpha
     if matte == "people":
         from fourd_minimal.data.people import people_alpha
 
-        return people_alpha(film.rgb)
+        return people_alpha(video.rgb)
     if matte == "rembg":
-        return _rembg(film.rgb)
-    if film.alpha is not None and (film.alpha < 0.5).any():
-        return torch.where(film.alpha < FAINT, 0.0, film.alpha)
-    dark = film.rgb.amin(1, keepdim=True) < WHITE
+        return _rembg(video.rgb)
+    if video.alpha is not None and (video.alpha < 0.5).any():
+        return torch.where(video.alpha < FAINT, 0.0, video.alpha)
+    dark = video.rgb.amin(1, keepdim=True) < WHITE
     rim = torch.cat([dark[..., 0, :], dark[..., -1, :], dark[..., 0], dark[..., -1]], -1).float().mean()
     if rim > 0.1:
         raise ValueError(
@@ -111,7 +111,7 @@ def _rembg(rgb: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
 def _centred(
     rgb: Float[Tensor, "t 3 h w"], alpha: Float[Tensor, "t 1 h w"], size: int, fill: float
 ) -> Float[Tensor, "t 3 size size"]:
-    """Around the box that holds the object at all times: the film does not shake, and nothing is cut off."""
+    """Around the box that holds the object at all times: the video does not shake, and nothing is cut off."""
     on = (alpha > 0.5).any(0)[0]
     rows, columns = (on.any(i).nonzero()[:, 0] for i in (1, 0))
     (top, bottom), (left, right) = ((int(a[0]), int(a[-1]) + 1) for a in (rows, columns))

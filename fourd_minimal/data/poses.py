@@ -62,7 +62,7 @@ def fit_orbit(
     """
     views, good = len(tracks), seen.sum(0) > len(tracks) / 2
     if views < 3 or good.sum() < 8:
-        raise ValueError(f"tracks has {views} views and {int(good.sum())} points seen in most; 3 and 8 are wanted.")
+        raise ValueError(f"tracks has {views} views and {int(good.sum())} points seen in most; expected 3 and 8.")
     tracks, seen = tracks[:, good], seen[:, good]
     sweep, elevation = 0.0, 10.0
     reach = max_sweep_deg, 60.0

@@ -28,7 +28,7 @@ COLOURS = dict(red=0.0, orange=0.08, yellow=0.16, green=0.35, cyan=0.5, blue=0.6
 """Names of hues, in [0, 1] around the circle."""
 HELD_OUT = 1_000_000
 """First seed that no training run may use."""
-SPOILT = ("static", "leaves", "turns", "speck")
+CORRUPTED = ("static", "leaves", "turns", "speck")
 """Ways in which a clip of an open collection is useless: nothing moves; the object leaves the picture; it only turns,
 as if the camera did; it is too small to mean anything."""
 
@@ -195,7 +195,7 @@ def _several(draw: _Draw, time: Tensor) -> Scenes:
     return parts, ["colourful objects on the ground"] * n
 
 
-def _spoil(
+def _corrupt(
     how: str, to_world: Float[Tensor, "n t k 3 4"], time: Float[Tensor, " t"], draw: _Draw
 ) -> Float[Tensor, "n t k 3 4"]:
     if how == "speck":
@@ -223,7 +223,7 @@ def sample_scenes(
     duration: float = 1.0,
     elevation_deg: float | None = None,
     azimuths_deg: Float[Tensor, "n v"] | None = None,
-    spoilt: str | None = None,
+    corrupted: str | None = None,
 ) -> SceneRecord:
     """`n` new scenes as grids of `views` x `times` frames.
 
@@ -241,26 +241,26 @@ def sample_scenes(
         duration: in clips; the motion of a longer one goes on at the same speed.
         elevation_deg: of all cameras; 15 to 30 degrees, drawn, when left out.
         azimuths_deg: of the cameras of each scene, from a first direction that is drawn; instead of an arc.
-        spoilt: one of `SPOILT`: clips as an open collection has them, for experiments with curation.
+        corrupted: one of `CORRUPTED`: clips as an open collection has them, for experiments with curation.
 
     Raises:
-        ValueError: an unknown family or way to spoil, a count below 1, or azimuths for other cameras.
+        ValueError: an unknown family or way to corrupt, a count below 1, or azimuths for other cameras.
 
     >>> sample_scenes(2, views=3, times=4, size=16, seed=1).rgb.shape
     torch.Size([2, 3, 4, 3, 16, 16])
     """
     if family not in FAMILIES:
         raise ValueError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
-    if spoilt is not None and spoilt not in SPOILT:
-        raise ValueError(f"spoilt is {spoilt!r}; it must be one of {', '.join(SPOILT)}.")
+    if corrupted is not None and corrupted not in CORRUPTED:
+        raise ValueError(f"corrupted is {corrupted!r}; it must be one of {', '.join(CORRUPTED)}.")
     size = (size, size) if isinstance(size, int) else tuple(size)
     for name, value in dict(n=n, views=views, times=times, size=min(size), antialias=antialias).items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
-        raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; {(n, views)} is wanted.")
+        raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; expected {(n, views)}.")
     if azimuths_deg is not None and sweep_deg is not None:
-        raise ValueError("azimuths_deg and sweep_deg were both given; one of them is wanted.")
+        raise ValueError("azimuths_deg and sweep_deg were both given; expected one of them.")
     draw, time = _Draw(n, seed), torch.linspace(0, duration, times)
     start, sweep = draw.uniform(0, 360, 1), draw.uniform(40, 60, 1) * draw.sign(1)
     if sweep_deg is not None:
@@ -280,7 +280,7 @@ def sample_scenes(
         parts, captions = _several(draw, time)
     else:
         parts, captions = _one_object(draw, time, family)
-    if spoilt:
-        parts = (_spoil(spoilt, parts[0], time, draw), *parts[1:])
+    if corrupted:
+        parts = (_corrupt(corrupted, parts[0], time, draw), *parts[1:])
     objects = MovingObjects(*parts, light / light.norm(dim=-1, keepdim=True), background)
     return replace(render(objects, c2w, FOV_DEG, size, antialias, geometry), captions=tuple(captions))

@@ -1,4 +1,4 @@
-"""A real scene, filmed by several calibrated cameras at once, brought to the conventions of this package.
+"""A real scene, recorded by several calibrated cameras at once, brought to the conventions of this package.
 
 The calibration is Qualisys' XML (`*.qca.txt`). What it means, checked on a recording whose four optical axes meet:
 
@@ -46,7 +46,7 @@ class Camera:
     distortion: Float[Tensor, "4"]
     """k1, k2, p1, p2 of OpenCV."""
     size: tuple[int, int]
-    """(h, w) of its film, in pixels. Films whose size is off by less than 1% are taken as they are."""
+    """(h, w) of its video, in pixels. Videos whose size is off by less than 1% are taken as they are."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def look_at(place: Float[Tensor, "v 3"], target: Float[Tensor, "3"]) -> Float[Te
 def see_through(
     frames: Float[Tensor, "t 3 h w"], camera: Camera, c2w: Float[Tensor, "4 4"], fov_deg: float, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "t 3 height width"], Bool[Tensor, "height width"]]:
-    """What a camera at the same place, turned and with a perfect lens, would have seen; and what was filmed of it."""
+    """What a camera at the same place, turned and with a perfect lens, would have seen; and what was recorded of it."""
     _, direction = rays(c2w, fov_deg, size)
     x, y, z = (direction @ camera.c2w[:3, :3]).unbind(-1)
     x, y = x / -z, y / z  # on the picture plane at a distance of 1, y down as in pictures
@@ -140,7 +140,7 @@ def read_recording(
     foreground: Callable[[Tensor], Tensor] = people_alpha,
     oversample: int = 16,
 ) -> Recording:
-    """A person, filmed all around.
+    """A person, recorded all around.
 
     Args:
         folder: holds `Calib.qca.txt` and one video per camera, named as the calibration names it.
@@ -169,12 +169,12 @@ def read_recording(
     fov_deg = 2 * math.degrees(math.asin(extent / nearest))
     rgb, alpha = [], []
     for camera, pose in zip(cameras, c2w, strict=True):
-        film = read_video(folder / f"{camera.name}.mp4", frames=frames).rgb
-        (h, w), (wanted_h, wanted_w) = film.shape[-2:], camera.size
+        video = read_video(folder / f"{camera.name}.mp4", frames=frames).rgb
+        (h, w), (wanted_h, wanted_w) = video.shape[-2:], camera.size
         if abs(h / wanted_h - 1) > 0.01 or abs(w / wanted_w - 1) > 0.01:
             raise ValueError(f"{camera.name}.mp4 is {w}x{h} pixels; its calibration is for {wanted_w}x{wanted_h}.")
-        seen, filmed = see_through(film, camera, pose, fov_deg, (large, large))
-        person = ((foreground(seen) - 0.3) / 0.4).clamp(0, 1) * filmed  # a hesitant mask would let the room through
+        seen, recorded = see_through(video, camera, pose, fov_deg, (large, large))
+        person = ((foreground(seen) - 0.3) / 0.4).clamp(0, 1) * recorded  # a hesitant mask would let the room through
         rgb.append(F.avg_pool2d(torch.lerp(torch.ones(()), seen, person), oversample))
         alpha.append(F.avg_pool2d(person, oversample))
     moved = c2w.clone()

@@ -84,13 +84,13 @@ def sample(
     behind = torch.tensor(background)[:, None, None]
     each = list(zip(*(whole.flatten(0, 1) for whole in (record.rgb, record.alpha)), strict=True))  # (t, 3 | 1, h, w)
     for message, holds in {
-        f"record holds {n} scenes; one is wanted.": n == 1,
+        f"record holds {n} scenes; expected one.": n == 1,
         "record holds numbers that are not finite.": all(bool(x.isfinite().all()) for view in each for x in view),
         "record shows nothing: alpha is 0 everywhere.": any(bool(alpha.any()) for _, alpha in each),
         f"record has another background than {background}.": all(
             bool(((rgb - behind).abs() < 4e-3)[(alpha == 0).expand_as(rgb)].all()) for rgb, alpha in each
         ),
-        f"record has rows of {times} x {w} pixels; at most {LONGEST} are wanted.": max(h, times * w) <= LONGEST,
+        f"record has rows of {times} x {w} pixels; expected at most {LONGEST}.": max(h, times * w) <= LONGEST,
     }.items():
         if not holds:
             raise ValueError(message)
@@ -160,13 +160,13 @@ class Shards:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ValueError(f"folder is {folder}; a folder of shards is wanted.")
+            raise ValueError(f"folder is {folder}; expected a folder of shards.")
         self._items = [item for path in sorted(folder.glob("*.tar")) for item in _look_up(path)]
         if not self._items:
             raise ValueError(f"folder is {folder}, whose shards hold no grids; `fourd render-shards` makes some.")
         shapes = {(item.about["views"], item.about["times"], *item.about["size"]) for item in self._items}
         if len(shapes) > 1:
-            raise ValueError(f"{folder} holds grids of views, times, h, w = {sorted(shapes)}; one shape is wanted.")
+            raise ValueError(f"{folder} holds grids of views, times, h, w = {sorted(shapes)}; expected one shape.")
         self.views, self.times, *size = shapes.pop()
         self.size: tuple[int, int] = tuple(size)
         named = (f"{item.path.name} {item.places.tolist()} {item.about}" for item in self._items)
@@ -246,7 +246,7 @@ class Shards:
             ValueError: a part that a step does not have.
         """
         if not (0 <= part < parts and number >= 0 and n >= 1):
-            raise ValueError(f"number, part, n, parts are {number}, {part}, {n}, {parts}; 0 <= part < parts is wanted.")
+            raise ValueError(f"number, part, n, parts are {number}, {part}, {n}, {parts}; expected 0 <= part < parts.")
         first = (number * parts + part) * n
         places = [divmod(first + k, len(self)) for k in range(n)]
         orders = {epoch: self.order(epoch, seed) for epoch in {epoch for epoch, _ in places}}

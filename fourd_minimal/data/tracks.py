@@ -155,10 +155,10 @@ def track_points(
         if value is not None and len(value) != v:
             raise ValueError(f"{name} is for {len(value)} frames and video has {v}.")
     if not 0 <= video.min() <= video.max() <= 1:
-        raise ValueError(f"video has values from {video.min():.2f} to {video.max():.2f}; 0 to 1 are wanted.")
+        raise ValueError(f"video has values from {video.min():.2f} to {video.max():.2f}; expected 0 to 1.")
     off = (c2w[:, :3, :3] @ c2w[:, :3, :3].mT - torch.eye(3)).abs().max()
     if not off < 1e-3:
-        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}); poses are wanted.")
+        raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}); expected poses.")
     if mask is None:
         mask = torch.ones(v, h, w, dtype=torch.bool) if depth is None else depth > 0
     pixels, parts = pixel_grid((h, w))[:, :, 0], []

@@ -62,13 +62,13 @@ def read_video(
     torch.Size([3, 3, 16, 16])
     """
     path = Path(path)
-    wanted = _choose(frames, count_frames(path), path)
+    expected = _choose(frames, count_frames(path), path)
     read = {
         i: _pixels(frame) if size is None else _crop_resize(_pixels(frame), size)
-        for i, frame in enumerate(islice(_decode(path), max(wanted) + 1))
-        if i in wanted
+        for i, frame in enumerate(islice(_decode(path), max(expected) + 1))
+        if i in expected
     }
-    rgb, alpha = torch.stack([read[i] for i in wanted]).split([3, 1], dim=1)
+    rgb, alpha = torch.stack([read[i] for i in expected]).split([3, 1], dim=1)
     return Video(rgb, None if alpha.min() > 1 - 1e-3 else alpha)
 
 

@@ -71,7 +71,7 @@ def load_motion_adapter(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> lis
     if strange := sorted(parts.keys() - set(names)):
         raise ValueError(f"state has {strange[0]}, a place that this U-Net of {len(names)} has not.")
     if not parts:
-        raise ValueError("state has no motion modules; a checkpoint of AnimateDiff is wanted.")
+        raise ValueError("state has no motion modules; expected a checkpoint of AnimateDiff.")
     for name, module in zip(names, unet.temporal, strict=True):
         if name not in parts:
             nn.init.zeros_(module.proj_out.weight)
@@ -114,10 +114,10 @@ def joint_views(unet: nn.Module, views: int) -> Iterator[nn.Module]:
         ValueError: no views, a U-Net that already joins some, and, when it runs, a batch that is no multiple of views.
     """
     if views < 1:
-        raise ValueError(f"views is {views}; at least 1 is wanted.")
+        raise ValueError(f"views is {views}; expected at least 1.")
     own = unet.attn_processors
     if any(isinstance(processor, JointViews) for processor in own.values()):
-        raise ValueError("unet joins views already; one block at a time is wanted.")
+        raise ValueError("unet joins views already; expected one block at a time.")
     if views == 1:
         yield unet
         return
@@ -127,7 +127,7 @@ def joint_views(unet: nn.Module, views: int) -> Iterator[nn.Module]:
     def tell_frames(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         if len(sample) % views:
-            raise ValueError(f"sample has a batch of {len(sample)}; a multiple of {views} views is wanted.")
+            raise ValueError(f"sample has a batch of {len(sample)}; expected a multiple of {views} views.")
         for processor in joint.values():
             processor.frames = sample.shape[2] if sample.ndim == 5 else 1
 

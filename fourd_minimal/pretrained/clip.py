@@ -114,7 +114,7 @@ class Clip:
             ValueError: no caption, or one string instead of several.
         """
         if isinstance(captions, str) or not captions:
-            raise ValueError(f"captions is {captions!r}; a list of at least one caption is wanted.")
+            raise ValueError(f"captions is {captions!r}; expected a list of at least one caption.")
         device, longest = next(self.model.parameters()).device, self.model.config.text_config.max_position_embeddings
         found = []
         for start in range(0, len(captions), self.batch):
@@ -129,7 +129,7 @@ class Clip:
 def not_loaded(kind: str, name: str, reason: Exception) -> ValueError:
     """One sentence for what transformers says in several."""
     first = str(reason).strip().partition("\n")[0].rstrip(".")
-    return ValueError(f"{kind} cannot be loaded from {name!r}: {first}; a folder with it, or a network, is wanted.")
+    return ValueError(f"{kind} cannot be loaded from {name!r}: {first}; expected a folder with it, or a network,.")
 
 
 def refuse_gaps(name: str, info: dict) -> None:

@@ -1,9 +1,9 @@
-"""What 4DM sees in place of pixels: latents of Stable Diffusion, CLIP's tokens of the film, tokens of a caption.
+"""What 4DM sees in place of pixels: latents of Stable Diffusion, CLIP's tokens of the video, tokens of a caption.
 
 4Diffusion's base is ImageDream (section 3.1; Wang and Shi 2023), and these are its three encoders, all frozen:
 
     z      = scale (mean + std noise)        a draw from what Stable Diffusion's autoencoder says of a frame
-    tokens = CLIP's second last layer        257 of 1280 numbers for every frame of the film, the class token first
+    tokens = CLIP's second last layer        257 of 1280 numbers for every frame of the video, the class token first
     text   = Stable Diffusion's tokens       77 of 1024 numbers for the caption
 
 As in ImageDream, latents are drawn, the views' and the reference's; the noise is given, so that whoever trains can make
@@ -68,15 +68,15 @@ class Encoders(nn.Module):
             ValueError: latents, tokens or text of other sizes, or frames that make no whole latents.
         """
         text = None if self.text is None else self.text.shape[-1]
-        for what, given, wanted in (
+        for what, given, expected in (
             ("channels of latents", self.channels, channels),
             ("channels of image tokens", self.vision.config.hidden_size, token_dim),
             ("channels of text", text, text_dim),
         ):
-            if given != wanted:
-                raise ValueError(f"encoders give {given} {what}; the model's {wanted} are wanted.")
+            if given != expected:
+                raise ValueError(f"encoders give {given} {what}; expected the model's {expected}.")
         if image_size % self.shrink:
-            raise ValueError(f"image_size is {image_size}; a multiple of {self.shrink}, for latents, is wanted.")
+            raise ValueError(f"image_size is {image_size}; expected a multiple of {self.shrink}, for latents,.")
 
     @torch.no_grad()
     def latents(self, frames: Float[Tensor, "*b 3 h w"], noise: Float[Tensor, "*b c y x"]) -> Float[Tensor, "*b c y x"]:

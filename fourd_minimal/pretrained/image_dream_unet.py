@@ -124,11 +124,11 @@ def load_image_dream(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> None:
         ValueError: names or shapes that do not fit, or tensors that are not there.
     """
     found, own = translate(state, unet.config.n_res_blocks), unet.state_dict()
-    wanted = {name for name in own if not name.startswith("temporal.")}
-    if missing := sorted(wanted - found.keys()):
+    expected = {name for name in own if not name.startswith("temporal.")}
+    if missing := sorted(expected - found.keys()):
         raise ValueError(f"state lacks {len(missing)} tensors of ImageDream, such as our {missing[0]}.")
     for name, value in found.items():
-        if name not in wanted or own[name].shape != value.shape:
-            shape = tuple(own[name].shape) if name in wanted else "nothing of this name"
-            raise ValueError(f"state's {name} is {tuple(value.shape)}; {shape} is wanted.")
+        if name not in expected or own[name].shape != value.shape:
+            shape = tuple(own[name].shape) if name in expected else "nothing of this name"
+            raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {shape}.")
     unet.load_state_dict(found, strict=False)

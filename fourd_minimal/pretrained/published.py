@@ -22,8 +22,8 @@ def load(from_pretrained: Callable, name: str | Path, part: str = "", **options:
     except (OSError, ValueError, TypeError) as reason:
         said = " ".join(str(reason).strip().partition("\n")[0].rstrip(".").split())
         what = f"the {part} of {str(name)!r}" if part else repr(str(name))
-        wanted = "a folder with it as safetensors, or a network, is wanted"
-        raise ValueError(f"{what} cannot be loaded ({said}); {wanted}.") from None
+        expected = "a folder with it as safetensors, or a network, is wanted"
+        raise ValueError(f"{what} cannot be loaded ({said}); {expected}.") from None
 
 
 def load_model(kind: Any, name: str | Path, part: str = "", **options: Any) -> nn.Module:

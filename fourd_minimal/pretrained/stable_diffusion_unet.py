@@ -103,7 +103,7 @@ def load_stable_diffusion(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> l
     found, own = translate(state, unet.config.n_res_blocks), unet.state_dict()
     for name, value in found.items():
         if name not in own or own[name].shape != value.shape:
-            wanted = tuple(own[name].shape) if name in own else "nothing of this name"
-            raise ValueError(f"state's {name} is {tuple(value.shape)}; {wanted} is wanted.")
+            expected = tuple(own[name].shape) if name in own else "nothing of this name"
+            raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {expected}.")
     unet.load_state_dict(found, strict=False)
     return sorted(own.keys() - found.keys())

@@ -1,7 +1,7 @@
 """Stable Diffusion and AnimateDiff look at all frames of all views of a scene: score distillation from public weights.
 
-4Diffusion distils 4DM, whose weights nobody has. This guide stands where it stood (`scene_distillation.Guide`), with what is
-public, and a caption in place of the film:
+4Diffusion distils 4DM, whose weights nobody has. This guide stands where it stood (`scene_distillation.Guide`), with
+what is public, and a caption in place of the video:
 
     z  = scale E(x)                       every frame of every view, through the encoder of the autoencoder
     z0 = what the U-Net, guided, says     one t, one look at all of them: frames by AnimateDiff's motion modules,
@@ -58,7 +58,7 @@ class StableGuideConfig:
     def __post_init__(self):
         for name in ("views", "times", "image_size", "at_once"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is wanted.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
 
 
 def side(azimuths_deg: Float[Tensor, " v"]) -> Int[Tensor, " v"]:
@@ -98,29 +98,29 @@ class StableGuide(nn.Module):
     ):
         super().__init__()
         self.unet, self.vae, self.schedule, self.predicts = unet, vae, schedule, predicts
-        self.config, wanted = config or StableGuideConfig(), unet.config
+        self.config, expected = config or StableGuideConfig(), unet.config
         shrink = 2 ** (len(vae.config.block_out_channels) - 1)
         if self.config.image_size is None:
-            self.config = replace(self.config, image_size=wanted.sample_size * shrink)
+            self.config = replace(self.config, image_size=expected.sample_size * shrink)
         self.register_buffer("text", text)
         self.register_buffer("abar", schedule.abar)
-        size, unit = self.config.image_size, shrink * 2 ** (len(wanted.block_out_channels) - 1)
-        self.moves = "motion_max_seq_length" in wanted
-        if wanted.in_channels != vae.config.latent_channels:
-            channels = wanted.in_channels, vae.config.latent_channels
-            raise ValueError(f"unet takes {channels[0]} channels and vae gives {channels[1]}; as many are wanted.")
-        if wanted.get("addition_embed_type"):
-            kind = wanted.addition_embed_type
+        size, unit = self.config.image_size, shrink * 2 ** (len(expected.block_out_channels) - 1)
+        self.moves = "motion_max_seq_length" in expected
+        if expected.in_channels != vae.config.latent_channels:
+            channels = expected.in_channels, vae.config.latent_channels
+            raise ValueError(f"unet takes {channels[0]} channels and vae gives {channels[1]}; expected as many.")
+        if expected.get("addition_embed_type"):
+            kind = expected.addition_embed_type
             raise ValueError(f"unet also wants {kind!r}; Stable Diffusion 1 or 2, which wants text alone, is.")
-        if text.shape[-1] != wanted.cross_attention_dim:
-            raise ValueError(f"text has {text.shape[-1]} channels; the U-Net wants {wanted.cross_attention_dim}.")
+        if text.shape[-1] != expected.cross_attention_dim:
+            raise ValueError(f"text has {text.shape[-1]} channels; the U-Net wants {expected.cross_attention_dim}.")
         if size % unit:
-            raise ValueError(f"image_size is {size}; a multiple of {unit} is wanted.")
-        if self.moves and self.config.times > wanted.motion_max_seq_length:
-            most = wanted.motion_max_seq_length
+            raise ValueError(f"image_size is {size}; expected a multiple of {unit}.")
+        if self.moves and self.config.times > expected.motion_max_seq_length:
+            most = expected.motion_max_seq_length
             raise ValueError(f"times is {self.config.times}; the motion modules know positions for {most} frames.")
         if predicts not in ("epsilon", "v_prediction"):
-            raise ValueError(f"predicts is {predicts!r}; 'epsilon' or 'v_prediction' is wanted.")
+            raise ValueError(f"predicts is {predicts!r}; expected 'epsilon' or 'v_prediction'.")
         self.requires_grad_(False).eval()
 
     def encode(self, renders: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b c y x"]:
@@ -151,7 +151,7 @@ class StableGuide(nn.Module):
         out = rearrange(out, f"{rows} -> b t v c h w", **sizes).to(z)
         return out if self.predicts == "epsilon" else self.schedule.eps_from_velocity(z, out, t)
 
-    def opinion(self, azimuths_deg: Float[Tensor, " v"]) -> Guess:
+    def noise_predictor(self, azimuths_deg: Float[Tensor, " v"]) -> Guess:
         """What it says of noisy latents `(t, v, c, h, w)`: the noise it sees in them, with the caption and without."""
         captions = self.text[side(azimuths_deg).to(self.text.device)]
         both = torch.stack([captions, self.text[3:].expand_as(captions)])
@@ -187,14 +187,14 @@ class StableGuide(nn.Module):
         Raises:
             ValueError: renders of another size or range, or other angles than views.
         """
-        wanted = (len(renders), len(azimuths_deg), 3, self.config.image_size, self.config.image_size)
-        if tuple(renders.shape) != wanted:
-            raise ValueError(f"renders has shape {tuple(renders.shape)}; {wanted} is wanted.")
+        expected = (len(renders), len(azimuths_deg), 3, self.config.image_size, self.config.image_size)
+        if tuple(renders.shape) != expected:
+            raise ValueError(f"renders has shape {tuple(renders.shape)}; expected {expected}.")
         least, most = renders.detach().aminmax()
         if not (least > -1e-3 and most < 1 + 1e-3):  # compositing rounds
-            raise ValueError(f"renders reaches from {least:.3g} to {most:.3g}; pixels in [0, 1] are wanted.")
+            raise ValueError(f"renders reaches from {least:.3g} to {most:.3g}; expected pixels in [0, 1].")
         options = dict(guidance=guidance, rescale=rescale, generator=generator)
-        return score_distillation(self.encode(renders), self.opinion(azimuths_deg), self.abar, t, **options)
+        return score_distillation(self.encode(renders), self.noise_predictor(azimuths_deg), self.abar, t, **options)
 
     @classmethod
     def from_pretrained(
@@ -226,9 +226,7 @@ class StableGuide(nn.Module):
                 prompt nor text, or both.
         """
         if bool(prompt.strip()) == (text is not None):
-            raise ValueError(
-                f"prompt is {prompt!r} and text is {'given' if text is not None else None}; one is wanted."
-            )
+            raise ValueError(f"prompt is {prompt!r} and text is {'given' if text is not None else None}; expected one.")
         try:
             from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
         except ImportError as reason:
@@ -268,7 +266,7 @@ def read_captions(model: str, captions: Sequence[str]) -> Float[Tensor, "n l d"]
     reader = load_model(CLIPTextModel, model, "text_encoder")
     if len(tokenizer) < reader.config.vocab_size:  # where there are no files, transformers makes up an empty one
         said = f"{len(tokenizer)} tokens, and its text encoder reads {reader.config.vocab_size}"
-        raise ValueError(f"the tokenizer of {model!r} has {said}; a tokenizer with as many is wanted.")
+        raise ValueError(f"the tokenizer of {model!r} has {said}; expected a tokenizer with as many.")
     longest = reader.config.max_position_embeddings
     options = dict(padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
     return reader.eval()(tokenizer(list(captions), **options).input_ids)[0].float()

@@ -55,7 +55,7 @@ class ToyFeaturesConfig:
                 f"{len(self.widths)} times and widths in eights are wanted."
             )
         if self.frames < 2:
-            raise ValueError(f"frames is {self.frames}; at least 2 are wanted.")
+            raise ValueError(f"frames is {self.frames}; expected at least 2.")
 
 
 class ToyFeatures(nn.Module):
@@ -147,9 +147,9 @@ class ToyFeatures(nn.Module):
         return self.to_video(torch.cat([found.mean(-1), found.amax(-1)], -1))
 
 
-def _check(name: str, pictures: Tensor, axes: int, wanted: str) -> None:
+def _check(name: str, pictures: Tensor, axes: int, expected: str) -> None:
     if pictures.ndim != axes or pictures.shape[-3] != 3:
-        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; {wanted} is wanted.")
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; expected {expected}.")
     if axes == 5 and pictures.shape[1] < 2:
-        raise ValueError(f"{name} have {pictures.shape[1]} frame; at least 2 are wanted.")
+        raise ValueError(f"{name} have {pictures.shape[1]} frame; expected at least 2.")
     check(name, pictures)

@@ -77,11 +77,11 @@ class VideoScore:
 
     def __init__(self, network: nn.Module, processor, prompt: str = PROMPT, name: str = "", max_frames: int = 16):
         if prompt.count(CAPTION) != 1 or "<image>" in prompt:
-            raise ValueError(f"prompt is {prompt[:40]!r}...; text with {CAPTION} once and no <image> is wanted.")
+            raise ValueError(f"prompt is {prompt[:40]!r}...; expected text with {CAPTION} once and no <image>.")
         if max_frames < 1:
-            raise ValueError(f"max_frames is {max_frames}; at least 1 is wanted.")
+            raise ValueError(f"max_frames is {max_frames}; expected at least 1.")
         if network.config.num_labels != len(NAMES):
-            raise ValueError(f"network gives {network.config.num_labels} numbers; {len(NAMES)} are wanted.")
+            raise ValueError(f"network gives {network.config.num_labels} numbers; expected {len(NAMES)}.")
         self.network, self.processor = network.eval().requires_grad_(False), processor
         self.prompt, self.max_frames = prompt, max_frames
         words = "" if is_published(prompt) else ", not with the published prompt: compare with nothing published"
@@ -130,7 +130,7 @@ class VideoScore:
         check("videos", videos)
         if isinstance(captions, str) or len(captions) != len(videos):
             given = "one string" if isinstance(captions, str) else f"{len(captions)} captions"
-            raise ValueError(f"captions is {given}; a list of {len(videos)}, one for each video, is wanted.")
+            raise ValueError(f"captions is {given}; expected a list of {len(videos)}, one for each video,.")
         found = torch.stack([self._of_one(*pair) for pair in zip(videos, captions, strict=True)]).to(videos)
         return dict(zip(NAMES, found.unbind(-1), strict=True))
 

@@ -11,7 +11,7 @@ output. Wan predicts eps - x at timestep 1000 sigma: our velocity.
 Departures from the paper, whose base model is not public, and what they cost:
 - The base works on latents, and Wan's VAE makes one of four frames. Rows and columns would not share them. So every
   frame is encoded and decoded on its own, as a video of one frame: one latent for every cell. Wan has seen such latents
-  only as first frames, and neighbours four frames apart: give it every fourth frame of a film.
+  only as first frames, and neighbours four frames apart: give it every fourth frame of a video.
 - Known cells are clean latents at timestep 0, so every token has its timestep. Wan 2.1 never saw two noise levels in
   one video; the sync layers, all that is trained, must learn what to make of them. (Wan 2.2's TI2V-5B was trained that
   way and has the same classes; not tried.) It also means a modulation for every token: 1.4 GB in bf16 for 5x5 cells of
@@ -97,7 +97,7 @@ class TwoStreamWan(nn.Module):
         if channels != latents or base.config.patch_size[0] != 1:
             raise ValueError(
                 f"{name or 'base'} takes {channels} channels in patches of {base.config.patch_size[0]} frames, its VAE "
-                f"makes {latents}; a text-to-video model with the VAE's channels and patches of one frame is wanted."
+                f"makes {latents}; expected a text-to-video model with the VAE's channels and patches of one frame."
             )
         if sync not in get_args(WanDesign):
             raise ValueError(f"sync is {sync!r}; it must be one of {', '.join(get_args(WanDesign))}.")
@@ -342,7 +342,7 @@ class TwoStreamWan(nn.Module):
             ValueError: guidance without `negative`.
         """
         if guidance != 1 and negative is None:
-            raise ValueError(f"guidance is {guidance} and negative is None; embedded negative prompts are wanted.")
+            raise ValueError(f"guidance is {guidance} and negative is None; expected embedded negative prompts.")
         seen = known_cells(*clean.shape[1:3]).to(clean.device)[None, ..., None, None, None]
 
         def towards_noise(x: Tensor, sigma: float) -> Tensor:
@@ -388,7 +388,7 @@ class TwoStreamWan(nn.Module):
         for name, video in (("fixed_view", fixed_view), ("freeze_time", freeze_time)):
             check_pixels(name, video)
             if video.ndim != 4 or video.shape[1] != 3 or len(video) < 2:
-                raise ValueError(f"{name} has shape {tuple(video.shape)}; (2 frames or more, 3, h, w) is wanted.")
+                raise ValueError(f"{name} has shape {tuple(video.shape)}; expected (2 frames or more, 3, h, w).")
         if fixed_view.shape[2:] != freeze_time.shape[2:]:
             sizes = ("x".join(map(str, video.shape[2:])) for video in (freeze_time, fixed_view))
             raise ValueError("freeze_time has {} pixels, fixed_view {}; both must have the same.".format(*sizes))

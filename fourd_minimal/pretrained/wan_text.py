@@ -21,7 +21,7 @@ WORDS = 512
 """Tokens of a prompt, as Wan was trained."""
 ENDINGS = (
     "Time stands still: everything is frozen in its place while the camera moves around it.",
-    "The camera stands still and films the moving scene.",
+    "The camera stands still and videos the moving scene.",
 )
 """What follows the prompt for the columns, freeze-time videos, and for the rows, fixed-view videos. Assumed."""
 
@@ -59,6 +59,6 @@ def contexts(prompt: str = "") -> list[str]:
     """The prompt with each of the two `ENDINGS`.
 
     >>> contexts("A red ball.")[1]
-    'A red ball. The camera stands still and films the moving scene.'
+    'A red ball. The camera stands still and videos the moving scene.'
     """
     return [f"{prompt} {ending}".strip() for ending in ENDINGS]

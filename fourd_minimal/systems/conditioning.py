@@ -80,12 +80,12 @@ def check_video(name: str, video: Tensor, most: int | None, size: tuple[int, int
     h, w = size
     check_pixels(name, video)
     if video.ndim != 4 or video.shape[1] != 3:
-        raise ValueError(f"{name} has shape {tuple(video.shape)}; (frames, 3, {h}, {w}) is wanted.")
+        raise ValueError(f"{name} has shape {tuple(video.shape)}; expected (frames, 3, {h}, {w}).")
     if tuple(video.shape[2:]) != (h, w):
         given = "x".join(map(str, video.shape[2:]))
         raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
     if len(video) < 2:
-        raise ValueError(f"{name} has {len(video)} frames; at least 2 are wanted.")
+        raise ValueError(f"{name} has {len(video)} frames; expected at least 2.")
     if most is not None and len(video) > most:
         raise ValueError(
             f"{name} has {len(video)} frames; this model takes 2 to {most} at once: read_video(path, frames={most}), "

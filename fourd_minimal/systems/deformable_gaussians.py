@@ -75,7 +75,7 @@ class DeformableGaussians(nn.Module):
         counts = {len(points), len(colour), len(radius), len(points) if view_offsets is None else view_offsets.shape[1]}
         if counts != {len(points)} or not len(points):
             raise ValueError(
-                f"points, colour, radius and view_offsets are for {sorted(counts)} Gaussians; one count is wanted."
+                f"points, colour, radius and view_offsets are for {sorted(counts)} Gaussians; expected one count."
             )
         self.points = nn.Parameter(points.clone())
         self.log_radius = nn.Parameter(radius.log())
@@ -208,10 +208,10 @@ def remove_floaters(
         optimiser.zero_grad()
         (seen.rgb - freeze_time).square().mean().backward()
         optimiser.step()
-    wanted = trial.opacity_logit.detach().sigmoid() > keep
-    if not wanted.any():
-        raise ValueError(f"keep is {keep}, and no point's opacity stays above it; a smaller one is wanted.")
-    return scene.subset(wanted)
+    expected = trial.opacity_logit.detach().sigmoid() > keep
+    if not expected.any():
+        raise ValueError(f"keep is {keep}, and no point's opacity stays above it; expected a smaller one.")
+    return scene.subset(expected)
 
 
 def random_scene(n_points: int, seed: int = 0, size: float = 1.0) -> DeformableGaussians:
@@ -306,7 +306,7 @@ def fit(
 def _check_fit(scene: DeformableGaussians, grid: Tensor, c2w: Tensor, fov_deg: float) -> None:
     views = len(grid)
     if len(c2w) != views:
-        raise ValueError(f"c2w is for {len(c2w)} views and grid has {views}; one camera per view is wanted.")
+        raise ValueError(f"c2w is for {len(c2w)} views and grid has {views}; expected one camera per view.")
     if scene.view_offsets is not None and len(scene.view_offsets) != views:
         raise ValueError(f"scene has offsets for {len(scene.view_offsets)} views and grid has {views}.")
     check_pixels("grid", grid)

@@ -71,7 +71,7 @@ class DynamicNeRFConfig:
         )
         for name in counts.split():
             if getattr(self, name) < 1:
-                raise ValueError(f"nerf.{name} is {getattr(self, name)}; at least 1 is wanted.")
+                raise ValueError(f"nerf.{name} is {getattr(self, name)}; expected at least 1.")
 
 
 class DynamicNeRF(nn.Module):
@@ -206,7 +206,7 @@ class DynamicNeRF(nn.Module):
         batch, cameras = c2w.shape[:-2], c2w.reshape(-1, 4, 4)
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         if ((time < 0) | (time > 1)).any():
-            raise ValueError(f"time reaches from {time.min():g} to {time.max():g}; times in [0, 1] are wanted.")
+            raise ValueError(f"time reaches from {time.min():g} to {time.max():g}; expected times in [0, 1].")
         origin, directions = self.pixel_rays(cameras, fov_deg, size, rays_per_side)
         pixels = size[0] * size[1]
         pieces = (origin.repeat_interleave(pixels, 0), directions.flatten(0, 2), time.repeat_interleave(pixels))
@@ -277,8 +277,8 @@ def reconstruction_loss(
     """
     colour, opacity = scene.look(*pixels[:3], generator)
     behind = torch.rand(len(opacity), 1, generator=generator).to(colour) if mask else 1.0
-    wanted = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
-    off = colour + (1 - opacity)[:, None] * behind - wanted
+    expected = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
+    off = colour + (1 - opacity)[:, None] * behind - expected
     return off.square().mean() + mask * (opacity - pixels.alpha).square().mean()
 
 
@@ -310,7 +310,7 @@ def fit_steps(
         ValueError: another number of cameras than of views, colours or opacities outside [0, 1], poses that are none.
     """
     if len(c2w) != len(rgb):
-        raise ValueError(f"c2w is for {len(c2w)} views and rgb has {len(rgb)}; one camera per view is wanted.")
+        raise ValueError(f"c2w is for {len(c2w)} views and rgb has {len(rgb)}; expected one camera per view.")
     check_pixels("rgb", rgb)
     check_pixels("alpha", alpha)
     check_poses(c2w, fov_deg)

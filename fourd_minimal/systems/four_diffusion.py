@@ -14,7 +14,7 @@ what they say where they overlap (MultiDiffusion, Bar-Tal et al. 2023). The pape
 
 Departures at toy scale: pixels, not latents; x0 and not noise is predicted, which learns in half the time; tokens of
 the reference are its patches, not CLIP's; cameras are relative to the reference's camera, so that "azimuth 90" means 90
-degrees from where the input was filmed. (The paper's are in the object's own frame, which the model must guess; with
+degrees from where the input was recorded. (The paper's are in the object's own frame, which the model must guess; with
 `object_frame`, as in `full`, so are ours.)
 """
 
@@ -74,11 +74,11 @@ class FourDMConfig:
         unet, side = self.unet, self.unet.patch * 2 ** (len(self.unet.widths) - 1)
         latent = unet.image_channels != 3
         if not latent and (self.image_size % side or self.image_size % self.token_patch):
-            raise ValueError(f"image_size is {self.image_size}; multiples of {side} and {self.token_patch} are wanted.")
+            raise ValueError(f"image_size is {self.image_size}; expected multiples of {side} and {self.token_patch}.")
         if not latent and unet.token_dim != unet.image_channels * self.token_patch**2:
             raise ValueError(f"token_dim is {unet.token_dim}; a patch has {unet.image_channels * self.token_patch**2}.")
         if self.views < 1 or self.times < 1:
-            raise ValueError(f"views, times are {self.views}, {self.times}; at least 1 of each is wanted.")
+            raise ValueError(f"views, times are {self.views}, {self.times}; expected at least 1 of each.")
 
     def told(self, c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
         """Poses of all cameras but the first, the reference's, as the network is told them."""
@@ -148,11 +148,9 @@ class FourDM(nn.Module):
         """
         b, f = z.shape[:2]
         if reference.shape[1] != f:
-            raise ValueError(f"reference has {reference.shape[1]} frames and z has {f}; as many are wanted.")
+            raise ValueError(f"reference has {reference.shape[1]} frames and z has {f}; expected as many.")
         if (text is None) != (self.config.unet.text_dim is None):
-            raise ValueError(
-                "text is missing; tokens are wanted." if text is None else "text is given; none is wanted."
-            )
+            raise ValueError("text is missing; expected tokens." if text is None else "text is given; expected none.")
         tokens = self.tokens(reference.flatten(0, 1)) if tokens is None else tokens.flatten(0, 1)
         if shown is not None:
             reference = reference * shown[:, None, None, None, None]
@@ -198,7 +196,7 @@ class FourDM(nn.Module):
         """
         b, f, c, h, w = reference.shape
         if noise is not None and noise.shape[1] != f:
-            raise ValueError(f"noise has {noise.shape[1]} frames and reference has {f}; as many are wanted.")
+            raise ValueError(f"noise has {noise.shape[1]} frames and reference has {f}; expected as many.")
         if noise is None:
             shape = b, f, cameras.shape[1], c, h, w
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(reference)
@@ -251,17 +249,17 @@ class FourDM(nn.Module):
         check_pixels("video", video)
         size, most = self.config.image_size, self.config.max_frames
         if video.ndim != 4 or tuple(video.shape[1:]) != (3, size, size):
-            raise ValueError(f"video has shape {tuple(video.shape)}; (t, 3, {size}, {size}) is wanted.")
+            raise ValueError(f"video has shape {tuple(video.shape)}; expected (t, 3, {size}, {size}).")
         if len(video) > most and not windows:
             raise ValueError(f"video has {len(video)} frames; at most {most} are wanted, or windows=True.")
         if not len(azimuths_deg) or not all(map(math.isfinite, azimuths_deg)):
-            raise ValueError(f"azimuths_deg is {tuple(azimuths_deg)}; one or more finite angles are wanted.")
+            raise ValueError(f"azimuths_deg is {tuple(azimuths_deg)}; expected one or more finite angles.")
         if not math.isfinite(guidance):
-            raise ValueError(f"guidance is {guidance}; a finite number is wanted.")
-        film = video[None].to(next(self.parameters())) * 2 - 1
-        cameras = self.cameras(azimuths_deg)[None].to(film)
+            raise ValueError(f"guidance is {guidance}; expected a finite number.")
+        reference = video[None].to(next(self.parameters())) * 2 - 1
+        cameras = self.cameras(azimuths_deg)[None].to(reference)
         window = self.config.times if windows else None
-        *_, sample = self.denoising(film, cameras, n_steps, guidance, seed=seed, window=window)
+        *_, sample = self.denoising(reference, cameras, n_steps, guidance, seed=seed, window=window)
         return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w").to(video)
 
     @classmethod

@@ -11,10 +11,10 @@ def check_pixels(name: str, frames: Tensor) -> None:
     """
     if not isinstance(frames, Tensor) or not frames.is_floating_point():
         kind = frames.dtype if isinstance(frames, Tensor) else type(frames).__name__
-        raise ValueError(f"{name} is {kind}; a floating-point tensor with pixels in [0, 1] is wanted.")
+        raise ValueError(f"{name} is {kind}; expected a floating-point tensor with pixels in [0, 1].")
     if not frames.numel():
-        raise ValueError(f"{name} has shape {tuple(frames.shape)}, so no pixels; pixels in [0, 1] are wanted.")
+        raise ValueError(f"{name} has shape {tuple(frames.shape)}, so no pixels; expected pixels in [0, 1].")
     if not frames.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values; pixels in [0, 1] are wanted.")
+        raise ValueError(f"{name} holds NaN or infinite values; expected pixels in [0, 1].")
     if frames.min() < 0 or frames.max() > 1:
-        raise ValueError(f"{name} reaches from {frames.min():.3g} to {frames.max():.3g}; pixels in [0, 1] are wanted.")
+        raise ValueError(f"{name} reaches from {frames.min():.3g} to {frames.max():.3g}; expected pixels in [0, 1].")

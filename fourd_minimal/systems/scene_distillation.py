@@ -1,21 +1,22 @@
-"""A film of an object becomes a scene that moves: 4Diffusion from end to end.
+"""A video of an object becomes a scene that moves: 4Diffusion from end to end.
 
-Section 3.3 of the paper. 4DM surrounds the film with videos; a dynamic NeRF is optimised until 4DM finds nothing to say
-about its renders, and until they look like those videos:
+Section 3.3 of the paper. 4DM surrounds the video with videos; a dynamic NeRF is optimised until 4DM finds nothing to
+say about its renders, and until they look like those videos:
 
     each step   one random turn u of four cameras around, all frames       x = render(u + 0, 90, 180, 270 degrees)
                 L_sds = 1/2 |x - sg[x0(x)]|^2 / images                     4D-aware: one look at all of them (`sds.py`)
                 L_anchor, of one frame of one sampled video                (`anchor_loss.py`)
                 and what keeps density tidy
 
-The film itself is compared with nothing: in the paper nobody knows its camera. Score distillation frame by frame is
+The video itself is compared with nothing: in the paper nobody knows its camera. Score distillation frame by frame is
 the same run with the base in place of 4DM. A guide (`Guide`) may look in its place too: a model of latents, whose loss
-reaches the renders through its encoder. With a guide alone there is no film and there are no videos, and score
+reaches the renders through its encoder. With a guide alone there is no video and there are no videos, and score
 distillation is all there is.
 
 Departures, off in the paper's configuration. A fit to the sampled videos comes first (`fit_steps`), which takes seconds
 instead of thousands of steps. The gradient of L_sds is taken at some pixels of the renders, drawn anew, and one look
-serves a few steps, since the look is what costs. A mask loss is against white ghosts (`python -m figures.distil_ablation`: none).
+serves a few steps, since the look is what costs. A mask loss is against white ghosts (`python -m
+figures.distil_ablation`: none).
 
 Departures, always. Cameras have the elevation and distance that 4DM knows; the paper draws elevations of 0 to 5
 degrees. Where renders are not as large as 4DM's frames, it sees them resized, and what it wants is resized back. The
@@ -107,11 +108,11 @@ class SceneConfig:
         least |= dict(anneal_steps=1) | (dict(pixels=1) if self.pixels is not None else {})
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least {lowest} is wanted.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {lowest}.")
         weights = "sampling_guidance sds guidance rescale anchor direct mask opacity rate_grids rate_mlps fov_deg"
         for name in weights.split():
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; a finite number, not negative, is wanted.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number, not negative,.")
 
 
 @runtime_checkable
@@ -144,10 +145,10 @@ class Step(NamedTuple):
     scene: DynamicNeRF
 
 
-def opinion(model: FourDM, film: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
-    """What a model says of noisy renders `(t, v, 3, h, w)`: the noise it sees in them, with the film and without."""
-    reference, cameras = film[None] * 2 - 1, model.cameras(azimuths_deg.tolist())[None].to(film)
-    both = torch.tensor([True, False], device=film.device)
+def noise_predictor(model: FourDM, video: Float[Tensor, "t 3 h w"], azimuths_deg: Float[Tensor, " v"]) -> Guess:
+    """What a model says of noisy renders `(t, v, 3, h, w)`: the noise it sees in them, with the video and without."""
+    reference, cameras = video[None] * 2 - 1, model.cameras(azimuths_deg.tolist())[None].to(video)
+    both = torch.tensor([True, False], device=video.device)
 
     def guess(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         twice = [a.expand(2, *a.shape[1:]) for a in (z[None], cameras, reference)]
@@ -164,12 +165,12 @@ def off_white(rgb: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 1 h w"]:
 
 
 def cameras_around(model: FourDM | Guide, n: int) -> Float[Tensor, "n 4 4"]:
-    """Evenly, from the film's own camera on, which stands at azimuth 0."""
+    """Evenly, from the video's own camera on, which stands at azimuth 0."""
     return circular_trajectory(torch.arange(n) * (360 / n), model.config.elevation_deg, model.config.radius)
 
 
 def surroundings(
-    film: Float[Tensor, "t 3 h w"], model: FourDM, config: SceneConfig, seed: int = 0
+    video: Float[Tensor, "t 3 h w"], model: FourDM, config: SceneConfig, seed: int = 0
 ) -> Float[Tensor, "v t 3 h w"]:
     """Sampled videos, as `cameras_around` would see the object; as many at a time as the model makes."""
     azimuth, groups = (
@@ -177,12 +178,12 @@ def surroundings(
         config.sampled_views // model.config.views,
     )
     options = dict(n_steps=config.sampling_steps, guidance=config.sampling_guidance)
-    made = [model.sample(film, azimuth[i::groups].tolist(), seed=seed * groups + i, **options) for i in range(groups)]
+    made = [model.sample(video, azimuth[i::groups].tolist(), seed=seed * groups + i, **options) for i in range(groups)]
     return rearrange(made, "g v t c h w -> (v g) t c h w")
 
 
 def optimise_steps(
-    film: Float[Tensor, "t 3 h w"] | None,
+    video: Float[Tensor, "t 3 h w"] | None,
     model: FourDM | Guide,
     config: SceneConfig,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -190,12 +191,12 @@ def optimise_steps(
     seed: int = 0,
     path: str | Path | None = None,
     checkpoint_every: int = 100,
-    eyes: FourDM | Guide | None = None,
+    guidance_model: FourDM | Guide | None = None,
 ) -> Iterator[Step]:
     """Optimise a scene, yielding after every step.
 
     Args:
-        film: of an object over white, in [0, 1], as large as the model's frames; None where a guide is the model.
+        video: of an object over white, in [0, 1], as large as the model's frames; None where a guide is the model.
         model: 4DM, which samples the videos, and looks at renders; or a guide, which knows what to see by itself.
         config: everything it depends on.
         perceptual: the anchor's distance of pictures in [-1, 1].
@@ -207,31 +208,33 @@ def optimise_steps(
 
     Raises:
         ValueError: an anchor without a distance; steps without a loss; a checkpoint of other settings or of another
-            film; a model that works on latents; other videos than cameras; a film for a guide as the model, or what
+            video; a model that works on latents; other videos than cameras; a video for a guide as the model, or what
             wants one without; anything that `FourDM.sample` refuses.
     """
     if isinstance(model, Guide):
-        _refuse_films(film, videos, config)
-    elif film is None:
-        raise ValueError("film is None; 4DM wants a film.")
+        _refuse_videos(video, videos, config)
+    elif video is None:
+        raise ValueError("video is None; 4DM wants a video.")
     if config.anchor and perceptual is None:
         raise ValueError("perceptual is None; the anchor loss wants a distance of pictures.")
     if config.n_steps and not (config.sds or config.anchor or config.direct or config.mask):
-        raise ValueError(f"n_steps is {config.n_steps} with sds, anchor, direct and mask at 0; one of them is wanted.")
+        raise ValueError(f"n_steps is {config.n_steps} with sds, anchor, direct and mask at 0; expected one of them.")
     if not isinstance(model, Guide):
         if model.config.unet.image_channels != 3:
             channels = model.config.unet.image_channels
-            raise ValueError(f"model works on {channels} latent channels; 3 colours are wanted.")
+            raise ValueError(f"model works on {channels} latent channels; expected 3 colours.")
         if config.sampled_views % model.config.views:
-            raise ValueError(f"sampled_views is {config.sampled_views}; a multiple of {model.config.views} is wanted.")
-        check_pixels("film", film)
-    looker = eyes or model
-    device = next(model.parameters()).device if film is None else film.device
+            raise ValueError(f"sampled_views is {config.sampled_views}; expected a multiple of {model.config.views}.")
+        check_pixels("video", video)
+    looker = guidance_model or model
+    device = next(model.parameters()).device if video is None else video.device
     scene = DynamicNeRF(config.nerf, seed).to(device)
     optimiser = adamw(scene, config.rate_grids, config.rate_mlps)
     c2w = cameras_around(model, config.sampled_views).to(device)
     path, start = None if path is None else Path(path), 0
-    notes = dict(seed=seed, film=None if film is None else fingerprint({"": film}), eyes=fingerprint(looker))
+    notes = dict(
+        seed=seed, video=None if video is None else fingerprint({"": video}), guidance_model=fingerprint(looker)
+    )
     if isinstance(looker, Guide):
         notes["guide"] = repr(looker.config)
     if path is not None and path.exists():
@@ -239,18 +242,18 @@ def optimise_steps(
         if videos is not None and not torch.equal(videos.cpu(), known):
             raise ValueError(f"{path} is of another run: videos differ; delete it, or choose another path.")
         videos = known if known is None else known.to(device)
-    elif videos is None and film is not None:
-        videos = surroundings(film, model, config, seed)
+    elif videos is None and video is not None:
+        videos = surroundings(video, model, config, seed)
     if videos is not None:
-        wanted = (config.sampled_views, *film.shape)
-        if tuple(videos.shape) != wanted:
-            raise ValueError(f"videos has shape {tuple(videos.shape)}; {wanted}, a film for each view, is wanted.")
+        expected = (config.sampled_views, *video.shape)
+        if tuple(videos.shape) != expected:
+            raise ValueError(f"videos has shape {tuple(videos.shape)}; expected {expected}, a video for each view,.")
         if not start and config.fit_steps:
             given = videos, off_white(videos), c2w, config.fov_deg
             for _ in fit_steps(scene, *given, config.fit_steps, mask=config.mask, seed=seed):
                 pass
         known = pixels_of(scene, videos, off_white(videos), c2w, config.fov_deg)
-    images = (looker.config.times if film is None else len(film)) * looker.config.views
+    images = (looker.config.times if video is None else len(video)) * looker.config.views
     anchor = AnchorLoss(perceptual) if config.anchor else None
     if start == config.n_steps:
         yield Step(start, {}, scene)
@@ -261,7 +264,7 @@ def optimise_steps(
         losses = {}
         if config.sds:
             if number % config.looks_every == 0:
-                looked = _look(scene, film, looker, config, number, generator)
+                looked = _look(scene, video, looker, config, number, generator)
             losses |= _pull(scene, looked, images, config, number, generator, isinstance(looker, Guide))
         if anchor:
             view, time = (int(torch.randint(n, (), generator=generator)) for n in videos.shape[:2])
@@ -286,28 +289,28 @@ def optimise_steps(
 
 
 def optimise_scene(
-    film: Float[Tensor, "t 3 h w"] | None, model: FourDM | Guide, config: SceneConfig, **options
+    video: Float[Tensor, "t 3 h w"] | None, model: FourDM | Guide, config: SceneConfig, **options
 ) -> DynamicNeRF:
     """The scene at the end of `optimise_steps`, which has the arguments."""
-    *_, last = optimise_steps(film, model, config, **options)
+    *_, last = optimise_steps(video, model, config, **options)
     return last.scene.requires_grad_(False)
 
 
-def _refuse_films(film: Tensor | None, videos: Tensor | None, config: SceneConfig) -> None:
+def _refuse_videos(video: Tensor | None, videos: Tensor | None, config: SceneConfig) -> None:
     """A guide as the model samples no videos, and nothing that wants some can be."""
-    if film is not None or videos is not None:
+    if video is not None or videos is not None:
         raise ValueError(
-            "model is a guide, which samples no videos; no film, or 4DM with the guide as eyes, is wanted."
+            "model is a guide, which samples no videos; expected no video, or 4DM with the guide as eyes,."
         )
     for name in ("anchor", "direct", "mask", "fit_steps"):
         if getattr(config, name):
-            raise ValueError(f"{name} is {getattr(config, name)}, and wants videos; without a film, 0 is wanted.")
+            raise ValueError(f"{name} is {getattr(config, name)}, and wants videos; expected without a video, 0.")
 
 
 @torch.no_grad()
 def _look(
     scene: DynamicNeRF,
-    film: Tensor | None,
+    video: Tensor | None,
     model: FourDM | Guide,
     config: SceneConfig,
     number: int,
@@ -318,7 +321,7 @@ def _look(
     Of a guide: with the change of colours that it would like to see there.
     """
     size = [size for begin, size in config.sizes if begin <= number][-1]
-    frames = model.config.times if film is None else len(film)
+    frames = model.config.times if video is None else len(video)
     views, whole, device = model.config.views, (model.config.image_size,) * 2, scene.space.table.device
     azimuth = (torch.rand((), generator=generator) + torch.arange(views)) * (360 / views)
     c2w = circular_trajectory(azimuth, model.config.elevation_deg, model.config.radius).to(device)
@@ -335,7 +338,7 @@ def _look(
             (slope,) = torch.autograd.grad(model.look(x, azimuth, t, **options).loss, renders)
         change = rearrange(slope * (-frames * views / 4), "t v c h w -> v t c h w")  # `_pull` has this slope there
         return pixels_of(scene, change, rearrange(seen.alpha, "t v 1 h w -> v t 1 h w"), c2w, config.fov_deg)
-    guess = opinion(model, film, azimuth)
+    guess = noise_predictor(model, video, azimuth)
     x0 = score_distillation(x * 2 - 1, guess, model.schedule.abar, t, **options).target
     target = F.interpolate((x0.flatten(0, 1) + 1) / 2, (size,) * 2, mode="bilinear", antialias=True)
     target = rearrange(target, "(t v) c h w -> v t c h w", t=frames)
@@ -393,11 +396,11 @@ def _save(
 
 
 def _resume(
-    path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, wanted: dict[str, Any]
+    path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, expected: dict[str, Any]
 ) -> tuple[int, Tensor | None]:
     """Load a checkpoint into both; say after which step it was written, and which videos were sampled, if any."""
     tensors, saved, notes = load_weights(path, SceneConfig)
-    differs = [name for name, value in wanted.items() if notes.get(name) != value]
+    differs = [name for name, value in expected.items() if notes.get(name) != value]
     differs += [f.name for f in fields(config) if getattr(saved, f.name) != getattr(config, f.name)]
     if differs:
         raise ValueError(f"{path} is of another run: {', '.join(differs)} differ; delete it, or choose another path.")

@@ -95,7 +95,7 @@ class TextToVideo(nn.Module):
             ValueError: no captions, a word outside the vocabulary, or too many words.
         """
         if not captions:
-            raise ValueError("captions is empty; at least one is wanted.")
+            raise ValueError("captions is empty; expected at least one.")
         known = {word: number for number, word in enumerate(self.config.words, 1)}
         encoded = torch.zeros(len(captions), self.config.slots, dtype=torch.long)
         for row, caption in zip(encoded, captions, strict=True):
@@ -153,7 +153,7 @@ class TextToVideo(nn.Module):
         seen = torch.zeros(b, frames, dtype=torch.bool, device=device)
         if first is not None:
             if first.shape != clean[:, 0].shape:
-                raise ValueError(f"first has shape {tuple(first.shape)}; {tuple(clean[:, 0].shape)} is wanted.")
+                raise ValueError(f"first has shape {tuple(first.shape)}; expected {tuple(clean[:, 0].shape)}.")
             check_pixels("(first + 1) / 2", (first + 1) / 2)
             clean[:, 0], seen[:, 0] = first, True
         given = seen[:, :, None, None, None]

@@ -61,7 +61,7 @@ class UpsamplerConfig:
     def __post_init__(self):
         if self.factor < 2 or any(side % self.factor for side in self.dit.image_size):
             raise ValueError(
-                f"factor is {self.factor}; at least 2, dividing image_size {self.dit.image_size}, is wanted."
+                f"factor is {self.factor}; expected at least 2, dividing image_size {self.dit.image_size},."
             )
         if self.dit.depth < 2:
             raise ValueError(f"depth is {self.dit.depth}; it must be at least 2, a block for each axis of the grid.")
@@ -208,8 +208,8 @@ class Upsampler(nn.Module):
         """
         check_pixels("grid", grid)
         if grid.ndim != 5 or tuple(grid.shape[2:]) != (3, *self.config.small_size):
-            wanted = (3, *self.config.small_size)
-            raise ValueError(f"grid has shape {tuple(grid.shape)}; (views, times, *{wanted}) is wanted.")
+            expected = (3, *self.config.small_size)
+            raise ValueError(f"grid has shape {tuple(grid.shape)}; expected (views, times, *{expected}).")
         if not 0 <= tau <= self.config.most_augmentation:
             raise ValueError(f"tau is {tau}; it must be in [0, {self.config.most_augmentation}].")
         *_, large = self.sample(grid[None].to(next(self.parameters())) * 2 - 1, n_steps, tau, seed)

@@ -61,7 +61,7 @@ def load_weights(path: str | Path, config_class: type[Config]) -> tuple[dict[str
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"No weights at {path}: a .safetensors file written by fourd_minimal is wanted.")
+        raise ValueError(f"No weights at {path}; expected a .safetensors file written by fourd_minimal.")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -70,7 +70,7 @@ def load_weights(path: str | Path, config_class: type[Config]) -> tuple[dict[str
         raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
     if metadata.get("class") != config_class.__name__:
         found = metadata.get("class", "no configuration")
-        raise ValueError(f"{path} holds {found}; weights with a {config_class.__name__} inside are wanted.")
+        raise ValueError(f"{path} holds {found}; expected weights with a {config_class.__name__} inside.")
     try:
         notes = {name: json.loads(text) for name, text in metadata.items() if name not in ("class", "config")}
         return tensors, _rebuild(config_class, json.loads(metadata["config"])), notes

@@ -156,7 +156,7 @@ def evaluate_base(model: FourRealVideo, record: SceneRecord, steps: Sequence[int
     }
     for name, (videos, alpha, context) in cuts.items():
         if videos.shape[1] < 3:
-            raise ValueError(f"record has a {name} of {videos.shape[1]} frames; at least 3 are wanted.")
+            raise ValueError(f"record has a {name} of {videos.shape[1]} frames; expected at least 3.")
         seen = torch.zeros(videos.shape[1], dtype=torch.bool)
         seen[0] = seen[-1] = True
         found = {"copy nearest": copy_nearest(videos), "linear blend": linear_blend(videos)}

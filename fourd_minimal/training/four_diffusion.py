@@ -1,13 +1,13 @@
 """How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules.
 
-Section 3.2 of 4Diffusion: four orthogonal videos, and a film from a random viewpoint as the reference; frames at a
+Section 3.2 of 4Diffusion: four orthogonal videos, and a video from a random viewpoint as the reference; frames at a
 fixed stride; the reference withheld from some objects, for guidance.
 
 The paper's own configuration works on latents and reads CLIP's tokens: frozen encoders make them on the device that
 trains, so that a batch stays pixels, and a function of its number. Its base is ImageDream's (`train_four_dm.py`).
 
 Departures: procedural creatures for Objaverse, where no shards are given; the orthogonal views begin at a random angle
-from the film, so that a model can be asked for any; the paper withholds image and camera together, here the cameras
+from the video, so that a model can be asked for any; the paper withholds image and camera together, here the cameras
 stay; the error of the clean frames, not of the noise, is the loss, unless the model predicts noise; 15% of all noise
 levels are drawn from the last 50 of 1000, the others from all.
 """
@@ -51,28 +51,28 @@ def orbits(
     n: int,
     times: int,
     seed: int,
-    spoilt: str | None = None,
+    corrupted: str | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Walking creatures, filmed by a camera somewhere around them and by others, evenly spread from another angle on.
+    """Walking creatures, recorded by a camera somewhere around them and by others, evenly spread from another angle on.
 
     Args:
         config: size, views and elevation.
         n: how many.
         times: frames of each.
         seed: of the creatures; of the cameras too, unless these have a generator.
-        spoilt: one of `procedural.SPOILT`.
+        corrupted: one of `procedural.CORRUPTED`.
         generator: of the cameras.
 
     Returns:
-        Clean views `(n, t, v, 3, h, w)` and the film `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, as
+        Clean views `(n, t, v, 3, h, w)` and the video `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, as
         `FourDMConfig.told` says, `(n, v, 4, 4)`.
     """
     generator = generator or torch.Generator().manual_seed(seed)
     azimuths, elevation = around(config, n, generator), config.elevation_deg
     shape = n, 1 + config.views, times, config.image_size, seed, "creature"
     cameras = dict(elevation_deg=elevation, azimuths_deg=azimuths)
-    return of_records(config, [sample_scenes(*shape, geometry=False, **cameras, spoilt=spoilt)])
+    return of_records(config, [sample_scenes(*shape, geometry=False, **cameras, corrupted=corrupted)])
 
 
 def around(config: FourDMConfig, n: int, generator: torch.Generator) -> Float[Tensor, "n v"]:
@@ -169,7 +169,7 @@ def train_four_dm(
     if part == "motion" and base is None:
         raise ValueError("base is None; motion modules are trained inside a trained base.")
     if base is not None and base.config != preset.model:
-        raise ValueError("base has another configuration than the preset's model; the same is wanted.")
+        raise ValueError("base has another configuration than the preset's model; expected the same.")
     if preset.shards and stored(preset.shards).times < preset.model.times:
         has, wants = stored(preset.shards).times, preset.model.times
         raise ValueError(f"shards hold {has} times; {wants} are wanted: render-shards --times {wants} or more.")
@@ -178,7 +178,7 @@ def train_four_dm(
         encoders.refuse_others(cfg.image_channels, cfg.token_dim, cfg.text_dim, preset.model.image_size)
         origin.append(fingerprint(encoders.to(device)))
     elif cfg.image_channels != 3:
-        raise ValueError(f"preset works on {cfg.image_channels} latent channels; encoders to make them are wanted.")
+        raise ValueError(f"preset works on {cfg.image_channels} latent channels; expected encoders to make them.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(preset.seed)
         model = FourDM(preset.model, motion=part == "motion").to(device)

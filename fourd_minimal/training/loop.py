@@ -192,8 +192,8 @@ def _state(
 def _resume(path: Path, recipe: Recipe, origin: dict[str, str], weights, averaged, optimiser) -> tuple[int, float]:
     """Load a checkpoint into the three, and say after which step and how many seconds it was written."""
     tensors, saved, notes = load_weights(path, type(recipe.config))
-    wanted = recipe.settings(recipe.config)
-    changed = [k for k, v in recipe.settings(saved).items() if v != wanted[k]]
+    expected = recipe.settings(recipe.config)
+    changed = [k for k, v in recipe.settings(saved).items() if v != expected[k]]
     if changed:
         raise ValueError(f"{path} belongs to another preset ({', '.join(changed)} differ); use another folder.")
     if notes.get("began_with") != origin["began_with"]:

@@ -25,7 +25,7 @@ from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.viewers.tables import table
 
 Videos = Float[Tensor, "b f v c h w"]
-PASTE, OWN, SHARED, OURS = "paste the film", "base, noise of its own", "base, shared noise", "4DM"
+PASTE, OWN, SHARED, OURS = "paste the video", "base, noise of its own", "base, shared noise", "4DM"
 FROZEN = "the truth, frozen at its first frame"
 
 
@@ -56,14 +56,14 @@ class Score:
         return sum(sums) / max(1, sum(c[order] for c in self.count))
 
 
-def paste(truth: Videos, film: Float[Tensor, "b f c h w"]) -> Videos:
+def paste(truth: Videos, video: Float[Tensor, "b f c h w"]) -> Videos:
     """Every view shows what the input shows."""
-    return film[:, :, None].expand_as(truth)
+    return video[:, :, None].expand_as(truth)
 
 
 def base_per_frame(
     base: FourDM,
-    film: Float[Tensor, "b f c h w"],
+    video: Float[Tensor, "b f c h w"],
     cameras: Float[Tensor, "b v 4 4"],
     shared: bool,
     n_steps: int = 10,
@@ -74,19 +74,19 @@ def base_per_frame(
 
     Args:
         base: without motion modules.
-        film: the input videos.
+        video: the input videos.
         cameras: relative to its camera.
         shared: every frame begins with the noise of the first; else with its own.
         n_steps: of DDIM.
         guidance: 1 is none.
         seed: of the noise.
     """
-    b, f, c, h, w = film.shape
+    b, f, c, h, w = video.shape
     v, generator = cameras.shape[1], torch.Generator().manual_seed(seed)
-    noise = torch.randn(b, 1 if shared else f, v, c, h, w, generator=generator).to(film).expand(b, f, -1, -1, -1, -1)
+    noise = torch.randn(b, 1 if shared else f, v, c, h, w, generator=generator).to(video).expand(b, f, -1, -1, -1, -1)
     alone = rearrange(noise, "b f v c h w -> (b f) 1 v c h w")
     poses = cameras.repeat_interleave(f, 0)
-    *_, made = base.denoising(film.flatten(0, 1)[:, None], poses, n_steps, guidance, noise=alone)
+    *_, made = base.denoising(video.flatten(0, 1)[:, None], poses, n_steps, guidance, noise=alone)
     return rearrange(made, "(b f) 1 v c h w -> b f v c h w", f=f)
 
 
@@ -115,7 +115,7 @@ def compare(
     model: FourDM,
     base: FourDM,
     truth: Videos,
-    film: Float[Tensor, "b f c h w"],
+    video: Float[Tensor, "b f c h w"],
     cameras: Float[Tensor, "b v 4 4"],
     n_steps: int = 10,
     guidance: float = 2.0,
@@ -128,8 +128,8 @@ def compare(
         model: 4DM.
         base: the same without motion modules.
         truth: what each view shows, in [-1, 1]; with one frame only the base is compared.
-        film: the input videos, in [-1, 1].
-        cameras: relative to the film's.
+        video: the input videos, in [-1, 1].
+        cameras: relative to the video's.
         n_steps: of DDIM.
         guidance: 1 is none.
         seeds: of the noise.
@@ -137,12 +137,12 @@ def compare(
     """
     options = n_steps, guidance
     methods: dict[str, Callable[[int], Tensor]] = {
-        OWN: lambda seed: base_per_frame(base, film, cameras, False, *options, seed),
-        SHARED: lambda seed: base_per_frame(base, film, cameras, True, *options, seed),
-        OURS: lambda seed: list(model.denoising(film, cameras, *options, seed=seed))[-1],
+        OWN: lambda seed: base_per_frame(base, video, cameras, False, *options, seed),
+        SHARED: lambda seed: base_per_frame(base, video, cameras, True, *options, seed),
+        OURS: lambda seed: list(model.denoising(video, cameras, *options, seed=seed))[-1],
     }
     real = (truth + 1) / 2
-    without_model = {PASTE: (paste(truth, film) + 1) / 2, FROZEN: real[:, :1].expand_as(real)}
+    without_model = {PASTE: (paste(truth, video) + 1) / 2, FROZEN: real[:, :1].expand_as(real)}
     if truth.shape[1] == 1:  # no motion to compare
         only = {PASTE, OWN} & set(only)
     for name, made in without_model.items():

@@ -1,4 +1,4 @@
-"""What the two papers train on, out of shards (`data/shards.py`): windows of grids, and orbits with a film.
+"""What the two papers train on, out of shards (`data/shards.py`): windows of grids, and orbits with a video.
 
 Each batch is a function of the shards, the seed and the numbers of a step and its part. So a run that was interrupted
 goes on exactly, on any number of devices, and every grid comes once in an epoch.
@@ -78,7 +78,7 @@ def orbits(
     seed: int = 0,
     time_stride: int = 4,
 ) -> tuple[Float[Tensor, "n t v 3 s s"], Float[Tensor, "n t 3 s s"], Float[Tensor, "n v 4 4"]]:
-    """Views evenly around `n` objects, and a film from another one, for 4DM: what `multiview.orbits` makes.
+    """Views evenly around `n` objects, and a video from another one, for 4DM: what `multiview.orbits` makes.
 
     Args:
         shards: grids from all around, at the model's elevation.
@@ -89,7 +89,7 @@ def orbits(
         time_stride: at most so many stored times from one frame to the next; the paper's 8 frames lie 4 apart.
 
     Returns:
-        Clean views and the film in [-1, 1]; the poses of the views, as `FourDMConfig.told` says.
+        Clean views and the video in [-1, 1]; the poses of the views, as `FourDMConfig.told` says.
 
     Raises:
         ValueError: cameras that do not stand evenly all around, a multiple of the model's views with one to spare, or
@@ -105,24 +105,24 @@ def orbits(
     for i in shards.items(number, part, n, parts, seed):
         c2w = shards.c2w(i)
         _check_orbit(c2w, config.elevation_deg)
-        begin, film = (int(torch.randint(m, (), generator=generator)) for m in (around, around - config.views))
+        begin, video = (int(torch.randint(m, (), generator=generator)) for m in (around, around - config.views))
         even = [(begin + k * around // config.views) % around for k in range(config.views)]
-        rows = [[v for v in range(around) if v not in even][film], *even]
+        rows = [[v for v in range(around) if v not in even][video], *even]
         columns = window("times", shards.times, times, time_stride, generator)
         rgb = shards.read(i, rows, columns).rgb
         frames.append(fitted(rgb.flatten(0, 1), (config.image_size,) * 2).unflatten(0, rgb.shape[:2]))
         cameras.append(c2w[rows])
-    filmed, *clean = (torch.stack(frames) * 2 - 1).unbind(1)
-    return torch.stack(clean, 2), filmed, config.told(torch.stack(cameras))
+    recorded, *clean = (torch.stack(frames) * 2 - 1).unbind(1)
+    return torch.stack(clean, 2), recorded, config.told(torch.stack(cameras))
 
 
 def _check_orbit(c2w: Float[Tensor, "v 4 4"], elevation_deg: float) -> None:
     if not is_ring(c2w):
-        raise ValueError("shards hold views of an arc; cameras evenly all around are wanted.")
+        raise ValueError("shards hold views of an arc; expected cameras evenly all around.")
     height = torch.rad2deg(torch.asin(c2w[0, 1, 3] / c2w[0, :3, 3].norm())).item()
     if abs(height - elevation_deg) > 0.1:
         raise ValueError(
-            f"shards hold views from an elevation of {height:.1f} degrees; the model's {elevation_deg:g} is wanted."
+            f"shards hold views from an elevation of {height:.1f} degrees; expected the model's {elevation_deg:g}."
         )
 
 
@@ -132,19 +132,21 @@ def is_ring(c2w: Float[Tensor, "v 4 4"]) -> bool:
     return bool((steps - steps[:1]).abs().max() < 1e-3)
 
 
-def window(name: str, stored: int, wanted: int, most: int, generator: torch.Generator, ring: bool = False) -> list[int]:
+def window(
+    name: str, stored: int, expected: int, most: int, generator: torch.Generator, ring: bool = False
+) -> list[int]:
     """Indices from a random one on, at a random stride of at most `most`; those of a ring go on from the last to 0.
 
     Raises:
         ValueError: fewer are stored than wanted.
     """
-    if wanted > stored:
-        raise ValueError(f"shards hold {stored} {name}; {wanted} are wanted.")
-    longest = min(most, (stored - 1) // max(1, wanted - 1))
+    if expected > stored:
+        raise ValueError(f"shards hold {stored} {name}; expected {expected}.")
+    longest = min(most, (stored - 1) // max(1, expected - 1))
     stride = 1 + int(torch.randint(max(1, longest), (), generator=generator))
-    room = stored if ring else stored - (wanted - 1) * stride
+    room = stored if ring else stored - (expected - 1) * stride
     first = int(torch.randint(room, (), generator=generator))
-    return [(first + k * stride) % stored for k in range(wanted)]
+    return [(first + k * stride) % stored for k in range(expected)]
 
 
 def fitted(

@@ -194,11 +194,11 @@ def _as_bytes(name: str, grid: Tensor) -> UInt8[np.ndarray, "v t h w 3"]:
     return rearrange(grid.clamp(0, 1).mul(255).round().byte(), "v t c h w -> v t h w c").numpy()
 
 
-def _chosen(name: str, wanted: Sequence[int] | None, n: int) -> list[int]:
-    wanted = list(range(n) if wanted is None else wanted)
-    if not wanted or not all(-n <= i < n for i in wanted):
-        raise ValueError(f"{name} is {wanted}; give one or more indices into {n} entries.")
-    return [i % n for i in wanted]
+def _chosen(name: str, expected: Sequence[int] | None, n: int) -> list[int]:
+    expected = list(range(n) if expected is None else expected)
+    if not expected or not all(-n <= i < n for i in expected):
+        raise ValueError(f"{name} is {expected}; give one or more indices into {n} entries.")
+    return [i % n for i in expected]
 
 
 def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:

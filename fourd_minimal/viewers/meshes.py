@@ -69,7 +69,7 @@ def write_meshes(scene: DynamicNeRF, folder: str | Path, times: int, suffix: str
         ValueError: another suffix, or no surface.
     """
     if suffix not in (".glb", ".obj", ".ply"):
-        raise ValueError(f"suffix is {suffix!r}; .glb, .obj or .ply is wanted.")
+        raise ValueError(f"suffix is {suffix!r}; expected .glb, .obj or .ply.")
     paths = [Path(folder) / f"time_{number}{suffix}" for number in range(times)]
     for path, time in zip(paths, torch.linspace(0, 1, times).tolist(), strict=True):
         mesh = mesh_at(scene, time, **options)

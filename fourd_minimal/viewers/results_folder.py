@@ -46,10 +46,10 @@ def whole_folder(path: Path, ours: str) -> Iterator[Path]:
     place = next(p for p in path.absolute().parents if p.exists())
     in_the_way = path if path.exists() else place
     if not in_the_way.is_dir():
-        raise ValueError(f"--out is {path}, but {in_the_way} is a file; a folder is wanted.")
+        raise ValueError(f"--out is {path}, but {in_the_way} is a file; expected a folder.")
     for file in sorted(path.rglob("*")) if path.exists() else ():
         if not re.fullmatch(ours, file.relative_to(path).as_posix()):
-            raise ValueError(f"--out is {path}, which holds {file}; a new folder or that of an earlier run is wanted.")
+            raise ValueError(f"--out is {path}, which holds {file}; expected a new folder or that of an earlier run.")
     with TemporaryDirectory(dir=place, prefix=".writing_") as temporary:
         draft = Path(temporary, "new")
         draft.mkdir()

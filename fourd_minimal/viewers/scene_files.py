@@ -43,7 +43,7 @@ def write_ply(
     """
     n, counts = len(points), tuple(map(len, (points, log_radius, colour, opacity_logit)))
     if not n or len(set(counts)) > 1:
-        raise ValueError(f"points, log_radius, colour, opacity_logit are for {counts} Gaussians; one count is wanted.")
+        raise ValueError(f"points, log_radius, colour, opacity_logit are for {counts} Gaussians; expected one count.")
     no_turn = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(n, 4)
     columns = [points, torch.zeros(n, 3), (colour - 0.5) / HARMONIC_0, opacity_logit[:, None]]
     columns += [log_radius[:, None].expand(n, 3), no_turn]

@@ -29,7 +29,7 @@ JS = "".join((HERE / name).read_text(encoding="utf-8") for name in ("three.min.j
 def scene_state(scene, camera, fov_deg, times=16, title="", width=480, pixel_ratio=None, faint=0.02) -> dict:
     """What the browser is told."""
     if times < 1 or width < 1:
-        raise ValueError(f"times is {times} and width {width}; at least 1 is wanted.")
+        raise ValueError(f"times is {times} and width {width}; expected at least 1.")
     if not any(place := camera[:3, 3].tolist()):
         raise ValueError("camera stands in the origin, which it should look at.")
     opacity = scene.opacity_logit.sigmoid()

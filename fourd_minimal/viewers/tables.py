@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import date
 
 BREAKING = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What spoils a line of text: control characters, line breaks of any kind, halves of characters; and the backslash."""
+"""What breaks a line of text: control characters, line breaks of any kind, halves of characters; and the backslash."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

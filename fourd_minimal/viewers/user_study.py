@@ -80,7 +80,7 @@ class UserStudy(ipywidgets.VBox):
     ):
         for subject, methods in videos.items():
             if len(methods) < 2:
-                raise ValueError(f"videos[{subject!r}] has {len(methods)} method; at least 2 are wanted.")
+                raise ValueError(f"videos[{subject!r}] has {len(methods)} method; expected at least 2.")
             for name, video in methods.items():
                 check_pixels(f"videos[{subject!r}][{name!r}]", video)
         self.path, self.videos, self.fps = Path(path), videos, fps

@@ -103,28 +103,28 @@ def watched(monkeypatch, name):
     return seen
 
 
-def test_steps_alternate_and_every_fourth_look_asks_for_what_lies_between(base, film, monkeypatch):
+def test_steps_alternate_and_every_fourth_look_asks_for_what_lies_between(base, video, monkeypatch):
     looks, asked = watched(monkeypatch, "_look"), []
     count = []
-    for _ in optimise_steps(film, base, 12, interpolate=lambda a, b: asked.append(a) or half(a, b), **TINY):
+    for _ in optimise_steps(video, base, 12, interpolate=lambda a, b: asked.append(a) or half(a, b), **TINY):
         count.append((len(looks), len(asked)))
     assert [n for n, _ in count] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
     assert [n for _, n in count] == [0] + [1] * 8 + [2] * 3
 
 
-@pytest.mark.parametrize("film_weight, mask", [(500.0, 0.0), (0.0, 500.0)])
-def test_film_and_mask_are_each_fitted_alone(film_weight, mask, base, film, monkeypatch):
-    """Without score distillation, the film's own camera sees the film, or its outline."""
+@pytest.mark.parametrize("video_weight, mask", [(500.0, 0.0), (0.0, 500.0)])
+def test_video_and_mask_are_each_fitted_alone(video_weight, mask, base, video, monkeypatch):
+    """Without score distillation, the video's own camera sees the video, or its outline."""
     monkeypatch.setattr(consistent_4d, "opinion", lambda *_: lambda z, t: (z, z))
-    alone = dict(sds=0.0, film_weight=film_weight, mask=mask, rate=8e-2)
-    *_, scene = optimise_steps(film, base, 60, **TINY | alone | dict(pixels=128))
+    alone = dict(sds=0.0, video_weight=video_weight, mask=mask, rate=8e-2)
+    *_, scene = optimise_steps(video, base, 60, **TINY | alone | dict(pixels=128))
     c2w = circular_trajectory(0.0, base.config.elevation_deg, base.config.radius).expand(3, 4, 4)
     seen = scene.render(c2w, 36.0, torch.linspace(0, 1, 3), 16)
-    made, wanted, nothing = (seen.rgb, film, 1.0) if film_weight else (seen.alpha, off_white(film), 0.0)
-    assert (made - wanted).square().mean() < 0.4 * (wanted - nothing).square().mean()
+    made, expected, nothing = (seen.rgb, video, 1.0) if video_weight else (seen.alpha, off_white(video), 0.0)
+    assert (made - expected).square().mean() < 0.4 * (expected - nothing).square().mean()
 
 
-def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, film, monkeypatch):
+def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, video, monkeypatch):
     """e - eps of a model that sees a constant is known where the noise is: the target is x - (1 - abar)(e - eps)."""
     asked, noise = [], []
     scene, t = grown(), torch.tensor(400)
@@ -141,17 +141,17 @@ def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, film, monkeypatch)
     monkeypatch.setattr(consistent_4d, "opinion", told)
     monkeypatch.setattr(consistent_4d, "draw_step", lambda *_, **__: t)
     monkeypatch.setattr(consistent_4d, "score_distillation", drawn)
-    looked = consistent_4d._look(scene, film, base, 0.0, 5.0, 36.0, torch.Generator().manual_seed(1))
+    looked = consistent_4d._look(scene, video, base, 0.0, 5.0, 36.0, torch.Generator().manual_seed(1))
     (frames, azimuths), *_ = asked
     assert_close(azimuths - azimuths[0], torch.tensor([0.0, 90.0, 180.0, 270.0]))
     time = looked.times.unique()
-    assert torch.equal(frames, film[int(time * 2)][None])
+    assert torch.equal(frames, video[int(time * 2)][None])
     c2w = circular_trajectory(azimuths, base.config.elevation_deg, base.config.radius)
     seen = scene.render(c2w, 36.0, time.item(), 16)
     e = 5 * 0.25 - 4 * -0.25  # nothing + 5 (shown - nothing)
-    wanted = seen.rgb - (1 - base.schedule.abar[t]) * (e - noise[0][0]) / 2
-    held = (seen.alpha[:, 0] > 0.01) | (wanted < 0.9).any(1)
-    assert_close(looked.rgb, wanted.movedim(1, -1)[held])
+    expected = seen.rgb - (1 - base.schedule.abar[t]) * (e - noise[0][0]) / 2
+    held = (seen.alpha[:, 0] > 0.01) | (expected < 0.9).any(1)
+    assert_close(looked.rgb, expected.movedim(1, -1)[held])
 
 
 def test_what_lies_between_is_halfway_in_angle_or_in_time(base):
@@ -184,11 +184,11 @@ def test_what_lies_between_is_halfway_in_angle_or_in_time(base):
     assert kinds == {True, False}
 
 
-def test_each_loss_alone_moves_the_scene(base, film):
-    none = dict(film_weight=0.0, mask=0.0, sds=0.0, between=0.0)
+def test_each_loss_alone_moves_the_scene(base, video):
+    none = dict(video_weight=0.0, mask=0.0, sds=0.0, between=0.0)
     start = Cascade(TINY["nerf"], TINY["planes"], TINY["n_features"]).planes[0].planes[0]
     for name in none:
-        *_, scene = optimise_steps(film, base, 4, interpolate=lambda a, b: a * 0, **TINY | none | {name: 1.0})
+        *_, scene = optimise_steps(video, base, 4, interpolate=lambda a, b: a * 0, **TINY | none | {name: 1.0})
         assert (scene.planes[0].planes[0] - start).abs().max() > 1e-3, name
 
 

@@ -60,8 +60,8 @@ def test_hexplane_is_what_a_loop_over_its_planes_finds():
             expected.append(torch.cat([a * b for a, b in zip(still, moving, strict=True)]))
     expected = torch.stack(expected).reshape(2, 4, 6)
     assert_close(found, expected)
-    weight, wanted = torch.randn_like(found), (points, time, planes.space, planes.space_time)
-    grads = (torch.autograd.grad((weight * h).sum(), wanted) for h in (found, expected))
+    weight, expected = torch.randn_like(found), (points, time, planes.space, planes.space_time)
+    grads = (torch.autograd.grad((weight * h).sum(), expected) for h in (found, expected))
     for one, other in zip(*grads, strict=True):
         assert_close(one, other, atol=1e-4, rtol=1e-4)
 
@@ -100,22 +100,22 @@ def test_what_moves_and_swells_looks_like_a_cloud_that_was_made_so():
     assert_close(scene.render(cameras(2), 36.0, 0.7, 12).rgb, made.render(cameras(2), 36.0, 0.0, 12).rgb)
 
 
-def test_the_noise_step_falls_in_both_stages_and_a_look_sees_all_frames(film, base, monkeypatch):
-    looks, guess = [], dream_gaussian_4d.opinion
+def test_the_noise_step_falls_in_both_stages_and_a_look_sees_all_frames(video, base, monkeypatch):
+    looks, guess = [], dream_gaussian_4d.noise_predictor
 
     def watched(model, frames, azimuths):
         inner = guess(model, frames, azimuths)
         return lambda z, t: looks.append((tuple(z.shape), int(t))) or inner(z, t)
 
     monkeypatch.setattr(dream_gaussian_4d, "opinion", watched)
-    list(optimise_steps(film, base, 20, **SMALL))
+    list(optimise_steps(video, base, 20, **SMALL))
     assert [t for _, t in looks] == [980, 800, 600, 400, 200] * 2
     assert [shape for shape, _ in looks] == [(1, 4, 3, 16, 16)] * 5 + [(3, 4, 3, 16, 16)] * 5
     assert [noise_step(d) for d in (0.0, 0.25, 1.0)] == [980, 750, 20]
 
 
-def test_the_first_stage_moves_the_cloud_and_the_second_the_planes(film, base):
-    states = [{k: v.clone() for k, v in s.state_dict().items()} for s in optimise_steps(film, base, 8, **SMALL)]
+def test_the_first_stage_moves_the_cloud_and_the_second_the_planes(video, base):
+    states = [{k: v.clone() for k, v in s.state_dict().items()} for s in optimise_steps(video, base, 8, **SMALL)]
     cloud = ("points", "log_radius", "colour_logit", "opacity_logit")
     planes = [k for k in states[0] if k.startswith("motion.")]
     for name in cloud:
@@ -125,8 +125,8 @@ def test_the_first_stage_moves_the_cloud_and_the_second_the_planes(film, base):
     assert all(not torch.equal(states[3][k], states[7][k]) for k in planes)
 
 
-def test_each_term_makes_itself_small(film, base, monkeypatch):
-    """Seen from in front the film, from elsewhere what the model wants: here, a grey square on white."""
+def test_each_term_makes_itself_small(video, base, monkeypatch):
+    """Seen from in front the video, from elsewhere what the model wants: here, a grey square on white."""
     square = torch.ones(3, 16, 16)
     square[:, 5:11, 5:11] = 0.4
     answer = lambda x, *a, **k: Distilled(torch.tensor(0.0), square.expand_as(x) * 2 - 1)  # noqa: E731
@@ -136,17 +136,17 @@ def test_each_term_makes_itself_small(film, base, monkeypatch):
     def errors(scene):
         with torch.no_grad():
             seen = scene.render(c2w[:, None].expand(-1, 3, 4, 4), 36.0, torch.linspace(0, 1, 3).expand(3, -1), 16).rgb
-        return F.mse_loss(seen[0], film).item(), F.mse_loss(seen[1:], square.expand_as(seen[1:])).item()
+        return F.mse_loss(seen[0], video).item(), F.mse_loss(seen[1:], square.expand_as(seen[1:])).item()
 
     options = dict(SMALL, n_points=100)
-    steps = optimise_steps(film, base, 60, seed=1, **options)
+    steps = optimise_steps(video, base, 60, seed=1, **options)
     before = errors(next(steps))
     *_, scene = steps
-    both, (*_, scene) = errors(scene), optimise_steps(film, base, 60, seed=1, **options | dict(sds=0.0))
+    both, (*_, scene) = errors(scene), optimise_steps(video, base, 60, seed=1, **options | dict(sds=0.0))
     assert both[0] < 0.4 * before[0] and both[1] < 0.6 * before[1]
     assert errors(scene)[1] > 1.5 * both[1]
 
 
-def test_bad_input_is_named(film, base):
+def test_bad_input_is_named(video, base):
     for name in ("looks_every", "frames"):
-        refused(lambda name=name: next(optimise_steps(film, base, 4, **{name: 0})), name, 0)
+        refused(lambda name=name: next(optimise_steps(video, base, 4, **{name: 0})), name, 0)

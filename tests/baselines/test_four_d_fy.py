@@ -34,14 +34,14 @@ def sure_of(paint, model):
     """Models that see in any noise what `paint` says of frames and azimuths: `(t, v, 3, h, w)` in [0, 1]."""
     abar = model.schedule.abar
 
-    def opinion(eyes, film, azimuths):
+    def noise_predictor(guidance_model, video, azimuths):
         def guess(z, t):
-            e = (z - abar[t].sqrt() * (paint(eyes, film, azimuths) * 2 - 1)) / (1 - abar[t]).sqrt()
+            e = (z - abar[t].sqrt() * (paint(guidance_model, video, azimuths) * 2 - 1)) / (1 - abar[t]).sqrt()
             return e, e
 
         return guess
 
-    return opinion
+    return noise_predictor
 
 
 def test_three_stages_in_the_papers_proportion():
@@ -52,11 +52,11 @@ def test_three_stages_in_the_papers_proportion():
     assert stage_lengths(3, (1000, 1, 1)) == stage_lengths(3, (1, 1, 1000)) == (1, 1, 1)
 
 
-def test_what_learns_at_which_rate(model, base, film):
+def test_what_learns_at_which_rate(model, base, video):
     """The first step of AdamW moves everything that it moves by its rate; each stage begins with such a step."""
     rate, still = 1e-2, 0.03
     options = dict(base=base, rate=rate, still=still, stages=(2, 2, 3), **TINY)
-    seen = [tables(scene) for scene in optimise_steps(film, model, 7, **options)]
+    seen = [tables(scene) for scene in optimise_steps(video, model, 7, **options)]
     space, both = ([(b - a).abs().max().item() for a, b in pairwise(each)] for each in zip(*seen, strict=True))
     assert both[:3] == [0.0] * 3
     assert space[1] == pytest.approx(rate, rel=1e-3)  # stage 2 begins
@@ -64,30 +64,32 @@ def test_what_learns_at_which_rate(model, base, film):
     assert min(space) > 0 and min(both[3:]) > 0
 
 
-def test_who_is_asked_about_what(model, base, film, monkeypatch):
+def test_who_is_asked_about_what(model, base, video, monkeypatch):
     asked = []
 
-    def watched(eyes, shown, azimuths):
+    def watched(guidance_model, shown, azimuths):
         def guess(z, t):
-            which = [i for i, frame in enumerate(film) if any(torch.equal(frame, f) for f in shown)]
-            asked.append((eyes, which, azimuths, tuple(z.shape[:2]), t.item()))
+            which = [i for i, frame in enumerate(video) if any(torch.equal(frame, f) for f in shown)]
+            asked.append((guidance_model, which, azimuths, tuple(z.shape[:2]), t.item()))
             return z, z
 
         return guess
 
     monkeypatch.setattr(four_d_fy, "opinion", watched)
     tiny = TINY | dict(nerf=replace(TINY["nerf"], n_samples=2), pixels=8)
-    scenes = optimise_steps(film, model, 200, 1, base=base, stages=(1, 1, 2), looks_every=1, **tiny)
+    scenes = optimise_steps(video, model, 200, 1, base=base, stages=(1, 1, 2), looks_every=1, **tiny)
     assert len({id(scene) for scene in scenes}) == 1 and len(asked) == 200
     first, second, third = asked[:50], asked[50:100], asked[100:]
-    assert all(eyes is base and shape == (1, 4) and which == [0] for eyes, which, _, shape, _ in first)
-    assert all(eyes is base and which == [0] for eyes, which, *_ in second)
+    assert all(
+        guidance_model is base and shape == (1, 4) and which == [0] for guidance_model, which, _, shape, _ in first
+    )
+    assert all(guidance_model is base and which == [0] for guidance_model, which, *_ in second)
     assert sum(shape == (1, 1) for *_, shape, _ in second) == pytest.approx(25, abs=11)
-    video = [look for look in third if look[0] is model]
-    assert all(which == [0, 1, 2] and shape == (3, 1) for _, which, _, shape, _ in video)
+    video_model = [look for look in third if look[0] is model]
+    assert all(which == [0, 1, 2] and shape == (3, 1) for _, which, _, shape, _ in video_model)
     still = [look for look in third if look[0] is base]
     assert {which[0] for _, which, *_ in still} == {0, 1, 2} and all(len(which) == 1 for _, which, *_ in still)
-    counts = [len(video), *(sum(look[3] == (1, v) for look in still) for v in (1, 4))]
+    counts = [len(video_model), *(sum(look[3] == (1, v) for look in still) for v in (1, 4))]
     assert counts == [pytest.approx(n, abs=14) for n in (25, 25, 50)]
     for _, _, azimuths, (_, views), _ in asked:
         assert_close(azimuths - azimuths[0], torch.arange(views) * 90.0)
@@ -98,22 +100,22 @@ def test_who_is_asked_about_what(model, base, film, monkeypatch):
     assert all(980 - 24 * i - 1 <= t <= 980 - 12 * i + 1 for i, t in enumerate(levels[:40]))
 
 
-def test_a_look_serves_as_many_steps_as_it_should_and_no_stage_takes_one_over(model, base, film, monkeypatch):
+def test_a_look_serves_as_many_steps_as_it_should_and_no_stage_takes_one_over(model, base, video, monkeypatch):
     looks, look = [], four_d_fy._look
     monkeypatch.setattr(four_d_fy, "_look", lambda *a, **k: looks.append(len(done)) or look(*a, **k))
     done = []
-    for scene in optimise_steps(film, model, 16, base=base, stages=(4, 4, 8), looks_every=3, **TINY):
+    for scene in optimise_steps(video, model, 16, base=base, stages=(4, 4, 8), looks_every=3, **TINY):
         done.append(scene)
     assert looks == [0, 3, 4, 6, 8, 9, 12, 15]
 
 
-def test_every_pixel_wants_its_own_views_colour_at_its_own_time(model, base, film, monkeypatch):
+def test_every_pixel_wants_its_own_views_colour_at_its_own_time(model, base, video, monkeypatch):
     """Greys that tell frame and view; where each pixel's ray begins tells the view, and its time the frame."""
     looks, kinds = [], set()
-    by_frame = film.clone()
+    by_frame = video.clone()
     by_frame[:, :, 0, 0] = torch.arange(3.0)[:, None] / 10  # a mark, by which a frame is known when it is shown
 
-    def paint(eyes, shown, azimuths):
+    def paint(guidance_model, shown, azimuths):
         looks.append(azimuths)
         number, view = shown[:, 0, 0, 0] * 10, torch.arange(len(azimuths))
         kinds.add((len(shown), len(azimuths)))
@@ -137,25 +139,25 @@ def test_every_pixel_wants_its_own_views_colour_at_its_own_time(model, base, fil
     assert kinds == {(1, 4), (1, 1), (3, 1)}
 
 
-def test_the_video_models_word_has_its_weight(model, base, film, monkeypatch):
+def test_the_video_models_word_has_its_weight(model, base, video, monkeypatch):
     """Gradients, not steps, which AdamW makes as long whatever the weight."""
     found = {}
     monkeypatch.setattr(four_d_fy, "CHANCES", ((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
-    for video in (1.0, 0.1):
-        (*_, scene) = optimise_steps(film, model, 3, base=base, video=video, **TINY)
-        found[video] = scene.space_time.table.grad
+    for video_model in (1.0, 0.1):
+        (*_, scene) = optimise_steps(video, model, 3, base=base, video_model=video_model, **TINY)
+        found[video_model] = scene.space_time.table.grad
     assert found[1.0].abs().max() > 0
     assert_close(found[0.1], 0.1 * found[1.0])
 
 
-def test_bad_input_is_named(model, base, film):
+def test_bad_input_is_named(model, base, video):
     for given, options, *said in (
-        ((film, model, 9), dict(stages=(1, 2)), "stages", (1, 2)),
-        ((film, model, 9), dict(stages=(1, 2, 0)), "stages", (1, 2, 0)),
-        ((film, model, 9), dict(looks_every=0), "looks_every", 0),
-        ((film, model, 9), dict(pixels=0), "pixels", 0),
-        ((film, model, 9), dict(base=model), "base", "motion"),
-        ((film, base, 9), {}, "model", "motion"),
+        ((video, model, 9), dict(stages=(1, 2)), "stages", (1, 2)),
+        ((video, model, 9), dict(stages=(1, 2, 0)), "stages", (1, 2, 0)),
+        ((video, model, 9), dict(looks_every=0), "looks_every", 0),
+        ((video, model, 9), dict(pixels=0), "pixels", 0),
+        ((video, model, 9), dict(base=model), "base", "motion"),
+        ((video, base, 9), {}, "model", "motion"),
     ):
         steps = optimise_steps(*given, **dict(base=base) | TINY | options)
         refused(partial(next, steps), *said)

@@ -9,7 +9,7 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.baselines import four_real
-from fourd_minimal.baselines.four_real import complete, opinion, optimise_steps
+from fourd_minimal.baselines.four_real import complete, noise_predictor, optimise_steps
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians
@@ -54,13 +54,13 @@ def test_the_model_sees_a_noisy_video_and_its_first_frame(base, monkeypatch):
     torch.manual_seed(0)
     x, first = torch.rand(3, 3, 16, 16), torch.rand(3, 16, 16)
     questions = asked(monkeypatch, lambda z, sigma: torch.full_like(z, 0.5))
-    wanted = opinion(base, x, first, "freeze", torch.tensor([0.25]), torch.Generator().manual_seed(7))
+    expected = noise_predictor(base, x, first, "freeze", torch.tensor([0.25]), torch.Generator().manual_seed(7))
     ((noisy, sigma, seen, clean, context),) = questions
     eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
     assert_close(noisy[0], 0.75 * (2 * x - 1) + 0.25 * eps)
     assert sigma.tolist() == [0.25] and seen.tolist() == [[True, False, False]] and context == "freeze"
     assert_close(clean[0, 0], 2 * first - 1)
-    assert torch.equal(wanted[0], first) and wanted[1:].eq(0.75).all()
+    assert torch.equal(expected[0], first) and expected[1:].eq(0.75).all()
 
 
 def test_the_pull_is_that_of_score_distillation_on_velocities(base):
@@ -72,8 +72,8 @@ def test_the_pull_is_that_of_score_distillation_on_velocities(base):
     seen, clean = torch.tensor([[True, False, False]]), (2 * first - 1).expand(1, 3, -1, -1, -1)
     v_hat = (noisy - base.denoise_video(noisy[None], sigma, seen, clean, "dynamic")[0]) / 0.6
     expected = (x - 0.3 * (v_hat - (eps - (2 * x - 1))))[1:].clamp(0, 1)
-    wanted = opinion(base, x, first, "dynamic", sigma, torch.Generator().manual_seed(7))
-    assert_close(wanted[1:], expected, atol=1e-5, rtol=1e-4)
+    expected = noise_predictor(base, x, first, "dynamic", sigma, torch.Generator().manual_seed(7))
+    assert_close(expected[1:], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_rows_and_columns_are_rendered_where_and_when_they_are(world, monkeypatch):
@@ -113,7 +113,7 @@ def errors(scene, grid, c2w, fov_deg):
 
 
 def test_each_term_makes_itself_small(world, monkeypatch):
-    """A model that knows the truth shows what nobody filmed; without it, only the fixed view is fitted."""
+    """A model that knows the truth shows what nobody recorded; without it, only the fixed view is fitted."""
     grid, given = world
 
     def know(base, x, first, context, sigma, generator=None):

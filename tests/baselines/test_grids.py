@@ -1,4 +1,4 @@
-"""Two rivals that complete a grid: columns that know nothing of each other, and one stream through which all do."""
+"""Two baselines that complete a grid: columns that know nothing of each other, and one stream through which all do."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ CONFIG = FourRealVideoConfig(VideoDiTConfig((8, 8), 4, 24, 2, 2), VIEWS, TIMES, 
 COLUMNS = independent_columns.complete, CONFIG
 SHARED = (lambda *a, **k: independent_columns.complete(*a, shared_noise=True, **k)), CONFIG
 SEQUENTIAL = sequential.complete, replace(CONFIG, sync="sequential_attention")
-each = pytest.mark.parametrize("rival", [COLUMNS, SHARED, SEQUENTIAL], ids=["columns", "shared noise", "sequential"])
+each = pytest.mark.parametrize("baseline", [COLUMNS, SHARED, SEQUENTIAL], ids=["columns", "shared noise", "sequential"])
 
 
 def awake(config: FourRealVideoConfig) -> FourRealVideo:
@@ -42,8 +42,8 @@ def changed(before, after):
 
 
 @each
-def test_known_cells_come_back_exactly_and_the_rest_is_a_picture(rival):
-    complete, config = rival
+def test_known_cells_come_back_exactly_and_the_rest_is_a_picture(baseline):
+    complete, config = baseline
     fixed_view, freeze_time = videos()
     grid = complete(fixed_view, freeze_time, awake(config), n_steps=2)
     assert grid.shape == (VIEWS, TIMES, 3, 8, 8)
@@ -52,18 +52,18 @@ def test_known_cells_come_back_exactly_and_the_rest_is_a_picture(rival):
 
 
 @each
-def test_same_seed_same_grid(rival):
-    complete, config = rival
+def test_same_seed_same_grid(baseline):
+    complete, config = baseline
     a, b, c = (complete(*videos(), awake(config), n_steps=2, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert torch.equal(changed(a, c), ~known_cells(VIEWS, TIMES))
 
 
 @each
-@pytest.mark.parametrize("which, i", [(0, 2), (1, 1)], ids=["film", "first column"])
-def test_what_a_given_frame_changes(rival, which, i):
-    """Of the film, its column; of the first column, itself; in one stream, every unknown cell as well."""
-    complete, config = rival
+@pytest.mark.parametrize("which, i", [(0, 2), (1, 1)], ids=["video", "first column"])
+def test_what_a_given_frame_changes(baseline, which, i):
+    """Of the video, its column; of the first column, itself; in one stream, every unknown cell as well."""
+    complete, config = baseline
     model, given = awake(config), list(videos())
     before = complete(*given, model, n_steps=2)
     given[which] = given[which].clone()
@@ -144,8 +144,8 @@ def test_states_of_several_grids_begin_at_noise_and_hold_known_cells(shared_nois
 
 
 @each
-def test_bad_videos_are_named(rival):
-    (complete, config), (a, b) = rival, videos()
+def test_bad_videos_are_named(baseline):
+    (complete, config), (a, b) = baseline, videos()
     model = FourRealVideo(config)
     refused(lambda: complete(a[:1], b, model), "fixed_view", 1)
     refused(lambda: complete(a, torch.cat([b, b]), model), "freeze_time", 6)

@@ -18,13 +18,13 @@ RAMPS = dict(orientation=Ramp(0.0, 1.0, 4), entropy=Ramp(0.0, 1.0, start=6))
 SMALL = SceneConfig(FIELD, fov_deg=36.0, sizes=((0, 8), (4, 16)), anchor=0.0, direct=1.0, **STEPS, **RAMPS)
 
 
-def test_it_is_4diffusions_run_with_the_base_alone(base, film):
-    scenes = list(optimise_steps(film, base, 4, seed=1, config=SMALL))
+def test_it_is_4diffusions_run_with_the_base_alone(base, video):
+    scenes = list(optimise_steps(video, base, 4, seed=1, config=SMALL))
     assert len(scenes) == 4 and len({id(scene) for scene in scenes}) == 1
     half = replace(SMALL, n_steps=4, sizes=((0, 8), (2, 16)), anneal_steps=3)
     half = replace(half, orientation=Ramp(0.0, 1.0, 2), entropy=Ramp(0.0, 1.0, start=3))
-    wanted = optimise_scene(film, base, half, seed=1)
-    for (name, a), b in zip(wanted.state_dict().items(), scenes[-1].state_dict().values(), strict=True):
+    expected = optimise_scene(video, base, half, seed=1)
+    for (name, a), b in zip(expected.state_dict().items(), scenes[-1].state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -39,19 +39,19 @@ def test_schedules_are_stretched_and_the_rest_is_left(base):
     assert stretched(replace(config, n_steps=0), 5) == replace(config, n_steps=5)
 
 
-def test_no_frame_hears_of_another(base, film, monkeypatch):
-    """Of a film whose last frame differs, the same is sampled of the others; and each frame has noise of its own."""
+def test_no_frame_hears_of_another(base, video, monkeypatch):
+    """Of a video whose last frame differs, the same is sampled of the others; and each frame has noise of its own."""
     sampled = []
     found = scene_distillation.surroundings
     monkeypatch.setattr(scene_distillation, "surroundings", lambda *a: sampled.append(found(*a)) or sampled[-1])
-    for last in (film[-1], film[0]):
-        next(optimise_steps(torch.stack([film[0], film[1], last]), base, 1, config=SMALL))
+    for last in (video[-1], video[0]):
+        next(optimise_steps(torch.stack([video[0], video[1], last]), base, 1, config=SMALL))
     one, other = sampled
     assert torch.equal(one[:, :2], other[:, :2]) and not torch.equal(one[:, 2], other[:, 2])
     assert not torch.allclose(other[:, 0], other[:, 2], atol=1e-3)
 
 
-def test_bad_input_is_named(base, film):
+def test_bad_input_is_named(base, video):
     moving = FourDM(FOUR_DM["smoke"].model)
-    refused(lambda: next(optimise_steps(film, moving, 2, config=SMALL)), "base", "motion")
-    refused(lambda: next(optimise_steps(film, base, 2)), "perceptual", None)
+    refused(lambda: next(optimise_steps(video, moving, 2, config=SMALL)), "base", "motion")
+    refused(lambda: next(optimise_steps(video, base, 2)), "perceptual", None)

@@ -1,4 +1,4 @@
-"""What all rivals that make a scene of a film hold to: a seed decides, one frame will do, bad input is named."""
+"""What all baselines that make a scene of a video hold to: a seed decides, one frame will do, bad input is named."""
 
 from functools import partial
 
@@ -18,16 +18,16 @@ FIELD = DynamicNeRFConfig(
 SCENE = SceneConfig(FIELD, fov_deg=36.0, sizes=((0, 8),), n_steps=4, sampling_steps=1, pixels=32, anchor=0.0)
 PLANES = dict(nerf=FIELD, planes=((4, 2), (8, 3)), n_features=4, pixels=32)
 MODEL = FourDM(FOUR_DM["smoke"].model).requires_grad_(False)
-LEAST = {  # the steps that a rival needs at least, and the rival
+LEAST = {  # the steps that a baseline needs at least, and the baseline
     "Consistent4D": (2, partial(consistent_4d.optimise_steps, **PLANES)),
     "DreamGaussian4D": (2, partial(dream_gaussian_4d.optimise_steps, n_points=30)),
-    "4D-fy": (3, lambda film, base, n, seed=0: four_d_fy.optimise_steps(film, MODEL, n, seed, base=base, nerf=FIELD)),
+    "4D-fy": (3, lambda video, base, n, seed=0: four_d_fy.optimise_steps(video, MODEL, n, seed, base=base, nerf=FIELD)),
     "ImageDream": (1, partial(image_dream.optimise_steps, config=SCENE)),
 }
 
 
 @pytest.fixture(params=LEAST)
-def rival(request):
+def baseline(request):
     return LEAST[request.param]
 
 
@@ -36,17 +36,17 @@ def end(steps):
     return torch.cat([value.detach().flatten() for value in scene.state_dict().values()])
 
 
-def test_a_seed_decides_and_one_frame_will_do(rival, film, base):
-    _, steps = rival
-    one, again, other = (end(steps(film, base, 4, seed=seed)) for seed in (0, 0, 1))
+def test_a_seed_decides_and_one_frame_will_do(baseline, video, base):
+    _, steps = baseline
+    one, again, other = (end(steps(video, base, 4, seed=seed)) for seed in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
-    assert end(steps(film[:1], base, 4)).isfinite().all()
+    assert end(steps(video[:1], base, 4)).isfinite().all()
 
 
-def test_bad_input_is_named(rival, film, base, latent_base):
-    least, steps = rival
-    refused(lambda: next(steps(film, base, least - 1)), "n_steps", least - 1)
-    refused(lambda: next(steps(film[:, :, :8], base, 4)), (3, 3, 8, 16))
-    refused(lambda: next(steps(film * torch.nan, base, 4)), "film", "NaN")
-    refused(lambda: next(steps(film * 2, base, 4)), "film", 2)
-    refused(lambda: next(steps(film, latent_base, 4)), 4)
+def test_bad_input_is_named(baseline, video, base, latent_base):
+    least, steps = baseline
+    refused(lambda: next(steps(video, base, least - 1)), "n_steps", least - 1)
+    refused(lambda: next(steps(video[:, :, :8], base, 4)), (3, 3, 8, 16))
+    refused(lambda: next(steps(video * torch.nan, base, 4)), "video", "NaN")
+    refused(lambda: next(steps(video * 2, base, 4)), "video", 2)
+    refused(lambda: next(steps(video, latent_base, 4)), 4)

@@ -7,7 +7,7 @@
    same without the grain that all pictures get.
 2. How often one is found among all by features from a view 30, 60 and 90 degrees further round at another moment; with
    and without grain, and by the head alone. Milliseconds for 64 pictures, one thread.
-3. Frechet distances of videos that are spoilt, over that of true ones that were not seen; without what says how much
+3. Frechet distances of videos that are corrupted, over that of true ones that were not seen; without what says how much
    they change, and without grain.
 """
 
@@ -79,7 +79,7 @@ def what_it_sees(network: EfficientNetLite, grids: Grids) -> str:
     others = [distance(truth, truth.roll(1, 0)) for distance in distances]
     cases = [("another one", "", truth.roll(1, 0)), ("30 degrees further round", "", grids[:, 1, 0])]
     cases += [("a third of the clip later", "", grids[:, 0, 1])]
-    cases += [(name, str(a), spoil(truth[None], a)[0]) for name, (spoil, amounts) in WRONG.items() for a in amounts]
+    cases += [(name, str(a), corrupt(truth[None], a)[0]) for name, (corrupt, amounts) in WRONG.items() for a in amounts]
     rows, before = [], {}
     for name, amount, made in cases:
         moving = (made != truth).flatten(1).any(1)
@@ -125,23 +125,23 @@ def milliseconds(call: Callable[[], object], repeats: int = 3) -> float:
 
 
 def videos(network: EfficientNetLite, n: int, times: int = 8) -> str:
-    """Half of the videos are the reference; the others are spoilt, or left alone."""
+    """Half of the videos are the reference; the others are corrupted, or left alone."""
     drawn = [sample_scenes(n, 1, times, PIXELS, HELD_OUT + i, "creature", geometry=False).rgb[:, 0] for i in range(8)]
     reference, others = torch.cat(drawn)[::2], torch.cat(drawn)[1::2]
     order = torch.arange(times)
     shuffled = order[torch.randperm(times, generator=torch.Generator().manual_seed(0))]
-    spoilt = {"true": others, "still": others[:, 0 * order], "a third as fast": others[:, order // 3]}
-    spoilt |= {"shuffled": others[:, shuffled], "reversed": others[:, order.flip(0)]}
-    spoilt |= {"noise of 0.01": noise(others, 0.01), "blur of 1 pixel": blur(others, 1)}
+    corrupted = {"true": others, "still": others[:, 0 * order], "a third as fast": others[:, order // 3]}
+    corrupted |= {"shuffled": others[:, shuffled], "reversed": others[:, order.flip(0)]}
+    corrupted |= {"noise of 0.01": noise(others, 0.01), "blur of 1 pixel": blur(others, 1)}
     found = {}
     for grain in (GRAIN, 0):
         features = ImageNetFeatures(network, grain=grain)
         truth, half = features.embed_video(reference), 512
-        for kind, made in spoilt.items():
+        for kind, made in corrupted.items():
             made = features.embed_video(made)
             found[kind, grain] = frechet_distance(truth, made)
             found[kind, "means"] = frechet_distance(truth[:, :half], made[:, :half])
-    rows = [(kind, *(f"{found[kind, of] / found['true', of]:.2f}" for of in (GRAIN, "means", 0))) for kind in spoilt]
+    rows = [(kind, *(f"{found[kind, of] / found['true', of]:.2f}" for of in (GRAIN, "means", 0))) for kind in corrupted]
     return table(("Videos", "Frechet distance, over true ones'", "Means alone, no grain", "No grain"), rows)
 
 

@@ -276,7 +276,7 @@ def test_the_plan_of_a_run_is_of_its_own_settings_and_stops_nothing(capsys):
     planner.announce("four_real_video", "sync", sixteen, "full", 16, Scale(precision="bf16"), "A100-80GB")
     assert "on 16 x A100-80GB" in capsys.readouterr().out
     planner.announce("four_real_video", "sync", smoke, "full", 16, Scale(), "A100-80GB")
-    assert "No plan of this run: parts is 1; a multiple of the 16 devices is wanted." in capsys.readouterr().out
+    assert "No plan of this run: parts is 1; expected a multiple of the 16 devices." in capsys.readouterr().out
     planner.announce("four_diffusion", "base", FOUR_DM["full"], "full", 1, Scale(), "T4")
     assert "No plan of this run: stage 'base'" in capsys.readouterr().out
 

@@ -97,7 +97,7 @@ def test_any_fault_of_one_asset_is_a_line_and_an_interrupt_keeps_what_was_found(
     assert [n["asset"] for n in found] == ["broken.glb", "inside/rides.gltf", "missing.gltf", "rests.glb"]
 
 
-def test_no_name_spoils_table_or_list(tmp_path, capsys):
+def test_no_name_corrupts_table_or_list(tmp_path, capsys):
     names = ["a\tb|c", "two\nlines", "x#y", os.fsdecode(b"bytes\xff")]
     (tmp_path / "assets").mkdir()
     for name in names:

@@ -1,4 +1,4 @@
-"""fourd distil: from a film to pictures of a scene, with the smallest model."""
+"""fourd distil: from a video to pictures of a scene, with the smallest model."""
 
 import re
 from dataclasses import replace
@@ -20,16 +20,16 @@ SMOKE = FOUR_DM["smoke"]
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    path = tmp_path_factory.mktemp("film") / "creature"
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "creature"
     write_video((orbits(SMOKE.model, 1, 3, 3)[1][0] + 1) / 2, path)
     return path
 
 
 @pytest.mark.parametrize("options", [["--meshes", "glb"], ["--frame-by-frame"]])
-def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, capsys):
+def test_a_video_becomes_pictures_of_a_scene(options, video, weights, tmp_path, capsys):
     out = tmp_path / "out"
-    main(f"distil --video {film} --preset smoke --weights {weights} --size 12 --out {out}".split() + options)
+    main(f"distil --video {video} --preset smoke --weights {weights} --size 12 --out {out}".split() + options)
     said = capsys.readouterr().out
     assert re.search(says(3, 16), said) and "orbit.mp4" in said
     assert count_frames(out / "orbit.mp4") == count_frames(out / "freeze.mp4") == 48
@@ -38,12 +38,12 @@ def test_a_film_becomes_pictures_of_a_scene(options, film, weights, tmp_path, ca
     assert (out / "grid.html").exists() and len(list((out / "frames").iterdir())) == 8
 
 
-def test_a_stopped_optimisation_goes_on(film, weights, tmp_path, monkeypatch):
+def test_a_stopped_optimisation_goes_on(video, weights, tmp_path, monkeypatch):
     settings = replace(SCENES["smoke"], n_steps=6)
     given = dict(weights=str(weights), settings=settings, size=8)
     kept, scenes, numbers = tmp_path / "scene.safetensors", [], []
     monkeypatch.setattr(distil, "write_turns", lambda scene, *_: scenes.append(scene))
-    Distil(film, out=tmp_path / "whole", **given).run()
+    Distil(video, out=tmp_path / "whole", **given).run()
 
     def until_interrupted(*args, **options):
         for step in optimise_steps(*args, checkpoint_every=3, **options):
@@ -54,9 +54,9 @@ def test_a_stopped_optimisation_goes_on(film, weights, tmp_path, monkeypatch):
 
     monkeypatch.setattr(distil, "optimise_steps", until_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Distil(film, out=tmp_path / "stopped", checkpoint=kept, **given).run()
+        Distil(video, out=tmp_path / "stopped", checkpoint=kept, **given).run()
     assert kept.exists() and not (tmp_path / "stopped").exists()
-    Distil(film, out=tmp_path / "stopped", checkpoint=kept, **given).run()
+    Distil(video, out=tmp_path / "stopped", checkpoint=kept, **given).run()
     assert numbers == [1, 2, 3, 4, 4, 5, 6]
     assert torch.equal(scenes[0].space.table, scenes[1].space.table)
 

@@ -55,17 +55,17 @@ def listed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(listed):
-    """Its `url`, what was `asked` for, and `spoilt`: how it sends a path, once or always, if not whole."""
-    state = SimpleNamespace(asked=[], spoilt={}, halfway=lambda: None)
+    """Its `url`, what was `asked` for, and `corrupted`: how it sends a path, once or always, if not whole."""
+    state = SimpleNamespace(asked=[], corrupted={}, halfway=lambda: None)
     whole = {f"/ann/zoo/c0ffee/{path}": data for path, data in CONTENT.values()}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             path = unquote(self.path)
             state.asked.append(path)
-            data, how = whole.get(path), state.spoilt.get(path.rpartition("/")[2])
+            data, how = whole.get(path), state.corrupted.get(path.rpartition("/")[2])
             if how == "damaged once":
-                state.spoilt.clear()
+                state.corrupted.clear()
             if data is None or how == "missing":
                 self.send_error(404)
                 return
@@ -160,7 +160,7 @@ def test_whole_files_are_not_asked_for_again(server, capsys):
     ],
 )
 def test_what_fails_is_said_and_the_rest_comes(server, capsys, how, sentence):
-    server.spoilt["fur.png"] = how
+    server.corrupted["fur.png"] = how
     with pytest.raises(SystemExit) as status:
         main(["fetch-characters", "--base-url", server.url, "--retries", "0", "--threads", "1"])
     assert status.value.code == 2
@@ -170,7 +170,7 @@ def test_what_fails_is_said_and_the_rest_comes(server, capsys, how, sentence):
     assert here(cache_folder()) == {n: d for n, d in WHOLE.items() if n != "a/tex/fur.png"}
     assert [asset.id for asset in assets()] == ["cow", "fox"]
     assert "| cow |" in (cache_folder() / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    server.spoilt.clear()
+    server.corrupted.clear()
     server.asked.clear()
     fetch(server)
     assert len(server.asked) == 1 and here(cache_folder()) == WHOLE
@@ -179,7 +179,7 @@ def test_what_fails_is_said_and_the_rest_comes(server, capsys, how, sentence):
 def test_what_was_damaged_does_not_keep_its_name(server):
     fetch(server)
     (cache_folder() / "a/cow.glb").write_bytes(b"half")
-    server.spoilt["cow.glb"] = "missing"
+    server.corrupted["cow.glb"] = "missing"
     with pytest.raises(ValueError, match="1 of 5 files are missing"):
         fetch(server)
     assert not (cache_folder() / "a/cow.glb").exists()
@@ -197,7 +197,7 @@ def test_half_a_file_never_has_its_name(server):
 
 def test_a_failure_that_passes_is_overcome(server, monkeypatch):
     monkeypatch.setattr(pooch.core.time, "sleep", lambda _: None)
-    server.spoilt["cow.glb"] = "damaged once"
+    server.corrupted["cow.glb"] = "damaged once"
     fetch(server, only=("cow",), retries=1)
     assert len(server.asked) == 3 and [asset.id for asset in assets()] == ["cow"]
 

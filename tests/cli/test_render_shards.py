@@ -332,6 +332,6 @@ def test_credits_of_real_files():
 
 def test_sketchfab_says_who_made_it(tmp_path):
     extras = {"author": "someone", "license": "CC-BY-4.0", "source": "https://a.b", "title": "fox", "more": 1}
-    for said, wanted in (extras, {k: v for k, v in extras.items() if k != "more"}), ("text", {}), (None, {}):
+    for said, expected in (extras, {k: v for k, v in extras.items() if k != "more"}), ("text", {}), (None, {}):
         (tmp_path / "a.gltf").write_text(json.dumps({"asset": {"version": "2.0", "extras": said}}))
-        assert credit(tmp_path / "a.gltf") == wanted
+        assert credit(tmp_path / "a.gltf") == expected

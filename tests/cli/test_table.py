@@ -49,7 +49,7 @@ def in_a_process(*arguments):
         (["generate", "--fixed_view=nowhere.mp4"], 2, ["--fixed-view", "nowhere.mp4"]),
         (["generate", "--weights", "nowhere"], 2, ["--weights", "nowhere"]),
         (["train", "--preset", "cpu", "--settings.shards", "nowhere"], 2, ["--settings.shards", "nowhere"]),
-        (["evaluate-4dm", "--films", __file__, "nowhere.mp4"], 2, ["--films", "nowhere.mp4"]),
+        (["evaluate-4dm", "--videos", __file__, "nowhere.mp4"], 2, ["--videos", "nowhere.mp4"]),
         (["evaluate", "--assets", "nowhere.glb#Walk"], 2, ["--assets", "nowhere.glb"]),
         (["surround", "--video", "a b.mp4"], 2, ["fourd multiview-video --video 'a b.mp4'"]),
     ],

@@ -16,13 +16,13 @@ from fourd_minimal.cli.wan import (
     TrainWan,
     WanPreset,
     batch_loss,
-    films,
-    films_in,
     frames_of,
     learning_rate,
     make_batch,
     scenes,
     train_wan,
+    videos,
+    videos_in,
 )
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.shards import FAILURES, Shards, sample, write_tar
@@ -84,8 +84,8 @@ def test_the_loss_is_the_models_on_latents_with_its_texts(model, texts):
     text = Contexts(*(torch.stack(column) for column in zip(*rows, strict=True)))
     clean = model.encode(batch.frames)
     predicted = model.velocity_grid(add_noise(clean, batch.eps, batch.sigma), batch.sigma, clean, text)
-    wanted = (predicted - (batch.eps - clean))[:, 1:, 1:].square().mean()
-    assert_close(batch_loss(model, batch, texts), wanted)
+    expected = (predicted - (batch.eps - clean))[:, 1:, 1:].square().mean()
+    assert_close(batch_loss(model, batch, texts), expected)
 
 
 def test_batches_are_functions_of_their_numbers(model):
@@ -122,12 +122,12 @@ def test_true_grids_come_out_of_shards(tmp_path):
     assert_close(flat[:, 0], grids(Shards(tmp_path), 1, 1, 3, (32, 48), 0, 0, 2, preset.seed)[:, 0], rtol=0, atol=1e-4)
 
 
-def test_films_are_cut_at_random_within_their_length(tmp_path):
+def test_videos_are_cut_at_random_within_their_length(tmp_path):
     levels = torch.linspace(0, 1, 12)[:, None, None, None].expand(-1, 3, 32, 48)
-    write_video(levels, tmp_path / "film.mp4")
+    write_video(levels, tmp_path / "video.mp4")
     preset = replace(PRESET, videos=str(tmp_path), time_stride=4)
-    paths = films_in(tmp_path)
-    seen = [films(preset, paths, 1, 1, 3, (32, 48), number, 0) for number in range(24)]
+    paths = videos_in(tmp_path)
+    seen = [videos(preset, paths, 1, 1, 3, (32, 48), number, 0) for number in range(24)]
     assert all(clip.shape == (1, 1, 3, 3, 32, 48) for clip in seen)
     places = torch.stack([((clip.mean((-3, -2, -1))[0, 0] + 1) / 2 * 11) for clip in seen])
     steps = places.diff(dim=1)
@@ -135,7 +135,7 @@ def test_films_are_cut_at_random_within_their_length(tmp_path):
     assert {*steps[:, 0].round().int().tolist()} == {1, 2, 3, 4}
     assert places.min() < 0.5 and places.max() > 10.5
     assert_close(frames_of(preset)(1, 2, 3, (32, 48), 0, 0)[:, 0], seen[0][:, 0], rtol=0, atol=1e-4)
-    refused(lambda: films(preset, paths, 1, 1, 13, (32, 48), 0, 0), "film.mp4", 12)
+    refused(lambda: videos(preset, paths, 1, 1, 13, (32, 48), 0, 0), "video.mp4", 12)
     refused(lambda: frames_of(replace(preset, videos=str(tmp_path / "none"))), tmp_path / "none")
 
 
@@ -146,22 +146,22 @@ def test_the_rate_rises_and_falls_in_both_phases():
     assert max(rates[0], rates[2], rates[3], rates[5]) < 1e-6
 
 
-def test_from_films_to_weights_to_a_grid(wan_folder, tmp_path, capsys):
+def test_from_videos_to_weights_to_a_grid(wan_folder, tmp_path, capsys):
     """Both commands, end to end."""
     torch.manual_seed(0)
     clip = torch.rand(1, 3, 32, 48).expand(6, -1, -1, -1)
     for name in ("a", "b"):
-        write_video(clip, tmp_path / "films" / f"{name}.mp4")
-    settings = replace(PRESET, steps=2, pseudo_steps=2, videos=str(tmp_path / "films"), prompt="frozen camera")
+        write_video(clip, tmp_path / "videos" / f"{name}.mp4")
+    settings = replace(PRESET, steps=2, pseudo_steps=2, videos=str(tmp_path / "videos"), prompt="frozen camera")
     TrainWan(str(wan_folder), tmp_path / "run", settings).run()
     sync = tmp_path / "run" / "sync.safetensors"
     assert {name.split(".")[0] for name in load_file(sync)} == {"0", "1"}
-    a, b = (tmp_path / "films" / f"{name}.mp4" for name in ("a", "b"))
+    a, b = (tmp_path / "videos" / f"{name}.mp4" for name in ("a", "b"))
     GenerateWan(a, b, sync, str(wan_folder), "camera", steps=1, guidance=2.0, out=tmp_path / "out").run()
     found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
     assert found == {"grid.png", *(f"frames/view_{v}/{t:04d}.png" for v in range(2) for t in range(3))}
     assert (tmp_path / "out" / "grid.html").exists()
-    assert re.search(says(3, 6), capsys.readouterr().out)  # frames of the film, as many as were trained
+    assert re.search(says(3, 6), capsys.readouterr().out)  # frames of the video, as many as were trained
 
 
 def test_without_sync_layers_the_streams_meet_by_eq_13(wan_folder, tmp_path):
@@ -192,6 +192,6 @@ def test_prompts_are_left_out_as_often_as_the_preset_says():
     frames = lambda n, views, times, size, number, part: torch.zeros(n, views, times, 3, *size)  # noqa: E731
     silent = torch.cat([make_batch(few, frames, (1, 1, 1), 1.0, number, 0).silent for number in range(5)])
     assert 0.05 < silent.float().mean() < 0.16
-    for share, wanted in ((0.0, False), (1.0, True)):
+    for share, expected in ((0.0, False), (1.0, True)):
         batch = make_batch(replace(few, drop_text=share), frames, (1, 1, 1), 1.0, 0, 0)
-        assert (batch.silent == wanted).all()
+        assert (batch.silent == expected).all()

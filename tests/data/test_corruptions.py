@@ -24,11 +24,11 @@ def grid():
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_none_of_it_is_the_grid_and_more_of_it_is_farther(name, grid):
-    spoil, strengths = CORRUPTIONS[name]
-    assert torch.equal(spoil(grid, 0.0), grid)
-    spoilt = [spoil(grid, s) for s in strengths]
-    assert all(x.shape == grid.shape and x.min() >= 0 and x.max() <= 1 for x in spoilt)
-    off = [(x - grid).square().mean().item() for x in spoilt]
+    corrupt, strengths = CORRUPTIONS[name]
+    assert torch.equal(corrupt(grid, 0.0), grid)
+    corrupted = [corrupt(grid, s) for s in strengths]
+    assert all(x.shape == grid.shape and x.min() >= 0 and x.max() <= 1 for x in corrupted)
+    off = [(x - grid).square().mean().item() for x in corrupted]
     assert off[0] > 1e-5
     if name not in ("wrong viewpoint", "frozen motion"):  # random frames are as unlike their neighbours as any
         assert off == sorted(off)
@@ -53,8 +53,8 @@ def test_time_and_views_are_those_of_the_grid_elsewhere(grid):
     still, shuffled, swapped = frozen_motion(grid, 1.0), time_shuffle(grid, 1.0), swapped_views(grid, 1.0)
     assert torch.equal(still, grid[:, :1].expand_as(grid))
     assert torch.equal(frozen_motion(grid, 0.5)[:, 4], grid[:, 2])
-    for spoilt, axis in ((shuffled, 1), (swapped, 0)):
-        alike = [[torch.equal(a, b) for b in grid.unbind(axis)] for a in spoilt.unbind(axis)]
+    for corrupted, axis in ((shuffled, 1), (swapped, 0)):
+        alike = [[torch.equal(a, b) for b in grid.unbind(axis)] for a in corrupted.unbind(axis)]
         order = torch.tensor(alike).long()
         assert (order.sum(0) == 1).all() and (order.sum(1) == 1).all() and not order.diagonal().any()
     assert torch.equal(wrong_viewpoint(grid, 1.0)[:-1], grid[1:])

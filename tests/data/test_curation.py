@@ -11,23 +11,23 @@ from torch.testing import assert_close
 
 from fourd_minimal.data.curation import Scores, Thresholds, kabsch, measure, verdict
 from fourd_minimal.data.gltf import render_asset
-from fourd_minimal.data.procedural import SPOILT, sample_scenes
+from fourd_minimal.data.procedural import CORRUPTED, sample_scenes
 
 ASSETS = Path(__file__).parents[3] / "shared/data/assets"
 REASON = {"static": "static", "leaves": "leaves", "turns": "rigid", "speck": "empty"}
 GOOD = Scores(0.2, 0.1, 0.5, 0.0, 0.5)
 
 
-def clips(spoilt=None, n=6, size=32):
+def clips(corrupted=None, n=6, size=32):
     around = (torch.arange(4.0) * 90).expand(n, 4)
-    return sample_scenes(n, 4, 8, size, 7, "creature", elevation_deg=20.0, azimuths_deg=around, spoilt=spoilt)
+    return sample_scenes(n, 4, 8, size, 7, "creature", elevation_deg=20.0, azimuths_deg=around, corrupted=corrupted)
 
 
-@pytest.mark.parametrize("spoilt", SPOILT)
-def test_bad_clips_are_refused_for_what_they_are(spoilt):
-    record = clips(spoilt)
+@pytest.mark.parametrize("corrupted", CORRUPTED)
+def test_bad_clips_are_refused_for_what_they_are(corrupted):
+    record = clips(corrupted)
     for i in range(6):
-        assert REASON[spoilt] in verdict(measure(record, i))
+        assert REASON[corrupted] in verdict(measure(record, i))
 
 
 def test_walking_creatures_are_kept():

@@ -1,4 +1,4 @@
-"""A film of an object, cut out: by masks, by a library, by alpha, by white; and what each cannot read."""
+"""A video of an object, cut out: by masks, by a library, by alpha, by white; and what each cannot read."""
 
 import sys
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_no_foreground_no_background_and_an_empty_frame_are_named(tmp_path):
 
 @pytest.mark.skipif(not VIDEOS.exists(), reason="shared/data/videos is not beside the checkout")
 @pytest.mark.parametrize("name", ["l4gm_000070_fg.mp4", "l4gm_000370_fg.mp4", "simpl_dancer1_rgba256"])
-def test_real_films_are_read(name):
+def test_real_videos_are_read(name):
     found = read_object(VIDEOS / name, 32, frames=8)
     on = (found.amin(1) < 0.9).float()
     assert 0.05 < on.mean() < 0.7 and (on.mean((1, 2)) > 0.02).all()

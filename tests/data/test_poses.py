@@ -84,7 +84,7 @@ def test_optical_flow_finds_the_orbit_of_a_textured_character(asset):
     assert abs(found.elevation_deg - torch.rad2deg(torch.asin(place[0, 1] / place[0].norm()))) < 5
 
 
-def test_the_examples_orbit_is_the_one_it_was_filmed_with():
+def test_the_examples_orbit_is_the_one_it_was_recorded_with():
     record = sample_scenes(64, 4, 4, 24, HELD_OUT, geometry=False)
     freeze_time = read_video(EXAMPLE / "freeze_time.mp4").rgb
     scene = (record.rgb[:, :, 0] - freeze_time).abs().flatten(1).mean(1).argmin()

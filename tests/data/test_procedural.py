@@ -174,7 +174,7 @@ def test_rotation_is_right_handed(axis, start, end):
 
 def test_bad_input_is_named():
     given = dict(n=1, views=1, times=1, size=4, seed=0)
-    for name, value in dict(n=0, views=0, times=0, size=0, antialias=0, family="desert", spoilt="dull").items():
+    for name, value in dict(n=0, views=0, times=0, size=0, antialias=0, family="desert", corrupted="dull").items():
         refused(partial(sample_scenes, **given | {name: value}), name, value)
     angles = torch.zeros(1, 3)
     refused(lambda: sample_scenes(1, 3, 1, 4, 5, azimuths_deg=angles, sweep_deg=90), "azimuths_deg", "sweep_deg")
@@ -193,11 +193,11 @@ def test_cameras_may_stand_where_one_likes():
     assert_close((azimuth - azimuth[:, :1]) % 360, (angles - angles[:, :1]) % 360, atol=1e-3, rtol=0)
 
 
-def test_spoilt_clips_are_spoilt_as_said():
+def test_corrupted_clips_are_corrupted_as_said():
     def clip(how):
-        return sample_scenes(3, 2, 6, 24, 5, "creature", spoilt=how)
+        return sample_scenes(3, 2, 6, 24, 5, "creature", corrupted=how)
 
-    good, still, gone, turning, speck = map(clip, (None, *procedural.SPOILT))
+    good, still, gone, turning, speck = map(clip, (None, *procedural.CORRUPTED))
     assert_close(still.rgb, good.rgb[:, :, :1].expand_as(still.rgb))
     assert good.alpha[:, :, -1].sum() > 100 and gone.alpha[:, :, -1].sum() < 5
     assert_close(gone.rgb[:, :, 0], good.rgb[:, :, 0])

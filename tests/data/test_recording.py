@@ -40,10 +40,10 @@ def calibration(cameras, size):
         (fx, fy), (cx, cy) = (64 * camera.focal).tolist(), (64 * camera.centre).tolist()
         lens = dict(focalLengthU=fx, focalLengthV=fy, centerPointU=cx, centerPointV=cy)
         lens |= dict(radialDistortion1=k1, radialDistortion2=k2, tangentalDistortion1=p1, tangentalDistortion2=p2)
-        film = dict(left=0, top=0, right=size[1] - 1, bottom=size[0] - 1)
+        video = dict(left=0, top=0, right=size[1] - 1, bottom=size[0] - 1)
         parts = (
             f"<{tag} " + " ".join(f'{k}="{v}"' for k, v in values.items()) + "/>"
-            for tag, values in (("transform", pose), ("intrinsic", lens), ("fov_video", film))
+            for tag, values in (("transform", pose), ("intrinsic", lens), ("fov_video", video))
         )
         entries.append(f'<camera serial="{camera.name}">{"".join(parts)}</camera>')
     return f"<calibration><cameras>{''.join(entries)}</cameras></calibration>"
@@ -94,7 +94,7 @@ def test_see_through_a_lens_as_opencv_does():
 
 @pytest.fixture(scope="module")
 def ball(tmp_path_factory):
-    """A bright ball that moves before dark walls, filmed by three cameras; where it was, y up, in metres."""
+    """A bright ball that moves before dark walls, recorded by three cameras; where it was, y up, in metres."""
     folder, size = tmp_path_factory.mktemp("recording"), (64, 96)
     (folder / "Calib.qca.txt").write_text(calibration(cameras(), size))
     places = torch.stack([torch.linspace(-0.4, 0.4, 4), torch.full((4,), 0.2), torch.zeros(4)], -1)
@@ -142,15 +142,15 @@ def test_what_is_missing_is_named(ball, tmp_path):
     refused(lambda: read_recording(tmp_path), "folder", "cam0.mp4")
 
 
-def test_a_film_of_another_size_is_refused(ball, tmp_path):
+def test_a_video_of_another_size_is_refused(ball, tmp_path):
     (tmp_path / "Calib.qca.txt").write_text(calibration(cameras(), (64, 96)))
     for camera in cameras():
         write_video(torch.zeros(4, 3, 96, 96), tmp_path / f"{camera.name}.mp4")
     refused(lambda: read_recording(tmp_path, 16, 2, oversample=1), "cam0.mp4", "96x96")
 
 
-def test_what_was_not_filmed_is_not_the_person(ball):
-    """Everything counts as foreground, and yet what lies outside of the film stays white and transparent."""
+def test_what_was_not_recorded_is_not_the_person(ball):
+    """Everything counts as foreground, and yet what lies outside of the video stays white and transparent."""
     everything = lambda frames: torch.ones(len(frames), 1, *frames.shape[-2:])  # noqa: E731
     seen = read_recording(ball[0], 32, 2, (0.1, 0.1, 0.0), 3.0, everything, oversample=1)
     assert seen.alpha[:, :, :, 0].max() == 0 and (seen.rgb[:, :, :, 0] == 1).all()

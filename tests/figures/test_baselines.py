@@ -7,9 +7,9 @@ import pytest
 import torch
 from refused import refused
 
-from figures import baselines as rivals_table
-from figures import race as rivals
-from figures.baselines import Rivals, decibels, frechet, interval, pooled, scored
+from figures import baselines as baselines_table
+from figures import race as baselines
+from figures.baselines import Baselines, decibels, frechet, interval, pooled, scored
 from figures.race import METHODS, Entry, Made, Method, Priors, Race, steps_within
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.toy_features import ToyFeatures
@@ -32,7 +32,7 @@ def race(tmp_path):
 
 def test_a_budget_becomes_the_steps_that_fit(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(rivals, "clock", lambda: clock[0])
+    monkeypatch.setattr(baselines, "clock", lambda: clock[0])
 
     asked = []
 
@@ -48,15 +48,15 @@ def test_a_budget_becomes_the_steps_that_fit(monkeypatch):
 
 
 def test_every_way_of_the_papers_is_in_the_table():
-    assert rivals_table.OWN["film"] in METHODS["film"] and rivals_table.OWN["grid"] in METHODS["grid"]
-    assert set(rivals_table.PAPER_DB) <= set(METHODS["film"])
+    assert baselines_table.OWN["video"] in METHODS["video"] and baselines_table.OWN["grid"] in METHODS["grid"]
+    assert set(baselines_table.PAPER_DB) <= set(METHODS["video"])
 
 
 def test_exams_are_held_out_and_ask_only_what_was_not_given(race):
-    films, grids = race.exams("film"), race.exams("grid")
-    assert [e.group for e in grids] == ["simple", "simple", "hard", "hard"] and len(films) == 2
-    film, grid = films[0], grids[0]
-    assert film.asked.all() and not torch.equal(film.given[0], film.truth[0])
+    videos, grids = race.exams("video"), race.exams("grid")
+    assert [e.group for e in grids] == ["simple", "simple", "hard", "hard"] and len(videos) == 2
+    video, grid = videos[0], grids[0]
+    assert video.asked.all() and not torch.equal(video.given[0], video.truth[0])
     assert not grid.asked[0].any() and not grid.asked[:, 0].any() and grid.asked[1:, 1:].all()
     assert not grid.counted[0].any() and not grid.counted[:, 0].any()
     torch.testing.assert_close(grid.given[0], grid.truth[0])
@@ -65,7 +65,7 @@ def test_exams_are_held_out_and_ask_only_what_was_not_given(race):
 
 def test_the_numbers_are_those_of_the_other_tables(race, features):
     exam = race.exams("grid")[0]
-    made = rivals.TRIVIAL["sum of differences"](exam.truth[None])[0]
+    made = baselines.TRIVIAL["sum of differences"](exam.truth[None])[0]
     found = scored(entry("grid", "x", exam, made), exam, features, None)
     for name, pixels in (("all", None), ("object", exam.counted[None])):
         expected = psnr(made[None], exam.truth[None], pixels)
@@ -100,37 +100,37 @@ def small(monkeypatch):
         asked.append((exam.name, n, seed))
         return (exam.truth + 0.1 * seed).clamp(0, 1) * 0.9
 
-    own = {rivals_table.OWN["grid"]: Method(make, most=5), "copy row": METHODS["grid"]["copy row"]}
+    own = {baselines_table.OWN["grid"]: Method(make, most=5), "copy row": METHODS["grid"]["copy row"]}
     monkeypatch.setitem(METHODS, "grid", own)
     return asked
 
 
 def test_the_same_line_again_makes_nothing_anew_and_writes_the_same(small, tmp_path, capsys):
-    line = Rivals(preset="smoke", scenes=2, film_seconds=0, grid_seconds=0.01, runs=tmp_path / "runs", out=tmp_path)
+    line = Baselines(preset="smoke", scenes=2, video_seconds=0, grid_seconds=0.01, runs=tmp_path / "runs", out=tmp_path)
     line.run()
     times = len(small)
-    assert {"rivals.md", "rivals.json", "rivals_grid.png"} <= {path.name for path in tmp_path.iterdir()}
-    first = (tmp_path / "rivals.md").read_text()
+    assert {"baselines.md", "baselines.json", "baselines_grid.png"} <= {path.name for path in tmp_path.iterdir()}
+    first = (tmp_path / "baselines.md").read_text()
     line.run()
-    assert len(small) == times and (tmp_path / "rivals.md").read_text() == first
+    assert len(small) == times and (tmp_path / "baselines.md").read_text() == first
     assert "copy row" in first and "Frechet distance, toy features" in first
-    numbers = json.loads((tmp_path / "rivals.json").read_text())
-    assert len(numbers) == 8 and all(n["steps"] == 5 for n in numbers if n["method"] == rivals_table.OWN["grid"])
+    numbers = json.loads((tmp_path / "baselines.json").read_text())
+    assert len(numbers) == 8 and all(n["steps"] == 5 for n in numbers if n["method"] == baselines_table.OWN["grid"])
 
 
 def test_one_missing_scene_is_made_and_no_other_and_other_settings_want_another_folder(small, tmp_path):
-    options = dict(preset="smoke", scenes=2, film_seconds=0, grid_seconds=0.01, runs=tmp_path)
-    Rivals(**options).run()
+    options = dict(preset="smoke", scenes=2, video_seconds=0, grid_seconds=0.01, runs=tmp_path)
+    Baselines(**options).run()
     times = len(small)
     next(tmp_path.glob("grid_4Real*hard_1_0.safetensors")).unlink()
-    Rivals(**options).run()
+    Baselines(**options).run()
     assert len(small) == times + 1 and small[-1][0] == "hard 1"
-    refused(Rivals(**options | dict(preset="cpu")).run, "--runs", "preset")
-    refused(Rivals(**options | dict(grid_seconds=0.02)).run, "--runs", 0.01)
+    refused(Baselines(**options | dict(preset="cpu")).run, "--runs", "preset")
+    refused(Baselines(**options | dict(grid_seconds=0.02)).run, "--runs", 0.01)
 
 
 def test_some_methods_leave_the_other_task_out(small, tmp_path, capsys):
-    Rivals(preset="smoke", scenes=2, methods=("copy row",), runs=tmp_path).run()  # no film's method is called so
+    Baselines(preset="smoke", scenes=2, methods=("copy row",), runs=tmp_path).run()  # no video's method is called so
     assert "copy row" in capsys.readouterr().out and not small
 
 
@@ -144,20 +144,20 @@ def test_what_was_given_is_known_to_every_method(small, tmp_path):
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
-    refused(Rivals(scenes=1).run, "--scenes", 1)
-    refused(Rivals(preset="foo").run, "--preset", "foo")
-    refused(Rivals(methods=("copy", "nonsense")).run, "--methods", "nonsense")
-    refused(Rivals(methods=("copy rows",)).run, "--methods", "copy rows", "copy row")
-    refused(Rivals(seeds=()).run, "--seeds", ())
+    refused(Baselines(scenes=1).run, "--scenes", 1)
+    refused(Baselines(preset="foo").run, "--preset", "foo")
+    refused(Baselines(methods=("copy", "nonsense")).run, "--methods", "nonsense")
+    refused(Baselines(methods=("copy rows",)).run, "--methods", "copy rows", "copy row")
+    refused(Baselines(seeds=()).run, "--seeds", ())
     for seconds in (0, -1):
-        refused(Rivals(film_seconds=seconds, grid_seconds=0).run, "--film-seconds", seconds)
+        refused(Baselines(video_seconds=seconds, grid_seconds=0).run, "--video-seconds", seconds)
 
 
-@pytest.mark.parametrize("task", ["film", "grid"])
+@pytest.mark.parametrize("task", ["video", "grid"])
 def test_every_method_makes_pictures(task, race):
     exam = race.exams(task)[0]
     for name, method in METHODS[task].items():
-        if name != rivals.FOUR_DIFFUSION:  # its anchor wants lpips
-            views = race._make(method, exam, (8 if task == "film" else 2) if method.steps is None else method.steps, 0)
+        if name != baselines.FOUR_DIFFUSION:  # its anchor wants lpips
+            views = race._make(method, exam, (8 if task == "video" else 2) if method.steps is None else method.steps, 0)
             assert views.shape == exam.truth.shape and views.isfinite().all(), name
             assert views.min() >= 0 and views.max() <= 1, name

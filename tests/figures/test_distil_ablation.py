@@ -16,8 +16,8 @@ from figures.distil_ablation import (
     QUESTIONS,
     UNMASKED,
     AblateDistil,
-    filmed,
     judged,
+    recorded,
     settings,
 )
 from fourd_minimal.anchor_loss import ssim
@@ -65,7 +65,7 @@ def test_ways_differ_in_what_they_are_named_after():
 
 def test_errors_are_those_of_the_pixels(weights):
     """Pooled by hand, for one creature and what is wrong with it by a known amount."""
-    _, truth = filmed(FourDM.from_pretrained(weights), 3)
+    _, truth = recorded(FourDM.from_pretrained(weights), 3)
     truth = truth[None] * 0.8
     found = judged("darker", truth - 0.1 * (truth > 0.1), truth, 0, 0.0, squared)
     off = 0.1 * (truth > 0.1)
@@ -78,10 +78,10 @@ def test_errors_are_those_of_the_pixels(weights):
 
 
 def test_scenes_are_shown_beside_the_truth_where_there_is_one(weights, tmp_path, capsys):
-    write_video(filmed(FourDM.from_pretrained(weights), 5)[0][0, :2], tmp_path / "film")  # shorter than the model's
-    EvaluateDistil("smoke", str(weights), (0,), (), (tmp_path / "film",), out=tmp_path).run()
+    write_video(recorded(FourDM.from_pretrained(weights), 5)[0][0, :2], tmp_path / "video")  # shorter than the model's
+    EvaluateDistil("smoke", str(weights), (0,), (), (tmp_path / "video",), out=tmp_path).run()
     table = (tmp_path / "distil.md").read_text()
-    assert table.count("creature 0") == 3 and "| film |" not in table and PASTE in capsys.readouterr().out
+    assert table.count("creature 0") == 3 and "| video |" not in table and PASTE in capsys.readouterr().out
     assert (tmp_path / "distil.png").exists() and (tmp_path / "distil.gif").exists()
 
 

@@ -15,7 +15,7 @@ from fourd_minimal.cli.multiview_video import MultiviewVideo
 from fourd_minimal.cli.train_four_dm import TrainFourDM
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.data.gltf import render_asset
-from fourd_minimal.data.procedural import RADIUS, SPOILT
+from fourd_minimal.data.procedural import CORRUPTED, RADIUS
 from fourd_minimal.data.video import write_video
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import load_weights
@@ -25,10 +25,10 @@ SMOKE = FOUR_DM["smoke"]
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
-    _, film, _ = orbits(SMOKE.model, 1, 10, 3)
-    path = tmp_path_factory.mktemp("film") / "creature"
-    write_video((film[0] + 1) / 2, path)
+def video(tmp_path_factory):
+    _, video, _ = orbits(SMOKE.model, 1, 10, 3)
+    path = tmp_path_factory.mktemp("video") / "creature"
+    write_video((video[0] + 1) / 2, path)
     return path
 
 
@@ -53,15 +53,15 @@ def test_either_part_can_be_trained_on(stage, weights, tmp_path):
 
 
 @pytest.mark.parametrize("frames", [None, 10])
-def test_a_video_becomes_multiview_videos(frames, film, weights, tmp_path):
-    MultiviewVideo(film, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
+def test_a_video_becomes_multiview_videos(frames, video, weights, tmp_path):
+    MultiviewVideo(video, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
     assert (tmp_path / "out/grid.html").exists() and (tmp_path / "out/grid.png").exists()
     views = list((tmp_path / "out/frames").iterdir())
     assert len(views) == 4 and len(list(views[0].iterdir())) == (frames or 8)
 
 
-def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, capsys):
-    EvaluateFourDM(str(weights), 2, (0, 1), 2, films=(film,), out=tmp_path).run()
+def test_the_evaluation_writes_tables_and_pictures(video, weights, tmp_path, capsys):
+    EvaluateFourDM(str(weights), 2, (0, 1), 2, videos=(video,), out=tmp_path).run()
     assert "4DM" in capsys.readouterr().out
     assert {f.name for f in tmp_path.iterdir()} == {
         "four_diffusion.md", "four_diffusion.json", "four_diffusion_base.png", "four_diffusion_video.png",
@@ -71,16 +71,16 @@ def test_the_evaluation_writes_tables_and_pictures(film, weights, tmp_path, caps
     refused(lambda: EvaluateFourDM(scenes=1).run(), "--scenes", "1, 10")
 
 
-def test_an_assets_views_are_none_of_them_the_film(tmp_path):
-    """The film's camera stands at 60 degrees; of its views, evenly around, the first is an eighth of a turn away."""
+def test_an_assets_views_are_none_of_them_the_video(tmp_path):
+    """The video's camera stands at 60 degrees; of its views, evenly around, the first is an eighth of a turn away."""
     path = write_gltf(tmp_path / "slide.glb")
-    truth, film, cameras = asset_orbit(SMOKE.model, f"{path}#clip_1")
+    truth, video, cameras = asset_orbit(SMOKE.model, f"{path}#clip_1")
     assert_close(cameras[0], FourDM(SMOKE.model).cameras([45.0, 135.0, 225.0, 315.0]), atol=1e-4, rtol=0)
-    assert truth.shape == (1, 8, 4, 3, 16, 16) and film.shape == (1, 8, 3, 16, 16)
-    assert not any(torch.equal(truth[:, :, v], film) for v in range(4))
+    assert truth.shape == (1, 8, 4, 3, 16, 16) and video.shape == (1, 8, 3, 16, 16)
+    assert not any(torch.equal(truth[:, :, v], video) for v in range(4))
     at = dict(time_range=(0.0, 7 / 8), azimuth_start_deg=60.0, azimuth_sweep_deg=135.0)
     both = render_asset(path, 2, 8, 16, "clip_1", **at, elevation_deg=20.0, radius=RADIUS).rgb[:, [0, 1]] * 2 - 1
-    assert_close(film, both[:, 0], atol=1e-3, rtol=0)
+    assert_close(video, both[:, 0], atol=1e-3, rtol=0)
     assert_close(truth[:, :, 1], both[:, 1], atol=1e-3, rtol=0)
 
 
@@ -93,7 +93,7 @@ def test_an_asset_is_evaluated(weights, tmp_path, capsys):
 
 def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
     clips = collection(10)
-    assert [how for _, how in clips] == [None, *SPOILT] * 2
+    assert [how for _, how in clips] == [None, *CORRUPTED] * 2
     assert len({seed for seed, _ in clips}) == 10 and max(seed for seed, _ in clips) < 1_000_000
     assert [not why for why in judged(clips, SMOKE)] == [how is None for _, how in clips]
 

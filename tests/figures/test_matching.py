@@ -91,9 +91,9 @@ def returns(data):
 
 @pytest.mark.parametrize("network", [fills_in, returns])
 def test_matches_are_scattered_to_their_pixels_the_surest_wins_and_the_rest_is_0(network):
-    wanted = torch.zeros(2, 48, 64)
-    wanted[0, 0, 8], wanted[1, 40, 16] = 0.7, 0.9
-    assert_close(gim_confidence(network)(texture(), texture()), wanted)
+    expected = torch.zeros(2, 48, 64)
+    expected[0, 0, 8], expected[1, 40, 16] = 0.7, 0.9
+    assert_close(gim_confidence(network)(texture(), texture()), expected)
 
 
 def test_positions_are_those_of_the_picture_not_of_what_the_network_saw():

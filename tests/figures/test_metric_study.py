@@ -22,13 +22,13 @@ from figures.metric_study import (
     SIMILAR,
     Cell,
     MetricStudy,
-    film,
     judged,
     misses,
     ordered,
     per_scene,
     scene,
     shown,
+    video,
 )
 from figures.train_features import FEATURES
 from fourd_minimal.data.corruptions import frozen_motion, noise, swapped_views, time_shuffle
@@ -41,7 +41,7 @@ from fourd_minimal.training.consistency import flicker, reprojection_error
 
 @pytest.fixture(scope="module")
 def record():
-    return film("creature", 3, 4, 5, 16, HELD_OUT)
+    return video("creature", 3, 4, 5, 16, HELD_OUT)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,12 @@ def features():
     return ToyFeatures(FEATURES["smoke"].model).requires_grad_(False)
 
 
-def spoilt(record, corruption, strength):
+def corrupted(record, corruption, strength):
     return torch.stack([corruption(grid, strength) for grid in record.rgb])
 
 
 def test_values_are_those_of_the_metrics_themselves(record, features):
-    made = spoilt(record, noise, 0.1)
+    made = corrupted(record, noise, 0.1)
     distance = Perceptual(lambda a, b: (a - b).abs().mean((1, 2, 3)), "test")
     found = per_scene(made, record, features, distance)
     assert list(found) == [name for name in METRICS if name not in (FRECHET, FRECHET_SAME)]
@@ -78,16 +78,16 @@ def test_values_are_those_of_the_metrics_themselves(record, features):
 def test_known_blindness_shows(record, features):
     """Frozen motion pleases what only wants agreement over time; what judges videos alone sees no swapped views."""
     clean = per_scene(record.rgb, record, features)
-    frozen = per_scene(spoilt(record, frozen_motion, 1.0), record, features)
+    frozen = per_scene(corrupted(record, frozen_motion, 1.0), record, features)
     assert_close(frozen[ADJACENT], torch.ones(3))
     assert (clean[ADJACENT] < frozen[ADJACENT]).all()
     assert (frozen[BEND] == 0).all() and (clean[BEND] > 0).all() and (frozen[SECOND] > 0).all()
     assert (frozen[MATCHED_TIMES] >= clean[MATCHED_TIMES]).all() and (frozen["flicker"] > clean["flicker"]).all()
-    swapped = per_scene(spoilt(record, swapped_views, 1.0), record, features)
+    swapped = per_scene(corrupted(record, swapped_views, 1.0), record, features)
     for name in (ADJACENT, ALL, BEND):
         assert_close(swapped[name], clean[name])
     assert (swapped[PSNR] > 0.001).all() and (swapped["reprojection error"] > clean["reprojection error"]).all()
-    shuffled = per_scene(spoilt(record, time_shuffle, 1.0), record, features)
+    shuffled = per_scene(corrupted(record, time_shuffle, 1.0), record, features)
     assert (shuffled["flicker"] > clean["flicker"]).all() and (shuffled[SECOND] > 0).all()
     assert_close(shuffled[ALL], clean[ALL], atol=1e-5, rtol=0)
 

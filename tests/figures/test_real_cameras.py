@@ -37,10 +37,10 @@ def test_trivial_predictions(recording):
 
 def test_the_table_and_the_picture(recording, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(real_cameras, "read_recording", lambda *_: recording)
-    Cameras(tmp_path / "film", steps=2, out=tmp_path).run()
+    Cameras(tmp_path / "video", steps=2, out=tmp_path).run()
     table = (tmp_path / "real_cameras.md").read_text()
     assert table.strip() in capsys.readouterr().out
-    assert all(name in table for name in ("nobody", "fitted scene", "(IoU)", "camera 4", "film"))
+    assert all(name in table for name in ("nobody", "fitted scene", "(IoU)", "camera 4", "video"))
     scores, overlaps = json.loads((tmp_path / "real_cameras.json").read_text())
     assert len(scores["fitted scene"]) == len(overlaps) == 4 and all(0 <= o <= 1 for o in overlaps)
     assert (tmp_path / "real_cameras.png").exists()

@@ -52,8 +52,8 @@ def test_a_bent_view_shows_what_its_tracks_say(record):
     def colours(at):
         return torch.nn.functional.grid_sample(case.grid[:1, 0], (2 * at / 24 - 1)[None, None], align_corners=False)
 
-    wanted = case.grid[2, 0][:, y, x]
-    follows, stays = ((colours(at[0])[0, :, 0] - wanted).abs().mean(0)[seen[0]].mean() for at in (there, straight))
+    expected = case.grid[2, 0][:, y, x]
+    follows, stays = ((colours(at[0])[0, :, 0] - expected).abs().mean(0)[seen[0]].mean() for at in (there, straight))
     assert follows < 0.8 * stays
 
 

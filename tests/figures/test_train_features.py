@@ -20,9 +20,9 @@ from figures.train_features import (
     accuracies,
     answers,
     batch_loss,
-    film,
     make_batch,
     train_features,
+    video,
     whitened,
 )
 from fourd_minimal.data.procedural import HELD_OUT
@@ -51,21 +51,23 @@ def test_captions_answer(caption, kind, said):
     assert tuple(answers(caption, kind).values()) == said
 
 
-def test_films_do_what_their_answer_says():
+def test_videos_do_what_their_answer_says():
     config = SMOKE.model
-    still, said = film(config, 3, "creature", STILL, 5)
+    still, said = video(config, 3, "creature", STILL, 5)
     assert torch.equal(still[:, 0], still[:, -1]) and (said["motion"] == LABELS[2][1].index(STILL)).all()
-    around, said = film(config, 3, "creature", CAMERA, 5)
+    around, said = video(config, 3, "creature", CAMERA, 5)
     assert around.shape == still.shape and (around[:, 0] - around[:, -1]).abs().mean() > 0.01
     assert (said["motion"] == LABELS[2][1].index(CAMERA)).all() and (said["shape"] == 2).all()
-    moving, said = film(config, 8, "plain", "moves", 5)
+    moving, said = video(config, 8, "plain", "moves", 5)
     assert (moving[:, 0] - moving[:, -1]).abs().mean() > 0.005
     assert (said["colour"] >= 0).all() and (said["motion"] < 3).all()
 
 
 def test_training_seeds_and_held_out_seeds_never_meet(monkeypatch):
     used = []
-    monkeypatch.setattr(feature_training, "film", lambda c, n, f, k, seed: used.append(seed) or film(c, n, f, k, seed))
+    monkeypatch.setattr(
+        feature_training, "video", lambda c, n, f, k, seed: used.append(seed) or video(c, n, f, k, seed)
+    )
     for number in range(3):
         make_batch(SMOKE, number)
     assert max(used) < HELD_OUT

@@ -93,17 +93,17 @@ def test_outputs_and_gradients_are_diffusers(still):
     assert lacking == []
     x, t, text = inputs()
     pair = [x.clone().requires_grad_() for _ in range(2)]
-    found, wanted = run_ours(model, pair[0], t, text), run_theirs(theirs, pair[1], t, text)
-    assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    found, expected = run_ours(model, pair[0], t, text), run_theirs(theirs, pair[1], t, text)
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
     weight = torch.linspace(-1, 1, x.numel()).view_as(x)
     (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     assert_close(pair[0].grad, pair[1].grad, atol=1e-4, rtol=1e-3)
     grads = {name: p.grad for name, p in theirs.named_parameters()}
     for name, module in zip(place_names(model), model.temporal, strict=True):
         assert_close(module.proj_in.weight.grad, grads[f"{name}.proj_in.weight"], atol=1e-3, rtol=1e-3, msg=name)
     alone = run_theirs(UNetMotionModel.from_unet2d(still, adapter(middle=False)), x, t, text)
-    assert (alone - wanted).abs().max() > 1e-3  # motion modules say something, the middle one too
+    assert (alone - expected).abs().max() > 1e-3  # motion modules say something, the middle one too
 
 
 def test_all_names_give_the_same(still):
@@ -135,9 +135,9 @@ def test_there_are_21_places_at_full_size():
         places, motion = MultiviewUNet(MultiviewUNetConfig()), MotionAdapter()
     names = place_names(places)
     assert len(names) == len(places.places) == 21
-    wanted = {name.removesuffix(".norm.weight"): len(p) for name, p in motion.named_parameters() if ".norm." in name}
-    wanted = {name: n for name, n in wanted.items() if not name.endswith("bias")}
-    assert dict(zip(names, places.places, strict=True)) == wanted
+    expected = {name.removesuffix(".norm.weight"): len(p) for name, p in motion.named_parameters() if ".norm." in name}
+    expected = {name: n for name, n in expected.items() if not name.endswith("bias")}
+    assert dict(zip(names, places.places, strict=True)) == expected
 
 
 def test_a_clip_beyond_the_files_positions_is_refused(still):
@@ -152,11 +152,11 @@ def test_joined_views_are_those_of_the_multi_view_unet(still):
     pair = [x.clone().requires_grad_() for _ in range(2)]
     with joint_views(theirs, VIEWS):
         found = run_theirs(theirs, pair[0], t, text)
-    wanted = run_ours(model, pair[1], t, text)
-    assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    expected = run_ours(model, pair[1], t, text)
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
     weight = torch.linspace(-1, 1, x.numel()).view_as(x)
     (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     assert_close(pair[0].grad, pair[1].grad, atol=1e-4, rtol=1e-3)
 
 

@@ -58,15 +58,15 @@ def test_pixels_are_those_of_transformers_within_rounding(clip, folder, size):
     whole = (pictures(h=size[0], w=size[1]) * 255).round() / 255
     as_bytes = [(picture * 255).round().byte().permute(1, 2, 0).numpy() for picture in whole]
     own = processor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
-    wanted = own(as_bytes, return_tensors="pt")["pixel_values"]
-    assert_close(clip.prepare(whole), wanted, atol=1.3 / 255 / min(clip.std), rtol=0)
-    assert (clip.prepare(whole) - wanted).abs().mean() < 0.5 / 255 / min(clip.std)
+    expected = own(as_bytes, return_tensors="pt")["pixel_values"]
+    assert_close(clip.prepare(whole), expected, atol=1.3 / 255 / min(clip.std), rtol=0)
+    assert (clip.prepare(whole) - expected).abs().mean() < 0.5 / 255 / min(clip.std)
 
 
 def test_features_are_those_of_transformers(clip, model, folder):
     given = pictures()
-    wanted = features(model.get_image_features(pixel_values=clip.prepare(given)))
-    assert_close(clip.pictures(given), wanted)
+    expected = features(model.get_image_features(pixel_values=clip.prepare(given)))
+    assert_close(clip.pictures(given), expected)
     captions = ["a r o", "g", "a a x a x"]
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(captions, padding=True, return_tensors="pt")
     assert tokens.input_ids.tolist()[0] == [5, 0, 1, 3, 6, 6, 6]  # words, none of them unknown

@@ -57,14 +57,14 @@ def timm(published):
 def test_outputs_and_gradients_are_those_of_others(oracle, sides, network, published):
     theirs = oracle(published)
     x = 2 * torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0)) - 1
-    found, wanted = [], []
-    for model, into in ((network.logits, found), (theirs, wanted)):
+    found, expected = [], []
+    for model, into in ((network.logits, found), (theirs, expected)):
         x = x.detach().requires_grad_()
         out = model(x)
         into += [out, *torch.autograd.grad(out.square().sum(), x)]
-    assert wanted[0].std() > 0.5
-    assert_close(found[0], wanted[0], atol=1e-4, rtol=1e-4)
-    assert_close(found[1], wanted[1], atol=1e-4 * wanted[1].abs().max().item(), rtol=1e-3)
+    assert expected[0].std() > 0.5
+    assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
+    assert_close(found[1], expected[1], atol=1e-4 * expected[1].abs().max().item(), rtol=1e-3)
 
 
 def test_what_every_stage_gives(network, published):

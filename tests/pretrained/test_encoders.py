@@ -68,9 +68,9 @@ def test_pictures_are_prepared_as_clips_own_processor_does(side, encoder_folders
     levels = (picture * 255).round()
     own = transformers.AutoImageProcessor.from_pretrained(encoder_folders[1])
     image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
-    wanted = own(image, return_tensors="pt").pixel_values[0]
+    expected = own(image, return_tensors="pt").pixel_values[0]
     found = encoders.prepare(levels[None] / 255 * 2 - 1)[0]
-    assert_close(found, wanted, atol=0.0146, rtol=0)  # one level
+    assert_close(found, expected, atol=0.0146, rtol=0)  # one level
 
 
 def test_the_caption_is_read_by_stable_diffusion(encoder_folders, encoders):

@@ -234,9 +234,9 @@ def test_outputs_are_image_dreams(theirs):
     n = VIEWS + 1
     slots = torch.cat([x, reference[:, None]], 1).flatten(0, 1)
     each = (a.repeat_interleave(n, 0) for a in (text, tokens))
-    wanted = theirs(slots, t.repeat_interleave(n), camera.flatten(0, 1), *each, n).unflatten(0, (2, n))[:, :VIEWS]
+    expected = theirs(slots, t.repeat_interleave(n), camera.flatten(0, 1), *each, n).unflatten(0, (2, n))[:, :VIEWS]
     found = ours(theirs.state_dict())(x, t, circular_trajectory(azimuth, 15.0, 3.4), reference, tokens, text)
-    assert_close(found, wanted, atol=2e-4, rtol=2e-4)
+    assert_close(found, expected, atol=2e-4, rtol=2e-4)
     elsewhere = ours(theirs.state_dict())(x, t, circular_trajectory(azimuth + 30, 15.0), reference, tokens, text)
     assert (elsewhere - found).abs().max() > 0.01
 

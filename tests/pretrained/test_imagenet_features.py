@@ -72,8 +72,8 @@ def test_grain_is_the_same_for_all_pictures_and_of_its_strength():
 
 def test_features_are_means_over_places_each_scale_of_length_one():
     model, given = tiny(), pictures()
-    wanted = [F.normalize(level.mean((2, 3)), dim=1) for level in model(given)[:5]]
-    assert_close(model.embed(given), torch.cat(wanted, 1))
+    expected = [F.normalize(level.mean((2, 3)), dim=1) for level in model(given)[:5]]
+    assert_close(model.embed(given), torch.cat(expected, 1))
     assert_close(model.embed(given).square().sum(1), torch.full((3,), 5.0))
 
 
@@ -90,8 +90,8 @@ def test_a_video_is_its_mean_and_its_changes():
 def test_tokens_are_the_places_of_a_level_in_rows():
     model, given = tiny(), pictures(2, 64, 96)
     tokens = model.tokens(given)
-    wanted = model(given)[3]
-    assert_close(tokens[:, 5], wanted[:, :, 0, 5] / wanted[:, :, 0, 5].square().mean(1, keepdim=True).sqrt())
+    expected = model(given)[3]
+    assert_close(tokens[:, 5], expected[:, :, 0, 5] / expected[:, :, 0, 5].square().mean(1, keepdim=True).sqrt())
     assert tokens.shape == (2, 4 * 6, 8) and model.tokens(given, level=4).shape == (2, 2 * 3, 10)
 
 
@@ -105,12 +105,12 @@ def test_how_many_at_a_time_changes_nothing():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_autocast_and_the_pictures_type_change_nothing(dtype):
     model, a, b = tiny(), pictures().to(dtype), pictures(seed=1).to(dtype)
-    wanted = model.perceptual_distance(a.float(), b.float())
+    expected = model.perceptual_distance(a.float(), b.float())
     with torch.autocast("cpu", torch.bfloat16):
         found, feature = model.perceptual_distance(a, b), model.embed(a)
     assert found.dtype == feature.dtype == torch.float32
-    assert_close(found, wanted)
-    assert_close(model.bfloat16().perceptual_distance(a, b), wanted, atol=0.05, rtol=0.1)
+    assert_close(found, expected)
+    assert_close(model.bfloat16().perceptual_distance(a, b), expected, atol=0.05, rtol=0.1)
 
 
 def test_gradients_reach_pictures_and_nothing_else():
@@ -135,13 +135,13 @@ def test_nothing_random_and_nothing_that_training_changes():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "amounts"),
+    ("corrupt", "amounts"),
     [(blur, (0.5, 1, 2)), (noise, (0.01, 0.03, 0.1)), (colour_shift, (0.03, 0.1, 0.3)), (moved, (1, 2, 4))],
     ids=["blur", "noise", "colour", "shift"],
 )
-def test_the_distance_grows_with_what_is_wrong(features, creatures, spoil, amounts):
+def test_the_distance_grows_with_what_is_wrong(features, creatures, corrupt, amounts):
     truth = creatures[:, :1, 0]
-    steps = [truth, *(spoil(truth, amount) for amount in amounts)]
+    steps = [truth, *(corrupt(truth, amount) for amount in amounts)]
     distances = [features.perceptual_distance(step.flatten(0, 1), truth.flatten(0, 1)) for step in steps]
     assert all((later > earlier).all() for earlier, later in pairwise(distances))
 
@@ -159,8 +159,8 @@ def test_grain_that_nobody_sees_costs_little_and_what_is_seen_costs_as_before(fe
     shares = []
     for model in (features, plain):
         other = model.perceptual_distance(truth, truth.roll(1, 0))
-        spoilt = (noise(truth[None], 0.01)[0], blur(truth[None], 1)[0])
-        shares.append([(model.perceptual_distance(truth, made) / other).mean().item() for made in spoilt])
+        corrupted = (noise(truth[None], 0.01)[0], blur(truth[None], 1)[0])
+        shares.append([(model.perceptual_distance(truth, made) / other).mean().item() for made in corrupted])
     (unseen, blurred), (unseen_plain, blurred_plain) = shares
     assert unseen < 0.1 < blurred_plain < unseen_plain  # without grain, noise at 42 dB costs more than a blur at 25
     assert blurred > 0.8 * blurred_plain
@@ -212,8 +212,8 @@ def test_metrics_take_it(features, creatures, monkeypatch):
     assert 0.5 < clip_c(creatures[0, 0], features.embed) < 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # six are few
-        even, odd, spoilt = (features.embed(some) for some in (truth, other, blur(other[None], 1)[0]))
-        assert frechet_distance(even, odd) < frechet_distance(even, spoilt)
+        even, odd, corrupted = (features.embed(some) for some in (truth, other, blur(other[None], 1)[0]))
+        assert frechet_distance(even, odd) < frechet_distance(even, corrupted)
         videos = creatures[:, 0]
         found = fvd(videos, {"turned": creatures[:, 1], "still": videos[:, [0, 0]]}, features.embed_video)
     assert found["turned"] > 0 and found["still"] > 0

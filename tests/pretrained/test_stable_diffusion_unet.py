@@ -46,11 +46,11 @@ def test_outputs_and_gradients_are_diffusers(theirs):
     model = ours(theirs)
     cameras, tokens = torch.eye(4).expand(3, 1, 4, 4), torch.zeros(3, 6, 10)
     found = model(pair[0][:, None], t, cameras, torch.zeros_like(x), tokens, text)[:, 0]
-    wanted = theirs(pair[1], t, encoder_hidden_states=text).sample
-    assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    expected = theirs(pair[1], t, encoder_hidden_states=text).sample
+    assert_close(found, expected, atol=1e-4, rtol=1e-4)
     weight = torch.linspace(-1, 1, x.numel()).view_as(x)
     (found * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     assert_close(pair[0].grad, pair[1].grad, atol=1e-4, rtol=1e-3)
     grads = dict(theirs.named_parameters())
     assert_close(

@@ -68,8 +68,8 @@ def test_captions_are_read_as_the_librarys_pipeline_reads_them(stable_folder, gu
     absent = dict(feature_extractor=None, safety_checker=None, requires_safety_checker=False)
     pipeline = diffusers.StableDiffusionPipeline(**parts, **absent)
     captions = ["a fox, front view", "a fox, side view", "a fox, back view"]
-    wanted, nothing = pipeline.encode_prompt(captions, "cpu", 1, True, ["ugly"] * 3)
-    assert_close(guide.text[:3], wanted)
+    expected, nothing = pipeline.encode_prompt(captions, "cpu", 1, True, ["ugly"] * 3)
+    assert_close(guide.text[:3], expected)
     assert_close(guide.text[3], nothing[0])
     assert (guide.text[0] - guide.text[1]).abs().max() > 1e-3
     assert torch.equal(read_captions(str(stable_folder), ["a fox, back view"])[0], guide.text[2])
@@ -79,26 +79,26 @@ def test_latents_are_the_librarys_and_have_a_gradient(guide):
     x = renders().requires_grad_()
     found = guide.encode(x)
     other = renders().requires_grad_()
-    wanted = guide.vae.encode(other.flatten(0, 1) * 2 - 1).latent_dist.mode() * guide.vae.config.scaling_factor
-    assert_close(found, wanted.unflatten(0, (2, 4)))
+    expected = guide.vae.encode(other.flatten(0, 1) * 2 - 1).latent_dist.mode() * guide.vae.config.scaling_factor
+    assert_close(found, expected.unflatten(0, (2, 4)))
     weight = torch.linspace(-1, 1, found.numel()).view_as(found)
     (found * weight).sum().backward()
-    (wanted.view_as(found) * weight).sum().backward()
+    (expected.view_as(found) * weight).sum().backward()
     assert_close(x.grad, other.grad)
     assert x.grad.abs().max() > 0
 
 
 def test_one_look_is_the_library_with_joined_views_and_captions_of_their_own(guide):
     z, t = latents(), torch.tensor(600)
-    shown, nothing = guide.opinion(AZIMUTHS)(z, t)
+    shown, nothing = guide.noise_predictor(AZIMUTHS)(z, t)
     for found, rows in ((shown, [0, 1, 2, 1]), (nothing, [3, 3, 3, 3])):
         text = repeat(guide.text[rows], "v l d -> (v t) l d", t=2)
         with joint_views(guide.unet, 4):
-            wanted = guide.unet(rearrange(z, "t v c h w -> v c t h w"), t, encoder_hidden_states=text).sample
-        assert_close(found, rearrange(wanted, "v c t h w -> t v c h w"), atol=1e-5, rtol=1e-4)
+            expected = guide.unet(rearrange(z, "t v c h w -> v c t h w"), t, encoder_hidden_states=text).sample
+        assert_close(found, rearrange(expected, "v c t h w -> t v c h w"), atol=1e-5, rtol=1e-4)
     other = z.clone()
     other[1, 2] = 0
-    moved = (guide.opinion(AZIMUTHS)(other, t)[0] - shown).abs().amax((2, 3, 4)) > 1e-6
+    moved = (guide.noise_predictor(AZIMUTHS)(other, t)[0] - shown).abs().amax((2, 3, 4)) > 1e-6
     assert moved.all()  # all frames and views see that one
 
 
@@ -106,22 +106,24 @@ def test_one_look_is_the_library_with_joined_views_and_captions_of_their_own(gui
 def test_without_motion_frames_are_seen_one_by_one(joint, stable_folder):
     still = StableGuide.from_pretrained(str(stable_folder), "a fox", config=replace(CONFIG, joint=joint))
     z, t = latents(), torch.tensor(600)
-    found, other = still.opinion(AZIMUTHS)(z, t)[0], z.clone()
+    found, other = still.noise_predictor(AZIMUTHS)(z, t)[0], z.clone()
     other[1, 2] = 0
-    moved = (still.opinion(AZIMUTHS)(other, t)[0] - found).abs().amax((2, 3, 4)) > 1e-6
+    moved = (still.noise_predictor(AZIMUTHS)(other, t)[0] - found).abs().amax((2, 3, 4)) > 1e-6
     assert moved.tolist() == [[False] * 4, [True] * 4 if joint else [False, False, True, False]]
     with joint_views(still.unet, 4 if joint else 1):
-        wanted = still.unet(z[1], t, encoder_hidden_states=still.text[[0, 1, 2, 1]]).sample
-    assert_close(found[1], wanted, atol=1e-5, rtol=1e-4)
+        expected = still.unet(z[1], t, encoder_hidden_states=still.text[[0, 1, 2, 1]]).sample
+    assert_close(found[1], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_velocity_becomes_noise(guide):
     z, t = latents(), torch.tensor(600)
-    eps = guide.opinion(AZIMUTHS)(z, t)[0]
+    eps = guide.noise_predictor(AZIMUTHS)(z, t)[0]
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text, CONFIG, "v_prediction")
     scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear")
     abar = scheduler.alphas_cumprod[t]
-    assert_close(other.opinion(AZIMUTHS)(z, t)[0], abar.sqrt() * eps + (1 - abar).sqrt() * z, atol=1e-5, rtol=1e-4)
+    assert_close(
+        other.noise_predictor(AZIMUTHS)(z, t)[0], abar.sqrt() * eps + (1 - abar).sqrt() * z, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_guidance_one_is_the_caption_and_zero_is_none(guide):
@@ -134,7 +136,7 @@ def test_guidance_one_is_the_caption_and_zero_is_none(guide):
     latent, abar = guide.encode(x), guide.abar[t]
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     z = abar.sqrt() * latent + (1 - abar).sqrt() * noise
-    shown, nothing = guide.opinion(AZIMUTHS)(z, t)
+    shown, nothing = guide.noise_predictor(AZIMUTHS)(z, t)
     for guidance, e in ((1.0, shown), (0.0, nothing)):
         assert_close(target(guidance), (z - (1 - abar).sqrt() * e) / abar.sqrt(), atol=1e-4, rtol=1e-4)
     assert_close(target(3.0), target(0.0) + 3 * (target(1.0) - target(0.0)), atol=1e-3, rtol=1e-3)
@@ -167,8 +169,8 @@ def test_the_scene_feels_the_gradient_of_the_guides_loss(guide, monkeypatch):
     assert_close(seen.detach(), x, atol=1e-5, rtol=0)
     options["generator"].set_state(state)
     loss = config.sds * look(guide, seen, azimuths, t, **options).loss
-    for found, wanted in zip(slopes, torch.autograd.grad(loss, list(step.scene.parameters())), strict=True):
-        assert_close(found, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=1e-3)
+    for found, expected in zip(slopes, torch.autograd.grad(loss, list(step.scene.parameters())), strict=True):
+        assert_close(found, expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-3)
 
 
 def test_a_caption_becomes_a_scene_and_an_interrupted_run_goes_on_exactly(guide, tmp_path):
@@ -187,23 +189,23 @@ def test_a_caption_becomes_a_scene_and_an_interrupted_run_goes_on_exactly(guide,
     refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guide")
 
 
-def test_beside_a_film_the_guide_looks_and_4dm_makes_the_videos(guide, monkeypatch):
+def test_beside_a_video_the_guide_looks_and_4dm_makes_the_videos(guide, monkeypatch):
     model, looks, look = FourDM(FOUR_DM["smoke"].model).requires_grad_(False), [], StableGuide.look
     monkeypatch.setattr(
         StableGuide, "look", lambda self, x, *a, **k: looks.append(tuple(x.shape)) or look(self, x, *a, **k)
     )
     config = replace(SCENE, sampling_steps=1, direct=1.0, mask=0.1, pixels=40, guidance=3.0)
-    steps = list(optimise_steps(torch.rand(3, 3, 16, 16), model, config, eyes=guide))
+    steps = list(optimise_steps(torch.rand(3, 3, 16, 16), model, config, guidance_model=guide))
     assert looks == [(3, 4, 3, 16, 16)] * 2
     assert all(step.losses["sds"] > 0 and step.losses["direct"] > 0 for step in steps)
 
 
-def test_what_wants_a_film_is_refused_without_one(guide):
+def test_what_wants_a_video_is_refused_without_one(guide):
     for name, value in dict(anchor=1.0, direct=1.0, mask=0.1, fit_steps=3).items():
         config = replace(SCENE, **{name: value})
         refused(partial(next, optimise_steps(None, guide, config, lambda a, b: a)), name, value)
     refused(lambda: next(optimise_steps(torch.rand(2, 3, 16, 16), guide, SCENE)), "model", "guide")
-    refused(lambda: next(optimise_steps(None, FourDM.__new__(FourDM), SCENE)), "film", None)
+    refused(lambda: next(optimise_steps(None, FourDM.__new__(FourDM), SCENE)), "video", None)
 
 
 def test_sides():

@@ -26,8 +26,10 @@ def test_tokens_and_sentences_are_those_of_sentence_transformers(text):
         pytest.skip(f"needs sentence-transformers: {reason}")
     theirs = SentenceTransformer(str(published_folder()), device="cpu")
     tokens, mask = text(CAPTIONS)
-    for ours, there, wanted in zip(tokens, mask, theirs.encode(CAPTIONS, output_value="token_embeddings"), strict=True):
-        assert_close(ours[there], wanted[: there.sum()], atol=1e-5, rtol=1e-4)
+    for ours, there, expected in zip(
+        tokens, mask, theirs.encode(CAPTIONS, output_value="token_embeddings"), strict=True
+    ):
+        assert_close(ours[there], expected[: there.sum()], atol=1e-5, rtol=1e-4)
     assert_close(text.embed(CAPTIONS), torch.from_numpy(theirs.encode(CAPTIONS)), atol=1e-5, rtol=1e-4)
 
 
@@ -61,10 +63,10 @@ def test_neither_neighbours_nor_padding_nor_how_many_at_a_time_matter(text):
 
 
 def test_it_is_frozen_and_in_float32_whatever_is_around_it(text):
-    wanted = text(CAPTIONS).tokens
+    expected = text(CAPTIONS).tokens
     with torch.autocast("cpu", torch.bfloat16):
         found = text.train()(CAPTIONS).tokens  # no dropout
-    assert found.dtype == torch.float32 and torch.equal(found, wanted) and not found.requires_grad
+    assert found.dtype == torch.float32 and torch.equal(found, expected) and not found.requires_grad
     assert not any(parameter.requires_grad for parameter in text.parameters())
 
 

@@ -118,7 +118,7 @@ def test_the_shipped_ones_name_what_they_see(toy):
 @pytest.mark.parametrize("corruption", ["blur", "noise", "colour shift", "frozen motion"])
 def test_the_shipped_ones_order_what_they_can_see(toy, grids, corruption):
     """Each strength is farther from the clean videos than the one before."""
-    spoil, strengths = CORRUPTIONS[corruption]
-    clean, *spoilt = (toy.videos(torch.cat([spoil(g, s) for g in grids])) for s in (0.0, *strengths))
-    distances = [frechet_distance(features, clean) for features in spoilt]
+    corrupt, strengths = CORRUPTIONS[corruption]
+    clean, *corrupted = (toy.videos(torch.cat([corrupt(g, s) for g in grids])) for s in (0.0, *strengths))
+    distances = [frechet_distance(features, clean) for features in corrupted]
     assert 1e-4 < distances[0] < distances[1] < distances[2]

@@ -77,7 +77,7 @@ def copied(folder, to):
     return to / "model.safetensors"
 
 
-def by_hand(folder, films, captions, frames):
+def by_hand(folder, videos, captions, frames):
     """One padded batch, as the authors' class pools it: what is before the first padding, or the last."""
     state = load_file(folder / "model.safetensors")
     model = transformers.Idefics2Model(transformers.Idefics2Config.from_pretrained(folder)).eval()
@@ -88,27 +88,27 @@ def by_hand(folder, films, captions, frames):
     shown = f"{around}{'<image>' * LATENTS}{around} " * len(frames)
     texts = [PROMPT.replace("{text_prompt}", caption) + shown for caption in captions]
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
-    pixels = (films[:, frames] * 255).round() / 255
-    h, w = films.shape[-2:]
+    pixels = (videos[:, frames] * 255).round() / 255
+    h, w = videos.shape[-2:]
     with torch.no_grad():
         hidden = model(
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             pixel_values=(pixels - 0.5) / 0.5,
-            pixel_attention_mask=torch.ones(len(films), len(frames), h, w).long(),
+            pixel_attention_mask=torch.ones(len(videos), len(frames), h, w).long(),
         ).last_hidden_state
     last = ((tokens.input_ids == 3).int().argmax(-1) - 1) % tokens.input_ids.shape[1]
     assert len(set(last.tolist())) == len(set(map(len, captions)))
-    return F.linear(hidden[torch.arange(len(films)), last], state["score.weight"], state["score.bias"])
+    return F.linear(hidden[torch.arange(len(videos)), last], state["score.weight"], state["score.bias"])
 
 
 def test_it_is_idefics2_and_the_head_on_the_last_token(folder, scorer):
     captions = ["a red ball", "a box that turns"]
     found = scorer.score(videos(), captions)
     assert tuple(found) == NAMES and all(value.shape == (2,) for value in found.values())
-    wanted = by_hand(folder, videos(), captions, [0, 1, 2])
-    assert_close(torch.stack([*found.values()], -1), wanted, atol=1e-4, rtol=1e-4)
-    assert (wanted[0] - wanted[1]).abs().min() > 1e-3  # or the comparison says nothing
+    expected = by_hand(folder, videos(), captions, [0, 1, 2])
+    assert_close(torch.stack([*found.values()], -1), expected, atol=1e-4, rtol=1e-4)
+    assert (expected[0] - expected[1]).abs().min() > 1e-3  # or the comparison says nothing
 
 
 def test_what_it_is_told_and_shown_matters(scorer):
@@ -120,9 +120,9 @@ def test_what_it_is_told_and_shown_matters(scorer):
 
 
 def test_too_many_frames_are_thinned_evenly(folder):
-    scorer, film = VideoScore.from_pretrained(folder, dtype=torch.float32, max_frames=4), videos(1, 10)
-    wanted = by_hand(folder, film, ["a"], [0, 2, 5, 7])
-    assert_close(torch.stack([*scorer.score(film, ["a"]).values()], -1), wanted, atol=1e-4, rtol=1e-4)
+    scorer, video = VideoScore.from_pretrained(folder, dtype=torch.float32, max_frames=4), videos(1, 10)
+    expected = by_hand(folder, video, ["a"], [0, 2, 5, 7])
+    assert_close(torch.stack([*scorer.score(video, ["a"]).values()], -1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_several_files_with_an_index_are_one(folder, scorer, tmp_path):

@@ -120,8 +120,8 @@ def test_what_is_unknown_is_not_looked_at():
     model = awake(tiny_wan())
     x, sigma, clean = latents(*SQUARE)
     known = known_cells(*SQUARE)[..., None, None, None]
-    spoiled = (torch.where(known, 9.0, x), sigma, torch.where(known, clean, 9.0))
-    assert torch.equal(model.velocity_grid(*spoiled, text_of()), model.velocity_grid(x, sigma, clean, text_of()))
+    corrupted = (torch.where(known, 9.0, x), sigma, torch.where(known, clean, 9.0))
+    assert torch.equal(model.velocity_grid(*corrupted, text_of()), model.velocity_grid(x, sigma, clean, text_of()))
 
 
 def test_known_cells_are_at_timestep_zero_and_the_others_at_a_thousand_sigma():
@@ -129,10 +129,10 @@ def test_known_cells_are_at_timestep_zero_and_the_others_at_a_thousand_sigma():
     model.base.condition_embedder.register_forward_hook(lambda module, inputs, output: asked.append(inputs[0]))
     x, sigma, clean = latents(*SQUARE, b=1)
     model.velocity_grid(x, sigma, clean, text_of())
-    wanted = torch.where(known_cells(*SQUARE), 0.0, 900.0)
+    expected = torch.where(known_cells(*SQUARE), 0.0, 900.0)
     columns, rows = asked[0].view(2, 3, 3, 6).unbind()
-    assert_close(columns, wanted.T[..., None].expand(-1, -1, 6))
-    assert_close(rows, wanted[..., None].expand(-1, -1, 6))
+    assert_close(columns, expected.T[..., None].expand(-1, -1, 6))
+    assert_close(rows, expected[..., None].expand(-1, -1, 6))
 
 
 @GRIDS
@@ -159,8 +159,8 @@ def gradients_and_what_was_kept(model: TwoStreamWan, cells: tuple[int, int]) -> 
 def test_recomputed_blocks_leave_the_gradients_as_they_are(cells):
     plain, again = awake(tiny_wan()), awake(tiny_wan())
     recompute(again)
-    (wanted, much), (found, little) = (gradients_and_what_was_kept(model, cells) for model in (plain, again))
-    assert_close(found, wanted, rtol=0, atol=0)
+    (expected, much), (found, little) = (gradients_and_what_was_kept(model, cells) for model in (plain, again))
+    assert_close(found, expected, rtol=0, atol=0)
     assert little < much / 2
 
 
@@ -300,9 +300,9 @@ def test_texts_are_embedded_as_the_pipeline_does(wan_folder):
     texts = contexts("ball")
     assert texts == [f"ball {ending}" for ending in ENDINGS]
     found = embed_texts(wan_folder, texts)
-    wanted, _ = WanPipeline.from_pretrained(wan_folder).encode_prompt(texts[1], max_sequence_length=512)
+    expected, _ = WanPipeline.from_pretrained(wan_folder).encode_prompt(texts[1], max_sequence_length=512)
     assert found.shape == (2, 512, 8)
-    assert_close(found[1:], wanted.detach())
+    assert_close(found[1:], expected.detach())
     assert not torch.allclose(found[0], found[1])
 
 

@@ -1,4 +1,4 @@
-"""4DM: the base it leaves alone, guidance, windows, films in and out, and what it refuses."""
+"""4DM: the base it leaves alone, guidance, windows, videos in and out, and what it refuses."""
 
 from dataclasses import replace
 
@@ -36,11 +36,11 @@ def inputs(f=3, b=1):
 
 def test_4dm_begins_as_its_base_frame_by_frame():
     base = shaken(FourDM(CONFIG, motion=False))
-    z, t, film = inputs()
+    z, t, video = inputs()
     cameras = base.cameras([0, 90, 180, 270])[None]
-    alone = torch.cat([base.denoise(z[:, [i]], t, cameras, film[:, [i]]) for i in range(3)], 1)
+    alone = torch.cat([base.denoise(z[:, [i]], t, cameras, video[:, [i]]) for i in range(3)], 1)
     add_motion_modules(base.unet, **CONFIG.motion_options)
-    assert_close(base.denoise(z, t, cameras, film), alone, atol=1e-5, rtol=1e-4)
+    assert_close(base.denoise(z, t, cameras, video), alone, atol=1e-5, rtol=1e-4)
 
 
 def test_only_motion_modules_learn():
@@ -51,51 +51,51 @@ def test_only_motion_modules_learn():
 
 
 def test_frames_read_each_other(model):
-    z, t, film = inputs()
+    z, t, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
     moved = z.clone()
     moved[:, 0, 2] += 1  # one view of the first frame
-    off = (model.denoise(moved, t, cameras, film) - model.denoise(z, t, cameras, film)).abs().amax((3, 4, 5))
+    off = (model.denoise(moved, t, cameras, video) - model.denoise(z, t, cameras, video)).abs().amax((3, 4, 5))
     assert (off > 1e-6).all()
 
 
 def test_what_is_not_shown_is_not_seen(model):
-    z, t, film = inputs(b=2)
+    z, t, video = inputs(b=2)
     cameras = model.cameras([0, 90, 180, 270]).expand(2, -1, -1, -1)
     shown = torch.tensor([True, False])
-    found = model.denoise(z, t, cameras, film, shown)
-    other = model.denoise(z, t, cameras, -film, shown)
+    found = model.denoise(z, t, cameras, video, shown)
+    other = model.denoise(z, t, cameras, -video, shown)
     assert (found[0] - other[0]).abs().max() > 1e-3
     assert torch.equal(found[1], other[1])
 
 
 def test_tokens_may_come_from_elsewhere(model):
-    z, t, film = inputs()
+    z, t, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
-    own = model.tokens(film.flatten(0, 1))[None]
-    assert_close(model.denoise(z, t, cameras, film, tokens=own), model.denoise(z, t, cameras, film))
-    assert (model.denoise(z, t, cameras, film, tokens=-own) - model.denoise(z, t, cameras, film)).abs().max() > 1e-4
+    own = model.tokens(video.flatten(0, 1))[None]
+    assert_close(model.denoise(z, t, cameras, video, tokens=own), model.denoise(z, t, cameras, video))
+    assert (model.denoise(z, t, cameras, video, tokens=-own) - model.denoise(z, t, cameras, video)).abs().max() > 1e-4
 
 
 def test_guidance_moves_away_from_what_was_shown_nothing(model):
     """One step of DDIM from pure noise ends at the guided prediction itself."""
-    z, _, film = inputs()
+    z, _, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
     t = torch.tensor([1])  # the one step that DDIM takes of a thousand
-    with_film = model.denoise(z, t, cameras, film)
-    without = model.denoise(z, t, cameras, film, torch.tensor([False]))
+    with_video = model.denoise(z, t, cameras, video)
+    without = model.denoise(z, t, cameras, video, torch.tensor([False]))
     for g in (1.0, 3.0):
-        *_, found = model.denoising(film, cameras, 1, g, noise=z)
-        assert_close(found, (without + g * (with_film - without)).clamp(-1, 1), atol=1e-4, rtol=1e-3)
+        *_, found = model.denoising(video, cameras, 1, g, noise=z)
+        assert_close(found, (without + g * (with_video - without)).clamp(-1, 1), atol=1e-4, rtol=1e-3)
 
 
 def test_noise_is_predicted_where_the_configuration_says_so(model):
-    z, t, film = inputs()
+    z, t, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
     other = FourDM(replace(CONFIG, predicts="eps"))
     other.load_state_dict(model.state_dict())
-    eps = model.denoise(z, t, cameras, film)  # the same network: what it says is the noise now
-    clean = other.denoise(z, t, cameras, film)
+    eps = model.denoise(z, t, cameras, video)  # the same network: what it says is the noise now
+    clean = other.denoise(z, t, cameras, video)
     assert_close(model.schedule.add_noise(clean, eps, t), z, atol=1e-4, rtol=1e-4)
 
 
@@ -133,19 +133,19 @@ def test_windows_blend_by_their_distance_to_the_end():
     assert_close(found, torch.tensor([1, 1, (2 * 1 + 1 * 2) / 3, (1 * 1 + 2 * 2) / 3, 2, 2]))
 
 
-def test_a_longer_film_goes_window_by_window(model, monkeypatch):
-    film = torch.rand(13, 3, CONFIG.image_size, CONFIG.image_size)
+def test_a_longer_video_goes_window_by_window(model, monkeypatch):
+    video = torch.rand(13, 3, CONFIG.image_size, CONFIG.image_size)
     frames, denoise = [], model.denoise
     monkeypatch.setattr(model, "denoise", lambda z, *a: frames.append(z.shape[1]) or denoise(z, *a))
-    found = model.sample(film, n_steps=2, windows=True)
+    found = model.sample(video, n_steps=2, windows=True)
     assert found.shape == (4, 13, 3, CONFIG.image_size, CONFIG.image_size)
-    assert set(frames) == {CONFIG.times} and len(frames) == 2 * 3 * 2  # steps, windows, with the film and without
+    assert set(frames) == {CONFIG.times} and len(frames) == 2 * 3 * 2  # steps, windows, with the video and without
     assert found.min() >= 0 and found.max() <= 1
 
 
 def test_the_same_seed_gives_the_same_views_and_another_others(model):
-    film = torch.rand(2, 3, CONFIG.image_size, CONFIG.image_size)
-    once, again, other = (model.sample(film, [0.0, 90.0], 2, seed=s) for s in (0, 0, 1))
+    video = torch.rand(2, 3, CONFIG.image_size, CONFIG.image_size)
+    once, again, other = (model.sample(video, [0.0, 90.0], 2, seed=s) for s in (0, 0, 1))
     assert once.shape == (2, 2, 3, CONFIG.image_size, CONFIG.image_size)
     assert torch.equal(once, again) and not torch.equal(once, other)
 
@@ -164,19 +164,19 @@ def test_saved_and_loaded_it_is_the_same(model, tmp_path):
 def test_the_shipped_weights_make_better_views_than_pasting_and_steadier_ones_than_the_base():
     """What the README says, in small: held-out creatures, few steps."""
     model, base = (FourDM.from_pretrained("toy", motion) for motion in (True, False))
-    truth, film, cameras = orbits(model.config, 3, 8, 1_000_123)
-    scores = {s.method: s for s, _ in compare(model, base, truth, film, cameras, 6, seeds=(0,))}
+    truth, video, cameras = orbits(model.config, 3, 8, 1_000_123)
+    scores = {s.method: s for s, _ in compare(model, base, truth, video, cameras, 6, seeds=(0,))}
     assert scores[OWN].psnr_object > scores[PASTE].psnr_object + 1.5
     assert scores[OURS].psnr_object > scores[OWN].psnr_object
     assert scores[OURS].change(2) < 0.88 * scores[OWN].change(2)
 
 
 def test_objects_of_a_batch_have_noise_levels_of_their_own(model):
-    z, _, film = inputs(b=2)
+    z, _, video = inputs(b=2)
     cameras = model.cameras([0, 90, 180, 270]).expand(2, -1, -1, -1)
-    both = model.denoise(z, torch.tensor([50, 900]), cameras, film)
+    both = model.denoise(z, torch.tensor([50, 900]), cameras, video)
     for i, t in enumerate((50, 900)):
-        alone = model.denoise(z[[i]], torch.tensor([t]), cameras[[i]], film[[i]])
+        alone = model.denoise(z[[i]], torch.tensor([t]), cameras[[i]], video[[i]])
         assert_close(both[[i]], alone, atol=1e-4, rtol=1e-3)
 
 
@@ -205,15 +205,15 @@ def test_a_model_of_latents_with_text_denoises_and_samples():
     unet = replace(CONFIG.unet, image_channels=4, patch=1, text_dim=20, token_dim=12, concat=False, pooled=False)
     model = shaken(FourDM(replace(CONFIG, unet=unet, predicts="eps")))
     torch.manual_seed(0)
-    film, tokens, caption = torch.randn(1, 3, 4, 8, 8), torch.randn(1, 3, 9, 12), torch.randn(2, 1, 5, 20)
+    video, tokens, caption = torch.randn(1, 3, 4, 8, 8), torch.randn(1, 3, 9, 12), torch.randn(2, 1, 5, 20)
     cameras = model.cameras([0, 90])[None]
     noise = torch.randn(1, 3, 2, 4, 8, 8)
     text = caption[0], caption[1]
-    *_, found = model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens, text=text, window=2)
+    *_, found = model.denoising(video, cameras, 2, 3.0, noise, tokens=tokens, text=text, window=2)
     assert found.shape == noise.shape and found.isfinite().all() and found.abs().max() > 1
-    *_, other = model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens, text=text[::-1], window=2)
+    *_, other = model.denoising(video, cameras, 2, 3.0, noise, tokens=tokens, text=text[::-1], window=2)
     assert (found - other).abs().max() > 1e-4
-    refused(lambda: next(model.denoising(film, cameras, 2, 3.0, noise, tokens=tokens)), "text")
+    refused(lambda: next(model.denoising(video, cameras, 2, 3.0, noise, tokens=tokens)), "text")
     with torch.device("meta"):
         full = FourDM(FOUR_DM["full"].model)
         z, eye = torch.zeros(1, 2, 4, 4, 32, 32), torch.zeros(1, 4, 4, 4)
@@ -222,7 +222,7 @@ def test_a_model_of_latents_with_text_denoises_and_samples():
                          more[1].expand(2, -1, -1), frames=2).shape == z[0].shape  # fmt: skip
 
 
-def test_bad_films_are_named(model):
+def test_bad_videos_are_named(model):
     refused(lambda: model.sample(torch.rand(3, 3, 8, 8)), "video", (3, 3, 8, 8))
     refused(lambda: model.sample(torch.rand(3, 4, 16, 16)), "video", (3, 4, 16, 16))
     refused(lambda: model.sample(torch.rand(3, 3, 16, 16), azimuths_deg=(0.0, float("nan"))), "azimuths_deg", "nan")
@@ -236,7 +236,7 @@ def test_configurations_and_counts_that_do_not_fit_are_named(model):
     refused(lambda: replace(CONFIG, image_size=18), "image_size", 18)
     refused(lambda: replace(CONFIG, token_patch=4), "token_dim", 192)
     refused(lambda: replace(CONFIG, views=0), "views", 0)
-    z, t, film = inputs()
+    z, t, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
-    refused(lambda: model.denoise(z, t, cameras, film[:, :2]), "reference", 2, "z", 3)
-    refused(lambda: next(model.denoising(film[:, :2], cameras, noise=z)), "noise", 3, "reference", 2)
+    refused(lambda: model.denoise(z, t, cameras, video[:, :2]), "reference", 2, "z", 3)
+    refused(lambda: next(model.denoising(video[:, :2], cameras, noise=z)), "noise", 3, "reference", 2)

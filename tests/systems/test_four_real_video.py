@@ -56,9 +56,9 @@ def test_known_cells_hold_still_in_every_state(model):
 
 def test_what_is_unknown_is_not_looked_at(model):
     clean = assemble(*videos()) * 2 - 1
-    spoiled = torch.where(known_cells(3, 4)[..., None, None, None], clean, torch.full_like(clean, 9.0))
+    corrupted = torch.where(known_cells(3, 4)[..., None, None, None], clean, torch.full_like(clean, 9.0))
     noise = torch.randn(clean.shape)
-    assert_close(*(model.denoise_grid(noise, torch.tensor([0.7]), c) for c in (clean, spoiled)))
+    assert_close(*(model.denoise_grid(noise, torch.tensor([0.7]), c) for c in (clean, corrupted)))
 
 
 def test_sampling_shifts_noise_levels_as_training_does(model, monkeypatch):

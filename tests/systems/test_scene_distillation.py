@@ -1,4 +1,4 @@
-"""From a film to a scene: every loss reaches the field, one look for all, exact resumption, clear refusals."""
+"""From a video to a scene: every loss reaches the field, one look for all, exact resumption, clear refusals."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,8 +17,8 @@ from fourd_minimal.systems.scene_distillation import (
     Ramp,
     SceneConfig,
     cameras_around,
+    noise_predictor,
     off_white,
-    opinion,
     optimise_scene,
     optimise_steps,
 )
@@ -44,8 +44,8 @@ def distance(a, b):
     return (a - b).square().mean((1, 2, 3))
 
 
-def test_every_loss_is_there_and_finite_and_the_scene_changes(model, film):
-    steps = list(optimise_steps(film, model, SMALL, distance))
+def test_every_loss_is_there_and_finite_and_the_scene_changes(model, video):
+    steps = list(optimise_steps(video, model, SMALL, distance))
     assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6]
     names = {"sds", "opacity", "entropy", "anchor", "direct", "mask"}
     assert set(steps[0].losses) == names and set(steps[-1].losses) == names | {"orientation"}
@@ -56,14 +56,14 @@ def test_every_loss_is_there_and_finite_and_the_scene_changes(model, film):
         alone = replace(
             SMALL, n_steps=2, opacity=0.0, entropy=Ramp(0.0, 0.0), orientation=Ramp(0.0, 0.0), **only | {name: 1.0}
         )
-        scene = optimise_scene(film, model, alone, perceptual=distance)
+        scene = optimise_scene(video, model, alone, perceptual=distance)
         assert scene.space.table.abs().max() > 2e-3, name
 
 
-def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(model, film, monkeypatch):
+def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(model, video, monkeypatch):
     seen = []
 
-    def watched(model, film, azimuths_deg):
+    def watched(model, video, azimuths_deg):
         def guess(z, t):
             seen.append((z.shape, t, azimuths_deg))
             return z, z
@@ -71,7 +71,7 @@ def test_one_look_sees_all_views_of_all_frames_with_one_t_and_serves_two_steps(m
         return guess
 
     monkeypatch.setattr(scene_distillation, "opinion", watched)
-    list(optimise_steps(film, model, replace(SMALL, fit_steps=2), distance))
+    list(optimise_steps(video, model, replace(SMALL, fit_steps=2), distance))
     assert [tuple(shape) for shape, *_ in seen] == [(3, 4, 3, 16, 16)] * 3
     assert all(t.ndim == 0 for _, t, _ in seen) and len({t.item() for _, t, _ in seen}) > 1
     for *_, azimuth in seen:
@@ -91,28 +91,28 @@ def mean(losses, name, steps):
 
 
 @pytest.mark.parametrize("name", ["direct", "mask", "anchor"])
-def test_each_loss_of_the_videos_makes_itself_small(name, model, film):
+def test_each_loss_of_the_videos_makes_itself_small(name, model, video):
     """A wrong sign in what a loss compares would leave it where it was: the videos are what the loss says they are."""
-    videos = film[None].expand(4, -1, -1, -1, -1)
+    videos = video[None].expand(4, -1, -1, -1, -1)
     only = dict(sds=0.0, anchor=0.0, direct=0.0, mask=0.0) | {name: 1.0}
     config = replace(SMALL, n_steps=60, pixels=256, rate_mlps=1e-2, rate_grids=2e-2, **only)
-    steps = list(optimise_steps(film, model, config, distance, videos))
+    steps = list(optimise_steps(video, model, config, distance, videos))
     after = mean(steps, name, slice(-10, None))
     assert after < 0.5 * mean(steps, name, slice(10))
-    assert name != "mask" or after < 0.5 * off_white(film).square().mean()  # half of what nothing at all would score
+    assert name != "mask" or after < 0.5 * off_white(video).square().mean()  # half of what nothing at all would score
 
 
-def test_the_anchor_and_the_looks_are_where_and_when_they_say(model, film, monkeypatch):
+def test_the_anchor_and_the_looks_are_where_and_when_they_say(model, video, monkeypatch):
     """Cameras and times of what is rendered, against those of the videos and of what the model is asked about."""
     renders, asked, render = [], [], DynamicNeRF.render
     monkeypatch.setattr(DynamicNeRF, "render", lambda *a, **k: renders.append(a[1:4]) or render(*a, **k))
-    frames = torch.rand(4, *film.shape, generator=torch.Generator().manual_seed(1))
+    frames = torch.rand(4, *video.shape, generator=torch.Generator().manual_seed(1))
     given = []
     config = replace(SMALL, n_steps=4, looks_every=1, direct=0.0, mask=0.0)
     monkeypatch.setattr(
-        scene_distillation, "opinion", lambda m, f, azimuths: asked.append(azimuths) or opinion(m, f, azimuths)
+        scene_distillation, "opinion", lambda m, f, azimuths: asked.append(azimuths) or noise_predictor(m, f, azimuths)
     )
-    list(optimise_steps(film, model, config, lambda a, b: given.append(b) or distance(a, b), frames))
+    list(optimise_steps(video, model, config, lambda a, b: given.append(b) or distance(a, b), frames))
     looks, anchors = renders[::2], renders[1::2]
     for (c2w, fov, times), azimuths in zip(looks, asked, strict=True):
         around = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)
@@ -124,7 +124,7 @@ def test_the_anchor_and_the_looks_are_where_and_when_they_say(model, film, monke
         assert moment == time / 2
 
 
-def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, monkeypatch):
+def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, video, monkeypatch):
     """A model that knows a grey for every (frame, view): the pixels with this camera and this time want that grey."""
     abar, looks = model.schedule.abar, []
     grey = torch.arange(12.0).view(3, 4, 1, 1, 1) / 12
@@ -133,9 +133,9 @@ def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, mon
         e = (z - abar[t].sqrt() * (2 * grey - 1)) / (1 - abar[t]).sqrt()
         return e, e
 
-    monkeypatch.setattr(scene_distillation, "opinion", lambda model, film, azimuths: looks.append(azimuths) or guess)
+    monkeypatch.setattr(scene_distillation, "opinion", lambda model, video, azimuths: looks.append(azimuths) or guess)
     watch_looks(monkeypatch, looks)
-    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
+    list(optimise_steps(video, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0)))
     azimuths, looked = looks
     places = circular_trajectory(azimuths, model.config.elevation_deg, model.config.radius)[:, :3, 3]
     view = (looked.rays_o[:, None] - places).norm(dim=-1).argmin(1)
@@ -144,60 +144,60 @@ def test_a_look_pulls_each_frame_of_each_view_to_its_own_target(model, film, mon
     assert len(set(zip(frame.tolist(), view.tolist(), strict=True))) == 12
 
 
-def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, film, monkeypatch):
+def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, video, monkeypatch):
     """Nothing is there, so the render is white, 1 in [0, 1] as in [-1, 1]; at little noise the target is white too."""
     looks = []
     monkeypatch.setattr(scene_distillation, "opinion", lambda *_: lambda z, t: (z * 0, z * 0))
     monkeypatch.setattr(scene_distillation, "draw_step", lambda *_, **__: torch.tensor(5))
     watch_looks(monkeypatch, looks)
     empty = replace(SMALL.nerf, blob_radius=1e-3)
-    list(optimise_steps(film, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0, nerf=empty)))
+    list(optimise_steps(video, model, replace(SMALL, n_steps=1, anchor=0.0, pixels=None, rescale=0.0, nerf=empty)))
     assert looks[0].rgb.mean().item() == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("wanted, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
-def test_where_nothing_is_the_render_is_white(wanted, loss, model, film, monkeypatch):
+def test_where_nothing_is_the_render_is_white(expected, loss, model, video, monkeypatch):
     """Rays that miss the box, and a model that wants to see white there, or black: 1/2 |x - x0|^2 in [-1, 1]."""
     n = 5
     away, where = torch.full((n, 3), 5.0), torch.zeros(n, 1, 3) + torch.tensor([0.0, 0.0, 1.0])
-    looked = Pixels(away, where, torch.zeros(n), torch.full((n, 3), wanted), torch.zeros(n))
+    looked = Pixels(away, where, torch.zeros(n), torch.full((n, 3), expected), torch.zeros(n))
     monkeypatch.setattr(scene_distillation, "_look", lambda *_: looked)
     alone = replace(SMALL, n_steps=1, anchor=0.0, opacity=0.0, pixels=None, direct=1.0, mask=0.0, looks_every=1)
-    (step,) = optimise_steps(film, model, alone)
-    assert step.losses["sds"] == pytest.approx(loss * n / (len(film) * model.config.views))
+    (step,) = optimise_steps(video, model, alone)
+    assert step.losses["sds"] == pytest.approx(loss * n / (len(video) * model.config.views))
 
 
-def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, film):
+def test_what_the_model_says_is_the_noise_in_what_it_denoises(model, video):
     z, t = torch.randn(3, 4, 3, 16, 16), torch.tensor(600)
-    shown, nothing = opinion(model, film, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
+    shown, nothing = noise_predictor(model, video, torch.tensor([10.0, 100.0, 190.0, 280.0]))(z, t)
     cameras = model.cameras([10.0, 100.0, 190.0, 280.0])[None]
     for found, told in ((shown, True), (nothing, False)):
-        clean = model.denoise(z[None], t[None], cameras, film[None] * 2 - 1, torch.tensor([told]))[0]
+        clean = model.denoise(z[None], t[None], cameras, video[None] * 2 - 1, torch.tensor([told]))[0]
         assert_close(model.schedule.add_noise(clean, found, t), z, atol=1e-4, rtol=1e-4)
     assert (shown - nothing).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("looks_every", [1, 2])
-def test_an_interrupted_run_goes_on_exactly(looks_every, model, film, tmp_path):
+def test_an_interrupted_run_goes_on_exactly(looks_every, model, video, tmp_path):
     config = replace(SMALL, looks_every=looks_every, fit_steps=3)
-    whole = optimise_scene(film, model, config, perceptual=distance)
-    for step in optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2):
+    whole = optimise_scene(video, model, config, perceptual=distance)
+    for step in optimise_steps(video, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2):
         if step.number == 3:
             break
-    rest = list(optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2))
+    rest = list(optimise_steps(video, model, config, distance, path=tmp_path / "scene.safetensors", checkpoint_every=2))
     assert [s.number for s in rest] == [3, 4, 5, 6]
     last = rest[-1]
     for (name, a), b in zip(whole.state_dict().items(), last.scene.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    (again,) = optimise_steps(film, model, config, distance, path=tmp_path / "scene.safetensors")  # it was finished
+    (again,) = optimise_steps(video, model, config, distance, path=tmp_path / "scene.safetensors")  # it was finished
     assert again.number == 6 and torch.equal(again.scene.space.table, whole.space.table)
     path = tmp_path / "scene.safetensors"
-    for what, film_, options in (
-        ("seed", film, dict(seed=1)),
-        ("film", film * 0.9, {}),
-        ("videos", film, dict(videos=torch.rand(4, *film.shape))),
+    for what, video_, options in (
+        ("seed", video, dict(seed=1)),
+        ("video", video * 0.9, {}),
+        ("videos", video, dict(videos=torch.rand(4, *video.shape))),
     ):
-        steps = optimise_steps(film_, model, config, distance, path=path, **options)
+        steps = optimise_steps(video_, model, config, distance, path=path, **options)
         refused(partial(next, steps), path.name, what)
 
 
@@ -226,18 +226,18 @@ def test_the_defaults_are_the_papers():
     )
 
 
-def test_bad_input_is_named(model, latent_base, film):
+def test_bad_input_is_named(model, latent_base, video):
     for name, value in dict(pixels=0, looks_every=0, guidance=float("nan"), fit_steps=-3).items():
         refused(partial(replace, SMALL, **{name: value}), name, value)
     none = replace(SMALL, sds=0.0, anchor=0.0, direct=0.0, mask=0.0)
     videos = torch.rand(4, 3, 3, 16, 16)
     for said, *given in (
-        (("n_steps", 6, "sds", 0), film, model, none),
-        (("videos", (3, 3, 3, 16, 16)), film, model, SMALL, distance, videos[:3]),
-        (("film", 7), film * 7, model, SMALL, distance, videos),
-        (("perceptual", None), film, model, SMALL),
-        (("sampled_views", 6), film, model, replace(SMALL, sampled_views=6), distance),
-        (("video", (3, 3, 8, 16)), film[:, :, :8], model, SMALL, distance),
-        (("model", 4), film, latent_base, SMALL, distance),
+        (("n_steps", 6, "sds", 0), video, model, none),
+        (("videos", (3, 3, 3, 16, 16)), video, model, SMALL, distance, videos[:3]),
+        (("video", 7), video * 7, model, SMALL, distance, videos),
+        (("perceptual", None), video, model, SMALL),
+        (("sampled_views", 6), video, model, replace(SMALL, sampled_views=6), distance),
+        (("video", (3, 3, 8, 16)), video[:, :, :8], model, SMALL, distance),
+        (("model", 4), video, latent_base, SMALL, distance),
     ):
         refused(partial(next, optimise_steps(*given)), *said)

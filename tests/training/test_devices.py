@@ -110,8 +110,8 @@ def test_parts_are_different_and_their_mean_is_the_step():
     assert not torch.equal(*(make_batch("motion", four_dm, 3, part).clean for part in (0, 1)))
     torch.manual_seed(PRESET.seed)
     model = FourRealVideo(PRESET.model)
-    wanted = sum(batch_loss(model, base_batch(PRESET, 0, part)).item() for part in range(4)) / 4
-    assert next(train("base", PRESET)).loss == pytest.approx(wanted, rel=1e-6)
+    expected = sum(batch_loss(model, base_batch(PRESET, 0, part)).item() for part in range(4)) / 4
+    assert next(train("base", PRESET)).loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_part_of_every_step_has_numbers_of_its_own():

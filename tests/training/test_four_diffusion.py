@@ -60,28 +60,28 @@ def test_motion_needs_its_base():
 
 
 def test_orbits_are_seen_from_evenly_around():
-    """The cameras found again from the poses: all at one height and distance, 90 degrees apart, film anywhere."""
-    clean, film, cameras = orbits(SMOKE.model, 3, 2, 5)
+    """The cameras found again from the poses: all at one height and distance, 90 degrees apart, video anywhere."""
+    clean, video, cameras = orbits(SMOKE.model, 3, 2, 5)
     size = SMOKE.model.image_size
-    assert clean.shape == (3, 2, 4, 3, size, size) and film.shape == (3, 2, 3, size, size)
-    assert clean.min() >= -1 and clean.max() == film.max() == 1 and clean.min() < -0.3  # white is 1
-    film_at = circular_trajectory(torch.tensor(0.0), SMOKE.model.elevation_deg, RADIUS)
-    place = (film_at @ cameras)[..., :3, 3]
-    assert_close(place[..., 1], film_at[1, 3].expand(3, 4), atol=1e-4, rtol=0)
+    assert clean.shape == (3, 2, 4, 3, size, size) and video.shape == (3, 2, 3, size, size)
+    assert clean.min() >= -1 and clean.max() == video.max() == 1 and clean.min() < -0.3  # white is 1
+    video_at = circular_trajectory(torch.tensor(0.0), SMOKE.model.elevation_deg, RADIUS)
+    place = (video_at @ cameras)[..., :3, 3]
+    assert_close(place[..., 1], video_at[1, 3].expand(3, 4), atol=1e-4, rtol=0)
     azimuth = torch.rad2deg(torch.atan2(place[..., 0], place[..., 2]))
     assert_close(azimuth.diff(dim=1) % 360, torch.full((3, 3), 90.0), atol=1e-2, rtol=0)
     assert len(azimuth[:, 0].round().unique()) == 3
 
 
-def test_the_film_is_what_a_view_at_the_films_place_shows(monkeypatch):
-    """A generator that draws no angle: the first view stands where the film's camera stands."""
+def test_the_video_is_what_a_view_at_the_videos_place_shows(monkeypatch):
+    """A generator that draws no angle: the first view stands where the video's camera stands."""
     monkeypatch.setattr(
         "fourd_minimal.training.four_diffusion.torch.rand", lambda *shape, generator: torch.zeros(shape)
     )
-    clean, film, cameras = orbits(SMOKE.model, 2, 2, 5)
-    assert_close(clean[:, :, 0], film)
+    clean, video, cameras = orbits(SMOKE.model, 2, 2, 5)
+    assert_close(clean[:, :, 0], video)
     assert_close(cameras[:, 0], torch.eye(4).expand(2, 4, 4), atol=1e-5, rtol=0)
-    assert not torch.equal(clean[:, :, 1], film)
+    assert not torch.equal(clean[:, :, 1], video)
 
 
 def test_batches_of_a_collection_hold_its_clips():
@@ -151,7 +151,7 @@ def encoders(encoder_folders):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Three creatures from all around, of which views and film are to be taken."""
+    """Three creatures from all around, of which views and video are to be taken."""
     folder = tmp_path_factory.mktemp("shards")
     around = torch.arange(12.0)[None] * 30
 
@@ -222,7 +222,7 @@ def test_no_draw_decides_two_things(shards, monkeypatch):
 
 
 def test_the_loss_is_that_of_latents(encoders, monkeypatch):
-    """The model sees latents, drawn with the batch's noise, and tokens of the film; the caption for each."""
+    """The model sees latents, drawn with the batch's noise, and tokens of the video; the caption for each."""
     model = FourDM(LATENT.model)
     batch = make_batch("motion", replace(LATENT, motion_batch=4), 0, shrink=2)
     clean = encoders.latents(batch.clean, batch.draws[:, :, :4])
@@ -237,13 +237,13 @@ def test_the_loss_is_that_of_latents(encoders, monkeypatch):
     assert batch_loss(model, batch, encoders=encoders) == pytest.approx(
         (0.25 * abar / (1 - abar)).mean().item(), rel=1e-3
     )
-    wanted = dict(
+    expected = dict(
         z=model.schedule.add_noise(clean, batch.eps, batch.t), t=batch.t, cameras=batch.cameras,
         reference=encoders.latents(batch.reference, batch.draws[:, :, 4]), shown=batch.shown,
         tokens=encoders.tokens(batch.reference), text=encoders.text.expand(2, -1, -1),
     )  # fmt: skip
-    assert given.keys() == wanted.keys()
-    for name, value in wanted.items():
+    assert given.keys() == expected.keys()
+    for name, value in expected.items():
         assert_close(given[name], value, atol=1e-5, rtol=1e-5)
 
 
@@ -321,10 +321,10 @@ def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards
 
 
 def test_cameras_can_be_told_in_the_objects_own_frame(shards):
-    """As ImageDream's: each view's pose is where it was rendered from, whatever the film saw."""
+    """As ImageDream's: each view's pose is where it was rendered from, whatever the video saw."""
     own = replace(LATENT, shards=str(shards), model=replace(LATENT.model, object_frame=True))
-    batch, film = make_batch("motion", own, 2), make_batch("motion", replace(LATENT, shards=str(shards)), 2)
-    assert torch.equal(batch.clean, film.clean) and not torch.equal(batch.cameras, film.cameras)
+    batch, video = make_batch("motion", own, 2), make_batch("motion", replace(LATENT, shards=str(shards)), 2)
+    assert torch.equal(batch.clean, video.clean) and not torch.equal(batch.cameras, video.cameras)
     stored = Shards(shards)
     (i,) = stored.items(2, 0, 1, 2, own.seed + 8)
     ring = stored[i]

@@ -27,8 +27,8 @@ CONFIG = FOUR_DM["smoke"].model
 
 @pytest.fixture(scope="module")
 def videos():
-    clean, film, cameras = orbits(CONFIG, 2, 4, 1_000_001)
-    return (clean + 1) / 2, film, cameras
+    clean, video, cameras = orbits(CONFIG, 2, 4, 1_000_001)
+    return (clean + 1) / 2, video, cameras
 
 
 @pytest.fixture(scope="module")
@@ -76,23 +76,23 @@ def test_frozen_and_flickering_videos_lose(videos):
 
 
 def test_the_base_makes_frames_one_by_one(base, videos):
-    """Shared noise: equal films give equal frames; own noise: they differ; and a frame does not know the others."""
-    _, film, cameras = videos
-    still = film[:, :1].expand(-1, 3, -1, -1, -1)
+    """Shared noise: equal videos give equal frames; own noise: they differ; and a frame does not know the others."""
+    _, video, cameras = videos
+    still = video[:, :1].expand(-1, 3, -1, -1, -1)
     same, own = (base_per_frame(base, still, cameras, shared, 2) for shared in (True, False))
     assert_close(same[:, 0], same[:, 2], atol=1e-5, rtol=1e-4)
     assert (own[:, 0] - own[:, 2]).abs().max() > 1e-2
     assert_close(own[0, 0], same[0, 0], atol=1e-5, rtol=1e-4)
     changed = still.clone()
-    changed[:, 2] = film[:, 2].flip(-1)
+    changed[:, 2] = video[:, 2].flip(-1)
     assert_close(base_per_frame(base, changed, cameras, True, 2)[:, :2], same[:, :2], atol=1e-5, rtol=1e-4)
 
 
 def test_all_methods_are_compared(base, videos):
-    truth, film, cameras = videos
+    truth, video, cameras = videos
     model = FourDM(CONFIG)
     model.load_state_dict(base.state_dict(), strict=False)
-    found = list(compare(model, base, truth * 2 - 1, film, cameras, 2, seeds=(0, 1)))
+    found = list(compare(model, base, truth * 2 - 1, video, cameras, 2, seeds=(0, 1)))
     assert [s.method for s, _ in found] == [PASTE, FROZEN, OWN, OWN, SHARED, SHARED, OURS, OURS]
     assert all(made.shape == truth.shape and made.min() >= 0 and made.max() <= 1 for _, made in found)
     own, untrained = (next(m for s, m in found if s.method == name) for name in (OWN, OURS))

@@ -1,4 +1,4 @@
-"""Batches out of shards: windows of grids for 4Real-Video, orbits with a film for 4DM, functions of a number."""
+"""Batches out of shards: windows of grids for 4Real-Video, orbits with a video for 4DM, functions of a number."""
 
 from itertools import product
 
@@ -86,25 +86,25 @@ def test_a_batch_depends_on_nothing_but_its_numbers(ring):
     assert not torch.equal(one[0], other[0])
 
 
-def test_orbits_are_even_views_and_a_film_from_another(ring):
-    films, begins, steps = set(), set(), set()
+def test_orbits_are_even_views_and_a_video_from_another(ring):
+    videos, begins, steps = set(), set(), set()
     for number in range(60):
-        clean, film, cameras = orbits(ring, CONFIG, 2, 3, number, time_stride=2)
+        clean, video, cameras = orbits(ring, CONFIG, 2, 3, number, time_stride=2)
         size = CONFIG.image_size
-        assert clean.shape == (2, 3, CONFIG.views, 3, size, size) and film.shape == (2, 3, 3, size, size)
+        assert clean.shape == (2, 3, CONFIG.views, 3, size, size) and video.shape == (2, 3, 3, size, size)
         scene, view, time = read_labels(clean)
-        film_scene, film_view, film_time = read_labels(film)
-        assert scene[:, 0, 0].tolist() == film_scene[:, 0].tolist() == ring.items(number, 0, 2)
-        assert (time == film_time[..., None]).all()
+        video_scene, video_view, video_time = read_labels(video)
+        assert scene[:, 0, 0].tolist() == video_scene[:, 0].tolist() == ring.items(number, 0, 2)
+        assert (time == video_time[..., None]).all()
         assert (view[:, 0].diff() % VIEWS == VIEWS // CONFIG.views).all() and (view == view[:, :1]).all()
-        assert not (film_view[..., None] == view).any()
+        assert not (video_view[..., None] == view).any()
         poses = torch.stack([ring.c2w(0)[v] for v in view[:, 0].flatten()]).unflatten(0, view[:, 0].shape)
-        seen_from = torch.stack([ring.c2w(0)[v] for v in film_view[:, 0]])
+        seen_from = torch.stack([ring.c2w(0)[v] for v in video_view[:, 0]])
         assert_close(seen_from[:, None] @ cameras, poses, atol=1e-5, rtol=1e-5)
-        films |= set(((film_view[:, 0] - view[:, 0, 0]) % VIEWS).tolist())
+        videos |= set(((video_view[:, 0] - view[:, 0, 0]) % VIEWS).tolist())
         begins |= set(view[:, 0, 0].tolist())
         steps |= set(time[:, :, 0].diff().flatten().tolist())
-    assert len(films) == VIEWS - CONFIG.views and len(begins) == VIEWS and steps == {1, 2}
+    assert len(videos) == VIEWS - CONFIG.views and len(begins) == VIEWS and steps == {1, 2}
 
 
 def test_a_ring_is_told_from_an_arc():
