@@ -21,7 +21,7 @@ from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 REFERENCE = "soft"
 """The arm that all others are compared with, scene by scene."""

@@ -40,8 +40,8 @@ from fourd_minimal.pretrained.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.evaluation import TRIVIAL
 from fourd_minimal.training.multiview_evaluation import PASTE
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
-from fourd_minimal.viewers.tables import made_by, table
 
 PAPER_DB = {
     "4D-fy": 14.24,

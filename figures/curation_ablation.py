@@ -34,7 +34,7 @@ from fourd_minimal.training.multiview_evaluation import (
     gain_table,
     score_table,
 )
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"
 Clips = tuple[tuple[int, str | None], ...]

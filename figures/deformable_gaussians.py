@@ -16,7 +16,7 @@ from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 TRACKED, NO_FLOATERS = ("tracks", "tracked", "canonical"), ("no floaters", "none", "canonical")
 PLAIN = "tracks", "none", "canonical"

@@ -27,8 +27,8 @@ from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import optimise_scene, surroundings
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.multiview_evaluation import PASTE, score
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import INK_RGB, font, picture_rows
-from fourd_minimal.viewers.tables import made_by, table
 
 FITTED, SCENE = "fit of the sampled videos", "fourd distil"
 SIDE = 128

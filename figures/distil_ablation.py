@@ -43,8 +43,8 @@ from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import SceneConfig, optimise_scene, surroundings
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights, write_text
 from fourd_minimal.training.multiview_evaluation import PASTE, score
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
-from fourd_minimal.viewers.tables import made_by, table
 
 Views = Float[Tensor, "v t 3 h w"]
 CAMERAS = 8

@@ -20,8 +20,8 @@ from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.four_diffusion import orbits
 from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
+from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import picture_rows
-from fourd_minimal.viewers.tables import made_by
 
 ASSET = "Real asset: "
 QUESTIONS = {

@@ -22,8 +22,8 @@ from fourd_minimal.training.evaluation import (
     markdown,
     moving_pixels,
 )
+from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import compare_sheet
-from fourd_minimal.viewers.tables import made_by
 
 OURS, PAPERS = "soft sync, base trained too, 8 steps", "soft sync, base frozen, 8 steps"
 

@@ -16,8 +16,8 @@ from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.evaluation import held_out, predict
+from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
-from fourd_minimal.viewers.tables import made_by
 
 HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
 SCENES = (3, 9, 17)

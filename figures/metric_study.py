@@ -44,7 +44,7 @@ from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.pretrained.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.consistency import flicker, reprojection_error
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 Grids = Float[Tensor, "n v t 3 h w"]
 Values = dict[str, Float[Tensor, " n"]]
@@ -401,8 +401,8 @@ class MetricStudy:
             write_text(self.out / "metric_study.md", text + "\n")
             cells = [{f.name: getattr(c, f.name) for f in fields(c)} for cells in studies.values() for c in cells]
             write_text(self.out / "metric_study.json", json.dumps(cells))
-            made = f"{self.scenes} held-out scenes of {self.views} x {self.times} frames; "
-                "`python -m figures.metric_study`."
+            shape = f"{self.views} x {self.times}"
+            made = f"{self.scenes} held-out scenes of {shape} frames; `python -m figures.metric_study`."
             draw(studies, made, self.out / "metric_study.png")
 
     def _perceptual(self) -> tuple[Perceptual | None, str]:

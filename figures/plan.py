@@ -19,7 +19,7 @@ from figures.stages import MAKERS, PresetName, Stage, StageName, System, find_st
 from fourd_minimal.cli.main import program
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.devices import Scale
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 PAPER = {
     ("four_real_video", "base"): (24, 12 * 24.0),

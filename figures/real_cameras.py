@@ -12,8 +12,8 @@ from fourd_minimal.cli.main import program
 from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
 from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet
-from fourd_minimal.viewers.tables import made_by, table
 
 BALL = 0.8
 """Radius of the ball that the fit starts from; the person fits the unit ball."""

@@ -28,7 +28,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.evaluation import TRIVIAL, Grids, moving_pixels, psnr
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 VIEW_STEP_DEG = 15.0
 """Between neighbouring views of a large grid: within the 13 to 20 degrees of a 4x4 training grid."""

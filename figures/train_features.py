@@ -30,7 +30,7 @@ from fourd_minimal.configs.presets import device
 from fourd_minimal.data.procedural import COLOURS, HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.toy_features import ToyFeatures, ToyFeaturesConfig
 from fourd_minimal.training.loop import Recipe, Step, fit, warm_cosine
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 STILL, CAMERA = "still", "the camera moves"
 LABELS = (

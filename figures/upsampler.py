@@ -20,8 +20,8 @@ from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.consistency import flicker, reprojection_error
 from fourd_minimal.training.evaluation import Grids, moving_pixels, predict
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet
-from fourd_minimal.viewers.tables import made_by, table
 
 
 def held_out_large(model: Upsampler, preset: UpsamplerPreset, family: str, scenes: int = 64) -> SceneRecord:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from browser import lab, open_notebook, page
 
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = 3600  # seconds a notebook may take

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from fourd_minimal.data.animation import pose
 from fourd_minimal.data.gltf import Asset, clips
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.tables import spelled, unspelled
+from fourd_minimal.training.tables import spelled, unspelled
 
 
 def find_assets(folder: Path) -> list[str]:

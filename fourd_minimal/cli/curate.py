@@ -18,8 +18,8 @@ from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
 from fourd_minimal.data.rasterizer import Surface
 from fourd_minimal.data.threads import threads
 from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.tables import made_by, spelled, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
-from fourd_minimal.viewers.tables import made_by, spelled, table
 
 ELEVATION_DEG, RADIUS, FOV_DEG = 20.0, 3.4, 36.0
 """Of the cameras; the asset fits the unit ball."""

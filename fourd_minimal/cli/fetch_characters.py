@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fourd_minimal.data.collection import Asset, RemoteFile, cache_folder, find_file, read_manifest
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
 from fourd_minimal.data.threads import threads
 from fourd_minimal.systems.weights import whole_file, write_text
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 RENDERER = 1
 """Goes up whenever the same clip comes out otherwise: one folder holds renders of one kind."""

@@ -18,7 +18,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 Grids = Float[Tensor, "n v t 3 h w"]
 TRAINING_FREE: dict[str, Design] = {"average sync, eq. 12": "average", "weighted sync, eq. 13": "weighted"}

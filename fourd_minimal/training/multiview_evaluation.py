@@ -22,7 +22,7 @@ from torch import Tensor
 
 from figures.verdicts import interval, paired, told
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 Videos = Float[Tensor, "b f v c h w"]
 PASTE, OWN, SHARED, OURS = "paste the video", "base, noise of its own", "base, shared noise", "4DM"

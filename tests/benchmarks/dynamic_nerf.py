@@ -33,7 +33,7 @@ from fourd_minimal.configs.scene_distillation import CPU
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS, sample_scenes
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, fit_steps
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.tables import made_by, table
+from fourd_minimal.training.tables import made_by, table
 
 UNUSED = {"viser", "viser.transforms", "rich", "rich.console", "rich.progress", "rich.text"} - set(sys.modules)
 """What nerfstudio imports on its way, and does not use here: stubs, for as long as that takes."""

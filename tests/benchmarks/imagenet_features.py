@@ -30,7 +30,7 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import frechet_distance, psnr
 from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite
 from fourd_minimal.pretrained.imagenet_features import GRAIN, SIZE, ImageNetFeatures
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 Grids = Float[Tensor, "n v t 3 h w"]
 PIXELS, TURN_DEG = 64, 30

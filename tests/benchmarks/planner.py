@@ -41,8 +41,8 @@ from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training import four_diffusion as multiview
 from fourd_minimal.training import four_real_video as training
 from fourd_minimal.training.loop import Recipe, fit
+from fourd_minimal.training.tables import table
 from fourd_minimal.video_dit import VideoDiTConfig
-from fourd_minimal.viewers.tables import table
 
 
 def grids(dim: int, depth: int, heads: int, size: tuple[int, int], side: int, batch: int) -> FourRealVideoPreset:

@@ -6,7 +6,7 @@ from gltf_files import BOX, POST, POST_AT, SLIDE_FROM, SLIDE_TO, Buffer, asset_d
 
 from fourd_minimal.cli.assets import find_assets, lively_window, named_clip, read_clips, write_clips
 from fourd_minimal.data import gltf
-from fourd_minimal.viewers.tables import table
+from fourd_minimal.training.tables import table
 
 TO = (BOX, "translation")
 CLIPS = {
