@@ -17,7 +17,7 @@ def cells(notebook: Path) -> tuple[tuple[str, str], ...]:
     return tuple((cell["cell_type"], "".join(cell["source"])) for cell in found)
 
 
-def told(page: Path, kind: str = "markdown") -> str:
+def text_of(page: Path, kind: str = "markdown") -> str:
     """A page's text; of a notebook, its Markdown or its code."""
     if page.suffix != ".ipynb":
         return page.read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from pages import PAGES, ROOT, told
+from pages import PAGES, ROOT, text_of
 
 PLACE = re.compile(r"\]\((?P<link>[\w./]+\.py)\) `(?P<symbol>[\w.]+)`")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -34,14 +34,14 @@ def defines(file, symbol):
 @pytest.mark.parametrize("page", ["equations", "conventions"])
 def test_the_code_that_a_page_names_is_there(page):
     page = ROOT / f"notebooks/{page}.md"
-    places = [(page.parent / place["link"], place["symbol"]) for place in PLACE.finditer(told(page))]
+    places = [(page.parent / place["link"], place["symbol"]) for place in PLACE.finditer(text_of(page))]
     assert places
     assert [f"{file.name}: {symbol}" for file, symbol in places if not defines(file, symbol)] == []
 
 
 def anchors(page):
     """As code-hosting pages make them of a page's headings, and Jupyter of a notebook's."""
-    headings = re.findall(r"^#+ +(.+?) *$", without_fences(told(page)), re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+?) *$", without_fences(text_of(page)), re.MULTILINE)
     if page.suffix == ".ipynb":
         return {re.sub(r"\s", "-", heading) for heading in headings}
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
@@ -58,15 +58,15 @@ def leads(page, link):
 
 @each_page
 def test_relative_links_lead_somewhere(page):
-    text = re.sub(r"`[^`\n]*`", "``", without_fences(told(page)))
+    text = re.sub(r"`[^`\n]*`", "``", without_fences(text_of(page)))
     links = re.findall(r"\]\((?!\w+:)<?([^)\s>]+)", text) + re.findall(r"(?:src|href)=\"(?!\w+:)([^\"]+)", text)
     assert [link for link in links if not leads(page, link)] == []
 
 
 @each_page
 def test_pictures_have_words_for_those_who_cannot_see_them(page):
-    found = re.findall(r"!\[([^\]]*)\]\(", told(page))
-    found += [(re.findall(r'alt="([^"]*)"', tag) or [""])[0] for tag in re.findall(r"<img\b[^>]*>", told(page))]
+    found = re.findall(r"!\[([^\]]*)\]\(", text_of(page))
+    found += [(re.findall(r'alt="([^"]*)"', tag) or [""])[0] for tag in re.findall(r"<img\b[^>]*>", text_of(page))]
     assert all(words.strip() for words in found)
 
 
@@ -76,6 +76,6 @@ def test_words_are_spelt_right(tmp_path):
     for file in [*PAGES, *sources]:
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(told(file) + (told(file, "code") if file.suffix == ".ipynb" else ""), encoding="utf-8")
+        copy.write_text(text_of(file) + (text_of(file, "code") if file.suffix == ".ipynb" else ""), encoding="utf-8")
     run = subprocess.run([sys.executable, "-m", "codespell_lib", "."], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr

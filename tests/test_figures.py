@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pages import PAGES, ROOT, told
+from pages import PAGES, ROOT, text_of
 
 FIGURES = ROOT / "figures"
 BY_HAND = [FIGURES / "README.md", FIGURES / "results.md"]
@@ -13,7 +13,7 @@ INTERVAL = re.compile(r"([+-]?\d+\.\d+)(?: dB)?(?: \(|, 95% interval over scenes
 
 def intervals(page):
     """(value, low, high), as they are printed."""
-    return INTERVAL.findall(" ".join(told(page).replace("−", "-").replace("**", "").split()))
+    return INTERVAL.findall(" ".join(text_of(page).replace("−", "-").replace("**", "").split()))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p not in TABLES and intervals(p)], ids=lambda p: p.name)
@@ -26,6 +26,6 @@ def test_a_number_with_an_interval_is_that_of_a_table(page):
 
 
 def test_every_figure_is_in_the_gallery():
-    shown = {(FIGURES / at).resolve() for at in re.findall(r"\]\((?!\w+:)([^)\s#]+)", told(BY_HAND[0]))}
+    shown = {(FIGURES / at).resolve() for at in re.findall(r"\]\((?!\w+:)([^)\s#]+)", text_of(BY_HAND[0]))}
     files = {file for file in FIGURES.rglob("*") if file.suffix in (".md", ".png", ".gif", ".html", ".svg")}
     assert files - shown <= {*BY_HAND}

@@ -20,10 +20,13 @@ MAY_IMPORT = {
     **{concept: set() for concept in concepts},
     "__init__": set(),
     "data": {"data", "cameras"},
-    "systems": {"systems", *concepts},
+    "systems": {"systems", "data", *concepts},
+    "pretrained": {"pretrained", "systems", "data", *concepts},
+    "baselines": {"baselines", "systems", "data", *concepts},
     "configs": {"configs", "systems", *concepts},
-    "lab": {"lab", "configs", "systems", "data", *concepts},
-    "cli": {"cli", "lab"},
+    "training": {"training", "configs", "pretrained", "systems", "data", *concepts},
+    "viewers": {"viewers", "configs", "systems", "data", *concepts},
+    "cli": {"cli", "viewers", "training", "configs", "baselines", "pretrained", "systems", "data", *concepts},
     "__main__": {"cli"},
 }
 

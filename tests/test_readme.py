@@ -1,11 +1,16 @@
 """The commands of all pages are read by their programs, and the README's short ones run, and so does its Python."""
 
 import re
+import runpy
 import shlex
+import sys
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
-from pages import PAGES, ROOT, told
+import tyro
+from pages import PAGES, ROOT, text_of
 
 from fourd_minimal.cli.main import main, parse
 from fourd_minimal.data import collection
@@ -16,6 +21,7 @@ from fourd_minimal.systems.four_real_video import FourRealVideo
 
 README = (ROOT / "README.md").read_text()
 PAGES = [page for page in PAGES if page.stem != "CHANGELOG"]  # which names what was
+tyro_cli = tyro.cli
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAM = re.compile(r"(?:fourd|python|python3|python3\.11|pip|jupyter|pytest|torchrun)(?: |$)")
 
@@ -29,7 +35,7 @@ SHORT = {  # lines of the README that run here, and what they are given besides,
 
 def commands(file):
     """Every command that a page names: lines of its fences, and what stands between backticks and begins like one."""
-    text = told(file)
+    text = text_of(file)
     fenced = [line for kind, body in FENCE.findall(text) if kind in ("", "bash") for line in body.splitlines()]
     quoted = re.findall(r"`([^`\n]+)`", re.sub(r"(?<!\n)\n(?!\n)", " ", FENCE.sub("", text)))
     lines = [re.sub(r"  +#.*", "", line).strip() for line in [*fenced, *quoted]]
@@ -48,8 +54,14 @@ def fourd(command):
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(command for page in PAGES for command in commands(page)))
-def test_a_command_is_one_that_its_program_knows(command):
+def test_a_command_is_one_that_its_program_knows(command, monkeypatch):
     arguments, words = fourd(command), shlex.split(command)
+    if words[:2] == ["python", "-m"] and words[2].startswith("figures."):
+        monkeypatch.setattr(sys, "argv", words[2:] if len(words) > 3 else [words[2], "--help"])
+        monkeypatch.setattr("tyro.cli", lambda *a, **k: tyro_cli(*a, **k) and SimpleNamespace(run=lambda: None))
+        with suppress(SystemExit) if len(words) == 3 else nullcontext():
+            runpy.run_module(words[2], run_name="__main__")
+        return
     if arguments is not None and len(arguments) == 1:  # named, without what it needs
         with pytest.raises(SystemExit, match=r"^0$"):
             main([*arguments, "--help"])
