@@ -37,8 +37,9 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.sds import draw_step, score_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, Pixels, adamw, pixels_of
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.guidance import noise_predictor
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import cameras_around, noise_predictor, off_white
+from fourd_minimal.systems.scene_distillation import cameras_around, off_white
 
 Interpolate = Callable[[Tensor, Tensor], Tensor]
 """Two batches of frames `(n, 3, h, w)` in [0, 1] -> what lies halfway."""
@@ -210,7 +211,7 @@ def _apart(
     scene: Cascade, expected: Pixels, generator: torch.Generator
 ) -> tuple[Float[Tensor, "p 3"], Float[Tensor, " p"]]:
     """How far renders over white are from what is wanted of these pixels; and their opacity."""
-    colour, opacity = scene.look(*expected[:3], generator)
+    colour, opacity = scene.render_pixels(*expected[:3], generator)
     return colour + (1 - opacity)[:, None] - expected.rgb, opacity
 
 

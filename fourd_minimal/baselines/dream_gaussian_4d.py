@@ -39,8 +39,9 @@ from fourd_minimal.gaussians import BLUR, Picture, render
 from fourd_minimal.sds import score_distillation
 from fourd_minimal.systems.deformable_gaussians import RATES, DeformableGaussians, random_scene
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.guidance import noise_predictor
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import noise_predictor, off_white
+from fourd_minimal.systems.scene_distillation import off_white
 
 PLANES, TIME_PLANES = ((0, 1), (0, 2), (1, 2)), (2, 1, 0)
 """Axes of the three planes in space, and the axis that each pair's other plane holds beside time."""

@@ -39,8 +39,9 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.sds import draw_step, score_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, DynamicNeRFConfig, Pixels, pixels_of, reconstruction_loss
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.guidance import noise_predictor
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import noise_predictor, off_white
+from fourd_minimal.systems.scene_distillation import off_white
 
 STAGES = 10, 25, 100
 """Their lengths, in thousands of steps."""
