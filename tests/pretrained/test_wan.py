@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import (
-    CogVideoXTransformer3DModel,
     WanPipeline,
 )
 from einops import rearrange, repeat
@@ -12,11 +11,9 @@ from safetensors.torch import load_file, save_file
 from tiny import wan_base, wan_vae
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained.synchronised import synchronised
 from fourd_minimal.pretrained.wan import TwoStreamWan
 from fourd_minimal.pretrained.wan_text import ENDINGS, Contexts, contexts, embed_texts
 from fourd_minimal.rectified_flow import add_noise
-from fourd_minimal.sync import SoftSync
 from fourd_minimal.systems.four_real_video import assemble, known_cells
 from fourd_minimal.training.devices import recompute
 
@@ -119,7 +116,7 @@ def test_known_cells_are_at_timestep_zero_and_the_others_at_a_thousand_sigma():
     x, sigma, clean = latents(*SQUARE, b=1)
     model.velocity_grid(x, sigma, clean, text_of())
     expected = torch.where(known_cells(*SQUARE), 0.0, 900.0)
-    columns, rows = asked[0].view(2, 3, 3, 6).unbind()
+    columns, rows = (levels.view(3, 3, 6) for levels in asked)
     assert_close(columns, expected.T[..., None].expand(-1, -1, 6))
     assert_close(rows, expected[..., None].expand(-1, -1, 6))
 
@@ -291,31 +288,3 @@ def test_bad_videos_are_named():
     refused(lambda: model.generate(a[:1], b, text_of()), "fixed_view", (1, 3, 32, 48))
     refused(lambda: model.generate(a * 2 - 1, b, text_of()), "fixed_view", -1)
     refused(lambda: model.generate(a, 1 - b, text_of()), "fixed_view", "freeze_time")
-
-
-def test_hooks_serve_other_models_and_are_gone_afterwards():
-    """CogVideoX: its blocks return video and text tokens."""
-    torch.manual_seed(0)
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8,
-        text_embed_dim=8, num_layers=2, sample_width=6, sample_height=4, sample_frames=9, max_text_seq_length=5,
-    ).eval()  # fmt: skip
-    b, v, t = 2, 3, 3
-    videos, text = torch.randn(2 * b * t, v, 4, 4, 6), torch.randn(2 * b * t, 5, 8)
-    run = lambda: model(videos, text, torch.full((2 * b * t,), 500), return_dict=False)[0]  # noqa: E731
-    cond, plain, seen = torch.randn(b, v, t, 7), run(), []
-    with synchronised(model.transformer_blocks, [SoftSync(32, 7), SoftSync(32, 7)], cond):
-        assert torch.equal(run(), plain)
-    halfway = [SoftSync(32, 7).start_at(0.5) for _ in range(2)]
-    with synchronised(model.transformer_blocks, halfway, cond, lambda *observed: seen.append(observed)):
-        assert not torch.allclose(run(), plain, atol=1e-2)
-    for _, y_view, y_time, x_view, x_time in seen:
-        assert_close(x_view, x_time)
-        assert not torch.allclose(y_view, y_time, atol=1e-2)
-    assert torch.equal(run(), plain)
-
-
-def test_hooks_refuse_what_does_not_fit():
-    blocks, sync = wan_base().blocks, [SoftSync(24, 24)] * 2
-    refused(synchronised(blocks, sync, torch.zeros(1, 2, 3, 4)).__enter__, "cond", 2, 3)
-    refused(synchronised(blocks, sync[:1], torch.zeros(1, 3, 3, 4)).__enter__, "sync", 1)

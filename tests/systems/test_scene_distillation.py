@@ -215,6 +215,14 @@ def test_a_ramp():
     assert [Ramp(0.0, 8.0, 4, start=2).at(n) for n in (1, 2, 3, 6, 9)] == [0, 0, 2, 8, 8]
 
 
+def test_the_defaults_are_the_papers():
+    config = SceneConfig()
+    assert (config.nerf.n_levels, config.nerf.log2_table_size, config.nerf.n_samples) == (16, 19, 256)
+    assert (config.n_steps, config.guidance, config.rescale, config.sds, config.anchor) == (35_000, 5.0, 0.2, 1.0, 1.0)
+    assert config.sizes == ((0, 64), (5000, 192), (10_000, 256))
+    assert config.direct == config.mask == config.fit_steps == 0
+
+
 def test_bad_input_is_named(model, latent_base, video):
     for name, value in dict(pixels=0, guidance_every=0, guidance=float("nan"), fit_steps=-3).items():
         refused(partial(replace, SMALL, **{name: value}), name, value)
