@@ -59,7 +59,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What an optimisation depends on; the defaults are the paper's. The direct fit has its own in `fit_steps`."""
+    """Settings of an optimisation; the defaults are the paper's. The direct fit has its own in `fit_steps`."""
 
     nerf: DynamicNeRFConfig = field(default_factory=DynamicNeRFConfig)
     fov_deg: float = 45.0
@@ -106,7 +106,7 @@ class SceneConfig:
 
 
 class Step(NamedTuple):
-    """What the caller sees after each step."""
+    """After each step."""
 
     number: int
     losses: dict[str, float]
@@ -151,7 +151,7 @@ def optimise_steps(
     Args:
         video: of an object over white, in [0, 1], as large as the model's frames; None where `model` is not 4DM.
         model: 4DM, which samples the videos and guides; or another guidance model, which has its own condition.
-        config: everything it depends on.
+        config: the settings.
         perceptual: the anchor's distance of pictures in [-1, 1].
         videos: sampled before, of `config.sampled_views` cameras from azimuth 0 on; sampled by `model` when left out.
         seed: of everything random.
