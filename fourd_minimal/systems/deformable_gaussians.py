@@ -120,10 +120,10 @@ class DeformableGaussians(nn.Module):
         points = self.positions(time, None if view is None else view.reshape(-1))
         cloud = points, self.log_radius.exp(), self.colour_logit.sigmoid(), self.opacity_logit.sigmoid()
         finer = 1.0 if self.fitted_height is None else max(1.0, size[0] / self.fitted_height)
-        rgb, alpha, depth = render(*cloud, cameras, fov_deg, size, blur=BLUR * finer**2)
+        seen = render(*cloud, cameras, fov_deg, size, blur=BLUR * finer**2)
         background = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
-        pictures = rgb + (1 - alpha) * background, alpha, depth
-        return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in pictures))
+        rgb = seen.rgb + (1 - seen.alpha) * background
+        return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in (rgb, seen.alpha, seen.depth)))
 
 
 def between_views(c2w: Float[Tensor, "*b 4 4"], cameras: Float[Tensor, "v 4 4"]) -> Float[Tensor, "*b"]:

@@ -62,24 +62,10 @@ def test_of_many_frames_the_nearest_even_ones_count(tiny):
     assert_close(tiny.videos(video[:, :2]), tiny.videos(video[:, [0, 0, 1, 1]]))
 
 
-def test_pixels_of_zero_and_one_stand_for_minus_one_and_one(tiny):
-    pictures = noise(2, 3, 8, 8)
-    assert_close(tiny.pictures(pictures), tiny.trunk(pictures * 2 - 1))
-
-
 def test_each_video_counts_by_itself_and_its_order_matters(tiny):
     videos = noise(3, 4, 3, 8, 8)
     assert_close(tiny.videos(videos)[1:2], tiny.videos(videos[1:2]))
     assert (tiny.videos(videos) - tiny.videos(videos[:, [1, 0, 2, 3]])).abs().max() > 1e-3
-
-
-def test_scores_are_of_the_features(tiny):
-    videos = noise(3, 4, 3, 8, 8)
-    of_frames, of_videos = tiny(videos)
-    assert {k: tuple(s.shape) for k, s in of_videos.items()} == dict(shape=(3, 2), motion=(3, 3))
-    assert {k: tuple(s.shape) for k, s in of_frames.items()} == dict(shape=(3, 4, 2))
-    assert_close(of_videos["motion"], tiny.of_video["motion"](tiny.videos(videos)))
-    assert_close(of_frames["shape"][:, 2], tiny.of_picture["shape"](tiny.pictures(videos[:, 2])))
 
 
 def test_what_is_no_video_is_named(tiny):

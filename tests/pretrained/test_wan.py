@@ -15,7 +15,6 @@ from fourd_minimal.pretrained.wan import TwoStreamWan
 from fourd_minimal.pretrained.wan_text import ENDINGS, Contexts, contexts, embed_texts
 from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.four_real_video import assemble, known_cells
-from fourd_minimal.training.devices import recompute
 
 SIZE = (32, 48)
 SQUARE, OBLONG = (3, 3), (2, 4)
@@ -129,25 +128,6 @@ def test_gradients_reach_the_sync_layers_and_nothing_else(cells):
     model.loss(clean, x, sigma, text_of()).backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in model.trained().parameters())
     assert all(weight.grad is None for weight in (*model.base.parameters(), *model.vae.parameters()))
-
-
-def gradients_and_what_was_kept(model: TwoStreamWan, cells: tuple[int, int]) -> tuple[list, int]:
-    """Of the sync layers, and how many numbers the forward pass keeps for the backward pass."""
-    kept, (x, sigma, clean) = {}, latents(*cells)
-    model.trained().requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda a: kept.update({a.data_ptr(): a.numel()}) or a, lambda a: a):
-        loss = model.loss(clean, x, sigma, text_of())
-    loss.backward()
-    return [weight.grad for weight in model.trained().parameters()], sum(kept.values())
-
-
-@GRIDS
-def test_recomputed_blocks_leave_the_gradients_as_they_are(cells):
-    plain, again = awake(tiny_wan()), awake(tiny_wan())
-    recompute(again)
-    (expected, much), (found, little) = (gradients_and_what_was_kept(model, cells) for model in (plain, again))
-    assert_close(found, expected, rtol=0, atol=0)
-    assert little < much / 2
 
 
 def test_the_loss_is_the_velocitys_error_over_unknown_cells():
