@@ -89,7 +89,7 @@ def test_bad_input_is_named(clip):
 
 
 def test_what_cannot_be_loaded_is_named(folder, model, tmp_path, monkeypatch):
-    refused(lambda: Clip.from_pretrained(tmp_path / "none"), "CLIP", "none")
+    refused(lambda: Clip.from_pretrained(tmp_path / "none"), tmp_path / "none")
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     state = {name: value for name, value in model.state_dict().items() if name != "visual_projection.weight"}
@@ -97,6 +97,6 @@ def test_what_cannot_be_loaded_is_named(folder, model, tmp_path, monkeypatch):
     refused(lambda: Clip.from_pretrained(tmp_path), tmp_path, 1, "visual_projection.weight")
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # would be unpickled
     (tmp_path / "model.safetensors").unlink()
-    refused(lambda: Clip.from_pretrained(tmp_path), "CLIP", tmp_path)
+    refused(lambda: Clip.from_pretrained(tmp_path), tmp_path, "safetensors")
     monkeypatch.setitem(sys.modules, "transformers", None)
-    refused(lambda: Clip.from_pretrained("anything"), "transformers", "[metrics]")
+    refused(lambda: Clip.from_pretrained("anything"), "transformers", "fourd-minimal[metrics]")

@@ -188,7 +188,7 @@ def test_a_caption_becomes_a_scene_and_an_interrupted_run_goes_on_exactly(guide,
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text.flip(0), CONFIG)
     refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guidance_model")
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text, replace(CONFIG, joint=False))
-    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guidance_config")
+    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guide")
 
 
 def test_beside_a_video_the_guide_guides_and_4dm_makes_the_videos(guide, monkeypatch):

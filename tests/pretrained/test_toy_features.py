@@ -88,7 +88,7 @@ def test_what_is_no_network_is_named():
 
 def test_the_shipped_ones_are_small_and_say_how_they_were_made(toy):
     assert (SHIPPED["toy"] / "features.safetensors").stat().st_size < 5e5
-    assert toy.notes["made_by"].startswith("python -m figures.train_features") and toy.notes["accuracy"]
+    assert toy.notes["made_by"] and toy.notes["accuracy"]
     assert toy.config.video_dim <= 32
 
 
