@@ -14,6 +14,7 @@ the synchronisation is trained) we also train both together, because our base is
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
@@ -54,8 +55,8 @@ class FourRealVideoConfig:
     """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
 
     spread: float = 0.0
-    """How far frames are from the nearest given one, root mean square in [-1, 1], assumed: the network then predicts
-    what is left beyond `linear_guess`, in units of its error. 0: it predicts the frames themselves."""
+    """Root mean square difference of frames to the nearest known one, in [-1, 1], assumed: the network predicts the
+    error of `linear_guess`, in units of its deviation. 0: it predicts the frames themselves."""
 
     shift: float = 3.0
     """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
@@ -81,12 +82,12 @@ class FourRealVideo(nn.Module):
 
     @property
     def views(self) -> int:
-        """The most viewpoints it was trained for."""
+        """The most views, as in training."""
         return self.config.views
 
     @property
     def times(self) -> int:
-        """The most moments it was trained for."""
+        """The most times, as in training."""
         return self.config.times
 
     @property
@@ -299,14 +300,8 @@ class FourRealVideo(nn.Module):
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
         """Noise to grids in [-1, 1], yielding every state; known cells, the first row and column when left out, come
         from `clean` and stay. The last state is the sample."""
-        given = (known_cells(*clean.shape[1:3]) if known is None else known).to(clean.device)
-        seen = given[None, ..., None, None, None]
-
-        def velocity(x: Tensor, sigma: float) -> Tensor:
-            predicted = self.denoise_grid(x, torch.full((len(x),), sigma, device=x.device), clean, known=given[None])
-            return torch.where(seen, 0.0, (x - predicted) / sigma)
-
-        return self._sample(velocity, clean, seen, n_steps, seed)
+        known = (known_cells(*clean.shape[1:3]) if known is None else known).to(clean.device)[None]
+        return self._sample(partial(self.denoise_grid, clean=clean, known=known), clean, known, n_steps, seed)
 
     def sample_by_windows(
         self, clean: Float[Tensor, "b v t c h w"], n_steps: int = 8, seed: int = 0
@@ -334,17 +329,18 @@ class FourRealVideo(nn.Module):
         seed: int = 0,
     ) -> Iterator[Float[Tensor, "b f c h w"]]:
         """The base alone: complete videos from their `seen` frames. As `sample_grid` otherwise."""
-        given = seen.to(clean.device)[None, :, None, None, None]
-
-        def velocity(x: Tensor, sigma: float) -> Tensor:
-            levels = torch.full((len(x),), sigma, device=x.device)
-            predicted = self.denoise_video(x, levels, given[..., 0, 0, 0].expand(len(x), -1), clean, context)
-            return torch.where(given, 0.0, (x - predicted) / sigma)
-
-        return self._sample(velocity, clean, given, n_steps, seed)
+        known = seen.to(clean.device).expand(len(clean), -1)
+        denoise = partial(self.denoise_video, seen=known, clean=clean, context=context)
+        return self._sample(denoise, clean, known, n_steps, seed)
 
     @torch.no_grad()  # as a decorator: the caller's own gradients are on again between two states
-    def _sample(self, velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
-        """Euler from noise drawn on the CPU, so that a seed means the same on every device."""
+    def _sample(self, denoise: Callable, clean: Tensor, known: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
+        """Euler from noise drawn on the CPU, so that a seed means the same on every device; known cells stay."""
+        known = known[..., None, None, None]
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            predicted = denoise(x, torch.full((len(x),), sigma, device=x.device))
+            return torch.where(known, 0.0, (x - predicted) / sigma)
+
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
-        yield from euler(velocity, torch.where(seen, clean, noise), n_steps, self.config.shift)
+        yield from euler(velocity, torch.where(known, clean, noise), n_steps, self.config.shift)

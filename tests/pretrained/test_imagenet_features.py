@@ -149,9 +149,7 @@ def test_invisible_noise_costs_little_and_a_blur_as_before(features, creatures):
         corrupted = (noise(truth[None], 0.01)[0], blur(truth[None], 1)[0])
         shares.append([(model.perceptual_distance(truth, made) / other).mean().item() for made in corrupted])
     (unseen, blurred), (unseen_plain, blurred_plain) = shares
-    assert (
-        unseen < 0.1 < blurred_plain < unseen_plain
-    )  # without it, noise at 42 dB costs more
+    assert unseen < 0.1 < blurred_plain < unseen_plain  # without it, noise at 42 dB costs more
     assert blurred > 0.8 * blurred_plain
 
 

@@ -65,9 +65,8 @@ def test_unknown_cells_are_ignored(model):
 def test_sampling_shifts_noise_levels_as_training_does(model, monkeypatch):
     levels, clean = [], assemble(*videos()) * 2 - 1
     inner = model.denoise_grid
-    monkeypatch.setattr(
-        model, "denoise_grid", lambda x, sigma, *more, **known: levels.append(sigma[0].item()) or inner(x, sigma, *more)
-    )
+    watched = lambda x, sigma, **more: levels.append(sigma[0].item()) or inner(x, sigma, **more)  # noqa: E731
+    monkeypatch.setattr(model, "denoise_grid", watched)
     *_, _ = model.sample_grid(clean, 4)
     assert_close(torch.tensor(levels), shift_sigma(torch.tensor([1.0, 0.75, 0.5, 0.25]), CONFIG.shift))
     assert levels[1] == pytest.approx(0.9)  # by hand: 3 * 0.75 / (1 + 2 * 0.75)
