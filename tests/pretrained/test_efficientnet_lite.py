@@ -62,21 +62,6 @@ def test_outputs_and_gradients_are_those_of_others(oracle, sides, network, publi
     assert_close(found[1], expected[1], atol=1e-4 * expected[1].abs().max().item(), rtol=1e-3)
 
 
-def test_what_every_stage_gives(network, published):
-    """By hooks on the blocks of another's."""
-    theirs, seen = ml_illustrated(published), {}
-    for i, block in enumerate(theirs._blocks):
-        block.register_forward_hook(lambda *given, i=i: seen.update({i: given[2]}))
-    x = 2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) - 1
-    with torch.no_grad():
-        head = theirs.extract_features(x)
-        found = network(x)
-    for ours, block in zip(found, [0, 2, 4, 7, 10, 14, 15], strict=False):
-        assert_close(ours, seen[block], atol=1e-3, rtol=1e-3)
-    assert len(found) == 8
-    assert_close(found[-1], head, atol=1e-3, rtol=1e-3)
-
-
 def test_weights_are_kept_as_safetensors_and_found_without_the_package(cache, network, monkeypatch):
     assert sum(tensor.numel() for tensor in load_file(cache).values()) > 4.6e6
     monkeypatch.setattr(published_weights, "find_spec", lambda name: None)

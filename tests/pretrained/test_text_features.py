@@ -63,14 +63,6 @@ def test_neither_neighbours_nor_padding_nor_how_many_at_a_time_matter(text):
     assert cut.shape == (5, 3, 384) and there.sum().item() == 14
 
 
-def test_it_is_frozen_and_in_float32_whatever_is_around_it(text):
-    expected = text(CAPTIONS).tokens
-    with torch.autocast("cpu", torch.bfloat16):
-        found = text.train()(CAPTIONS).tokens  # no dropout
-    assert found.dtype == torch.float32 and torch.equal(found, expected) and not found.requires_grad
-    assert not any(parameter.requires_grad for parameter in text.parameters())
-
-
 def test_bad_input_is_named(text):
     with pytest.raises(ValueError, match="captions is 'a fox'; expected a list"):
         text("a fox")

@@ -152,22 +152,6 @@ def test_saved_sync_layers_load_into_a_fresh_model(tmp_path):
     refused(lambda: tiny_wan(seed=1).load_sync(file), "sync.safetensors", "tiny")
 
 
-@GRIDS
-def test_a_base_in_bf16_between_sync_layers_in_fp32(cells):
-    model = asleep(tiny_wan())
-    model.base.to(torch.bfloat16)
-    model.trained().requires_grad_(True)
-    text, inputs = text_of(), latents(*cells)
-    view, time = by_the_library(model, *(a.bfloat16() for a in inputs), Contexts(*(a.bfloat16() for a in text)))
-    out = model.velocity_grid(*inputs, text)
-    assert out.dtype == torch.float32
-    if cells == SQUARE:
-        assert_close(out, ((view + time) / 2).float(), rtol=0.05, atol=0.05)
-    model.loss(inputs[2], inputs[0], inputs[1], text).backward()
-    weight = model.sync[0].layer.linear.weight
-    assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0
-
-
 def test_frames_are_encoded_one_by_one_and_normalised():
     model = tiny_wan()
     frames = torch.rand(2, 3, 3, *SIZE) * 2 - 1

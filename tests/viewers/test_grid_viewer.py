@@ -63,12 +63,6 @@ def test_known_cells_are_row_and_column_zero_by_default(grid):
     assert not np.any(GridViewer(grid, known=False)._grid["known"])
 
 
-def test_options_that_make_no_sense_are_named(grid):
-    refused(lambda: GridViewer(grid, fps=0), "fps", 0)
-    refused(lambda: GridViewer(grid, scale=-1), "scale", -1)
-    refused(lambda: GridViewer(grid, known=torch.ones(2, 2).bool()), "known", (2, 2))
-
-
 # The page
 
 
@@ -161,17 +155,6 @@ def test_dragging_moves_through_time_and_view(grid, open_page):
     assert_at(page, grid, view=0, time=5)
     page.mouse.move(10, 10)  # the button is up: nothing follows
     assert_at(page, grid, view=0, time=5)
-
-
-def test_a_finger_drags_too(grid, open_page):
-    page = open_page()
-    box = page.locator("canvas").bounding_box()
-    touch = page.context.new_cdp_session(page)
-    for kind, dx in (("touchStart", 0), ("touchMove", 40), ("touchMove", 80)):
-        point = {"x": box["x"] + 100 + dx, "y": box["y"] + 100}
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
-    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    assert_at(page, grid, view=0, time=2)
 
 
 def test_arrow_keys_move_from_panels_and_sliders(grid, open_page):
