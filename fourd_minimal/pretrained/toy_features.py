@@ -35,7 +35,7 @@ class ToyFeaturesConfig:
     """The network, and its classes."""
 
     labels: tuple[tuple[str, tuple[str, ...]], ...]
-    """Questions, each with its answers; the last one is asked of videos only."""
+    """Attributes, each with its classes; the last one is of videos only."""
     image_size: int = 32
     """To which every picture is resized."""
     frames: int = 8
@@ -48,7 +48,7 @@ class ToyFeaturesConfig:
 
     def __post_init__(self):
         if not self.labels or any(len(answers) < 2 for _, answers in self.labels):
-            raise ValueError(f"labels is {self.labels}; expected at least one question, each with 2 answers or more.")
+            raise ValueError(f"labels is {self.labels}; expected at least one attribute, each of 2 classes or more.")
         if self.image_size % 2 ** len(self.widths) or any(width % 8 for width in self.widths):
             fits = f"a multiple of {2 ** len(self.widths)}, and multiples of 8"
             raise ValueError(f"image_size is {self.image_size}, widths are {self.widths}; expected {fits}.")
@@ -124,11 +124,11 @@ class ToyFeatures(nn.Module):
         return self._pool(self._frames(videos))
 
     def forward(self, videos: Float[Tensor, "n t 3 h w"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Question -> scores of its answers: of every frame `(n, t, answers)`, and of whole videos `(n, answers)`."""
+        """Attribute -> logits of its classes: of every frame `(n, t, classes)`, and of whole videos `(n, classes)`."""
         frames = self._frames(videos)
-        seen, watched = self.of_picture.items(), self.of_video.items()
         video = self._pool(frames)
-        return {name: head(frames) for name, head in seen}, {name: head(video) for name, head in watched}
+        of_frames = {name: head(frames) for name, head in self.of_picture.items()}
+        return of_frames, {name: head(video) for name, head in self.of_video.items()}
 
     def _embed(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         side = self.config.image_size

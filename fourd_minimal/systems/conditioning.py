@@ -27,11 +27,11 @@ def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
 def check_first_frames(fixed_view: Float[Tensor, "3 h w"], freeze_time: Float[Tensor, "3 h w"]) -> None:
     """The two videos start at the same picture: a warning where they differ a little, a ValueError where by more."""
     gap = (fixed_view - freeze_time).abs().mean().item()
-    said = f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average"
+    difference = f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average"
     if gap > FIRST_FRAMES_FAIL:
-        raise ValueError(f"{said}; expected the same picture (at most {FIRST_FRAMES_FAIL} is accepted).")
+        raise ValueError(f"{difference}; expected the same picture (at most {FIRST_FRAMES_FAIL} is accepted).")
     if gap > FIRST_FRAMES_WARN:
-        warnings.warn(f"{said}; fixed_view's is used.", stacklevel=3)
+        warnings.warn(f"{difference}; fixed_view's is used.", stacklevel=3)
 
 
 def check_known(known: Tensor, views: int, times: int) -> Bool[Tensor, "v t"]:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from fourd_minimal.cameras import check_poses
@@ -77,15 +77,6 @@ class DeformableGaussians(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.motion = TemporalDeformation()
-
-    def subset(self, kept: Bool[Tensor, " n"]) -> "DeformableGaussians":
-        """The same scene with only these Gaussians."""
-        scene = copy.deepcopy(self)
-        for name in ("points", "log_radius", "colour_logit", "opacity_logit"):
-            setattr(scene, name, nn.Parameter(getattr(self, name).detach()[kept]))
-        if self.view_offsets is not None:
-            scene.view_offsets = nn.Parameter(self.view_offsets.detach()[:, kept])
-        return scene
 
     def positions(self, time: Float[Tensor, " b"], view: Real[Tensor, " b"] | None = None) -> Float[Tensor, "b n 3"]:
         """p_ij of eq. 11; without a view, dp^v is 0; at view 1.5 it is the mean of those of views 1 and 2."""
@@ -199,7 +190,12 @@ def remove_floaters(
     kept = trial.opacity_logit.detach().sigmoid() > keep
     if not kept.any():
         raise ValueError(f"keep is {keep}, and no point's opacity stays above it; expected a smaller one.")
-    return scene.subset(kept)
+    fewer = copy.deepcopy(scene)
+    for name in ("points", "log_radius", "colour_logit", "opacity_logit"):
+        setattr(fewer, name, nn.Parameter(getattr(scene, name).detach()[kept]))
+    if scene.view_offsets is not None:
+        fewer.view_offsets = nn.Parameter(scene.view_offsets.detach()[:, kept])
+    return fewer
 
 
 def random_scene(n_points: int, seed: int = 0, size: float = 1.0) -> DeformableGaussians:

@@ -1,6 +1,6 @@
 """A 4D grid as one HTML file that opens anywhere: `save_html`. viewer.js draws it, as it draws the notebooks' widget.
 
-All frames travel with the page as a sprite sheet, so moving about asks no server.
+All frames are in the page, as a sprite sheet: it needs no server.
 """
 
 import json
