@@ -115,7 +115,7 @@ def test_steps_alternate_and_every_fourth_look_asks_for_what_lies_between(base, 
 @pytest.mark.parametrize("video_weight, mask", [(500.0, 0.0), (0.0, 500.0)])
 def test_video_and_mask_are_each_fitted_alone(video_weight, mask, base, video, monkeypatch):
     """Without score distillation, the video's own camera sees the video, or its outline."""
-    monkeypatch.setattr(consistent_4d, "opinion", lambda *_: lambda z, t: (z, z))
+    monkeypatch.setattr(consistent_4d, "noise_predictor", lambda *_: lambda z, t: (z, z))
     alone = dict(sds=0.0, video_weight=video_weight, mask=mask, rate=8e-2)
     *_, scene = optimise_steps(video, base, 60, **TINY | alone | dict(pixels=128))
     c2w = circular_trajectory(0.0, base.config.elevation_deg, base.config.radius).expand(3, 4, 4)
@@ -138,7 +138,7 @@ def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, video, monkeypatch
         noise.append(torch.randn(x.shape, generator=torch.Generator().set_state(generator.get_state())))
         return whole(x, *given, generator=generator, **options)
 
-    monkeypatch.setattr(consistent_4d, "opinion", told)
+    monkeypatch.setattr(consistent_4d, "noise_predictor", told)
     monkeypatch.setattr(consistent_4d, "draw_step", lambda *_, **__: t)
     monkeypatch.setattr(consistent_4d, "score_distillation", drawn)
     looked = consistent_4d._look(scene, video, base, 0.0, 5.0, 36.0, torch.Generator().manual_seed(1))

@@ -107,7 +107,7 @@ def test_the_noise_step_falls_in_both_stages_and_a_look_sees_all_frames(video, b
         inner = guess(model, frames, azimuths)
         return lambda z, t: looks.append((tuple(z.shape), int(t))) or inner(z, t)
 
-    monkeypatch.setattr(dream_gaussian_4d, "opinion", watched)
+    monkeypatch.setattr(dream_gaussian_4d, "noise_predictor", watched)
     list(optimise_steps(video, base, 20, **SMALL))
     assert [t for _, t in looks] == [980, 800, 600, 400, 200] * 2
     assert [shape for shape, _ in looks] == [(1, 4, 3, 16, 16)] * 5 + [(3, 4, 3, 16, 16)] * 5

@@ -75,7 +75,7 @@ def test_who_is_asked_about_what(model, base, video, monkeypatch):
 
         return guess
 
-    monkeypatch.setattr(four_d_fy, "opinion", watched)
+    monkeypatch.setattr(four_d_fy, "noise_predictor", watched)
     tiny = TINY | dict(nerf=replace(TINY["nerf"], n_samples=2), pixels=8)
     scenes = optimise_steps(video, model, 200, 1, base=base, stages=(1, 1, 2), looks_every=1, **tiny)
     assert len({id(scene) for scene in scenes}) == 1 and len(asked) == 200
@@ -121,7 +121,7 @@ def test_every_pixel_wants_its_own_views_colour_at_its_own_time(model, base, vid
         kinds.add((len(shown), len(azimuths)))
         return (number[:, None] * 4 + view)[..., None, None, None].expand(-1, -1, 3, 16, 16) / 14
 
-    monkeypatch.setattr(four_d_fy, "opinion", sure_of(paint, base))
+    monkeypatch.setattr(four_d_fy, "noise_predictor", sure_of(paint, base))
 
     def compare(scene, pixels, generator, mask):
         azimuths = looks[-1]
