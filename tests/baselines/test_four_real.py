@@ -121,7 +121,7 @@ def test_each_term_makes_itself_small(world, monkeypatch):
         (video,) = [video for video in rows.values() if torch.allclose(video[0], first)]
         return video
 
-    monkeypatch.setattr(four_real, "opinion", know)
+    monkeypatch.setattr(four_real, "noise_predictor", know)
     view = grid, given["c2w"], given["fov_deg"]
     scenes = optimise_steps(**given, n_steps=60, sds=1.0, rate=4.0, **SMALL)
     still = [errors(next(scenes), *view) for _ in range(24)][-1]
