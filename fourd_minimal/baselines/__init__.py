@@ -1,7 +1,6 @@
 """The baselines of both papers in small, on our toy priors: each one's idea, in one file.
 
-A video of an object becomes a scene; `optimise_steps(video, model, n_steps, seed)` yields it after every step. They
-share `optimisation.py`: a guidance step, and a loop that descends; there, too, what all the arguments have in common.
+A video of an object becomes a scene; `optimise_steps(video, model, n_steps, seed)` yields it after every step:
 
     four_d_fy               score distillation from several teachers, first still, then moving
     consistent_4d           planes in space and time, and an interpolator for what lies between
@@ -12,7 +11,7 @@ Two videos become a grid of frames; `complete(fixed_view, freeze_time, ...)`:
 
     independent_columns     a freeze-time video from every frame, each on its own (as with MotionCtrl)
     sequential              attention over views, then over times, in one stream (as SV4D)
-    four_real               Gaussians of the freeze-time video, then a deformation (as 4Real); `optimise_steps`, `rendered`
+    four_real               Gaussians of the freeze-time video, then a deformation (as 4Real): `optimise_steps` again
 
-What each leaves out of its paper stands in its header. `python -m figures.baselines` compares them.
+`optimisation.py` is what those that optimise share. What each leaves out of its paper stands in its header.
 """

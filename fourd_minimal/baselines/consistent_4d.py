@@ -1,27 +1,23 @@
-"""Consistent4D: planes in space and time, and an interpolator that says what lies between two renders.
+"""Consistent4D: planes in space and time, and an interpolator for what lies between two renders.
 
 Jiang et al. 2024 (arXiv 2311.02848). A point's features are the product of what six planes hold where it falls on them
 (K-planes, Fridovich-Keil et al. 2023); a cascade has them coarse and fine, and the fine level adds a residual:
 
     h_l = P_xy P_xz P_yz P_xt P_yt P_zt,    raw density and raw colour = f_1(h_1) + f_2(h_2)
 
-Steps alternate. One compares the video with renders of its own camera; the next is a guidance step: four renders of one
-moment, and a model conditioned on that moment's frame (SDS); now and then an interpolator judges what lies between:
+Steps alternate: one compares renders with the video; the next is a guidance step, of four renders of one moment, by a
+model conditioned on its frame (SDS). An eighth of these each also compare with an interpolator, in angle or in time:
 
     L_video = 500 |x - video|^2 + 50 |opacity - mask|^2
     L_sds  = 0.1 * 1/2 |x - sg[x - (1 - abar_t)(e - eps)]|^2 / images,    guidance 5
     L_icl  = 2500 |x_m - sg[I(x_a, x_b)]|^2            a, m, b: neighbours in angle, or in time; I: the interpolator
 
-Weights, guidance and noise levels are the paper's, the last brought to `n_steps`; so are the angle to a neighbour, 5 to
-15 degrees, the time to it, a sixteenth of the video, and how often: at an eighth of the guidance steps each. (Where the
-paper is silent, its code speaks.)
+Weights, guidance, noise levels and distances to a neighbour are the paper's, or, where it is silent, its code's.
 
-Departures. The model is our multi-view base, which sees the four renders together, at one noise level; Zero123 there
-sees each alone. One frame lies between, not two. The interpolator is the caller's; theirs is RIFE. Losses are of both
-levels together; there, also of the coarse one alone, which takes half as long again and did not help in a minute of a
-CPU. Gradients are taken at some pixels, drawn anew. For small pictures: few and small planes, higher rates that fall.
-Left out: losses for smooth normals that face the camera (PyTorch differentiates planes only once), elevations other
-than the video's, and the change to larger pictures.
+Departures. Our multi-view base sees the four renders together, at one noise level; Zero123 sees each alone. One frame
+lies between, not two, by the caller's interpolator, not RIFE. No losses of the coarse level alone. Small planes, higher
+rates that fall, gradients at some pixels. Left out: losses for smooth normals that face the camera (PyTorch
+differentiates planes only once), elevations other than the video's, and the change to larger pictures.
 """
 
 import math

@@ -3,27 +3,22 @@
 Ren et al. 2023, "DreamGaussian4D: Generative 4D Gaussian Splatting" (arXiv 2312.17142). Two stages of equal length:
 
     still    a cloud, until it looks like frame 0 from in front and like the multi-view model's prediction elsewhere
-    moving   the cloud is held; HexPlane and two heads move and swell it,
+    moving   the cloud is held; HexPlane and two heads, which end in zeros, move and swell it,
              p(t) = p + dp(p, t),    log r(t) = log r + ds(p, t)
 
 Both have one loss, with r = step / steps of the stage and x the renders of random views:
 
     L = r (|x_front - video|^2 + 0.1 |alpha_front - mask|^2) + w |x - sg[x0(x)]|^2,    noise step t = 1000 (1 - r)
 
-t is not drawn but falls, so that every step of the noise is seen once, the coarse first. The heads end in zeros: at its
-start the second stage shows the first's result at all times.
-
-HexPlane (Cao and Johnson 2023): six planes, in pairs that leave no axis out; a pair's features are multiplied, and the
-three products stand side by side:
+t is not drawn but falls, the coarse noise first. HexPlane (Cao and Johnson 2023): six planes, in pairs that leave no
+axis out; a pair's features are multiplied, and the three products stand side by side:
 
     h(x, y, z, t) = [P_xy P_zt, P_xz P_yt, P_yz P_xt]
 
-Departures: balls have no rotation, so none is deformed. Planes have 8 channels, not 32, at one resolution; the cloud is
-not densified. Our prior sees four views of a frame at a time, as ImageDream does, and each frame on its own; the
-paper's (Zero123) sees one. One guidance step serves a few steps, and a step takes the gradient at the renders of a few
-frames, not of all: that is what a CPU can afford. Renders are as large as the video from the start. The third stage, a
-video model's refinement of textures on meshes, is left out. Rates and the length of the stages are for small
-pictures (the paper: 500 steps each); w = 1 is near the weight of its code.
+Departures. Balls have no rotation, so none is deformed. Planes have 8 channels, not 32, at one resolution; the cloud is
+not densified. Our prior sees four views of a frame at a time, the paper's (Zero123) one. One guidance step serves a few
+steps, and a step takes the gradient at the renders of a few frames. Renders are as large as the video from the start.
+The third stage, a video model's refinement of textures on meshes, is left out. Rates are for small pictures.
 """
 
 from collections.abc import Iterator
@@ -44,6 +39,10 @@ PLANES, TIME_PLANES = ((0, 1), (0, 2), (1, 2)), (2, 1, 0)
 """Axes of the three planes in space, and the axis that each pair's other plane holds beside time."""
 STILL = ("points", "log_radius", "colour_logit", "opacity_logit")
 """What the first stage moves."""
+RATE_STILL, RATE_MOVING = 4.0, 2e-2
+"""Of the first stage, times those of `DeformableGaussians`; of the second."""
+FRAMES = 2
+"""Of a step."""
 
 
 class HexPlane(nn.Module):
@@ -148,21 +147,13 @@ def optimise_steps(
     fov_deg: float = 36.0,
     sds: float = 1.0,
     guidance: float = 2.0,
-    mask: float = 0.1,
     guidance_every: int = 4,
-    frames: int = 2,
-    rate: float = 4.0,
-    rate_motion: float = 2e-2,
 ) -> Iterator[DreamGaussians]:
     """Optimise a scene, yielding it after every step.
 
     Args: as in `optimisation.py`, and
         n_points: Gaussians.
         sds: w of the header.
-        mask: weight of the opacity's error beside that of colour.
-        frames: of a step in the second stage.
-        rate: of the first stage, times those of `DeformableGaussians`.
-        rate_motion: of the second.
 
     Raises:
         ValueError: what `check_inputs` refuses.
@@ -171,8 +162,8 @@ def optimise_steps(
     scene = DreamGaussians(random_scene(n_points, seed, size=0.8), HexPlaneDeformation(seed=seed)).to(video.device)
     scene.fitted_height = base.config.image_size
     generator = torch.Generator().manual_seed(seed)
-    still = [dict(params=[getattr(scene, name)], lr=rate * RATES[name]) for name in STILL]
-    motion = [dict(params=list(scene.motion.parameters()), lr=rate_motion)]
+    still = [dict(params=[getattr(scene, name)], lr=RATE_STILL * RATES[name]) for name in STILL]
+    motion = [dict(params=list(scene.motion.parameters()), lr=RATE_MOVING)]
     front = orbit(base, torch.zeros(1), video)
 
     for shown, groups, steps in ((video[:1], still, n_steps // 2), (video, motion, n_steps - n_steps // 2)):
@@ -187,10 +178,10 @@ def optimise_steps(
             if step % guidance_every == 0:  # a new turn, and the model's prediction of all frames
                 azimuths, t = random_turn(base.config.views, generator), noise_step(done, len(base.schedule.abar))
                 found = guided(scene, shown, base, azimuths, t, fov_deg, generator, guidance=guidance)
-            some = torch.randperm(len(shown), generator=generator)[:frames].to(video.device)
+            some = torch.randperm(len(shown), generator=generator)[:FRAMES].to(video.device)
             c2w = torch.cat([front, found.c2w]).expand(len(some), -1, 4, 4)
             seen = scene.render(c2w, fov_deg, times[some, None].expand(c2w.shape[:2]), shown.shape[-1])
-            known = F.mse_loss(seen.rgb[:, 0], shown[some]) + mask * F.mse_loss(seen.alpha[:, 0], opaque[some])
+            known = F.mse_loss(seen.rgb[:, 0], shown[some]) + 0.1 * F.mse_loss(seen.alpha[:, 0], opaque[some])
             return done * known + sds * F.mse_loss(seen.rgb[:, 1:], found.target[some].clamp(0, 1))
 
         yield from descend(scene, torch.optim.Adam(groups), loss, steps, lambda done: 1 - 0.9 * done)

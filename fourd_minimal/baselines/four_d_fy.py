@@ -15,16 +15,11 @@ In stages 1 and 2 the moment is the first, and the grid over space and time rest
 grid learns, and the one over space learns less: what is there stays, and begins to move. Noise levels fall from 0.98 to
 [0.02, 0.5] during four fifths of stage 1.
 
-Departures. There, a text says what to make. Our models are conditioned on pictures, so these stand for the text: the
-base sees the frame of the moment, 4DM the video; no loss compares renders with them. The image model is the base with
-one view, for plain score distillation; theirs is variational (VSD). Guidance is what our models bear (there 50, 7.5 and
-100), rescaled by 0.2 (there 0.5). All losses have the clean-image form, and weight 1; there, only the multi-view one
-has this form, and video has 0.1. Cameras have the elevation and distance that our models know.
-
-For small pictures. One guidance step serves a few steps, each with the gradient at some pixels. Renders are over a
-random background, and their opacity follows where the target is off white; there, the background learns, and opacity
-has a price. Rates are for hundreds of steps: grids learn at 0.04, there at 0.01; in stage 3 the one over space keeps
-0.3 of this, there 0.01.
+Departures. There, a text says what to make; here, the frame of the moment (base) or the video (4DM), which no loss
+compares with renders. The image model is the base with one view, for plain score distillation, not VSD. Guidance is
+what our models bear (there 50, 7.5 and 100). All losses have the clean-image form, and weight 1. One guidance step
+serves a few steps, each at some pixels. Renders are over a random background, and their opacity follows where the
+target is off white. Rates are for hundreds of steps.
 """
 
 from collections.abc import Iterator, Sequence

@@ -12,14 +12,12 @@ conditioned on its first frame, which is known, predicts the clean video:
 
     x_sigma = (1 - sigma) x + sigma eps,     L = |x_row0 - fixed_view|^2 + w |x - sg[x_hat(x_sigma)]|^2
 
-x - x_hat = sigma (v_hat - v), so that L's gradient at the renders is that of score distillation on velocities, times
-sigma.
+x - x_hat = sigma (v_hat - v): L's gradient at the renders is that of score distillation on velocities, times sigma.
 
-Departures. The cameras are given: an advantage over the paper, which estimates them from the freeze-time video. Both
-videos are given, too, and agree; so nothing compensates for a freeze-time video that moves (dp^v of eq. 11 in
-`systems/deformable_gaussians.py`, whose cloud this is: balls in front of a picture). The moving stage goes on with the
-whole cloud: dp^t alone was worse by 4 dB on moving pixels. Columns are used as well as rows. Counts, rates, w and noise
-levels are for small pictures, tried on four scenes outside the test set.
+Departures. Cameras are given: an advantage over the paper, which estimates them. Both videos are given and agree, so
+nothing compensates for a freeze-time video that moves (eq. 11). The moving stage goes on with the whole cloud: dp^t
+alone was worse by 4 dB on moving pixels. Columns are used as well as rows. Counts, rates and noise levels are for small
+pictures, tried on four scenes outside the test set.
 """
 
 import math

@@ -1,20 +1,18 @@
 """Every frame of the fixed-view video becomes a freeze-time video on its own: columns that know nothing of each other.
 
-4Real-Video's experiments use MotionCtrl (Wang et al. 2024, arXiv 2312.03641) in this way. It feeds camera poses into
-the temporal attention of a video model. From one picture and a camera path it makes a freeze-time video; from t
-pictures t of them, which side by side are a grid:
+4Real-Video's experiments use MotionCtrl (Wang et al. 2024, arXiv 2312.03641) in this way: from one picture and a camera
+path it makes a freeze-time video; from t pictures t of them, which side by side are a grid:
 
     x[:, t] ~ p(column | its first frame I[0, t]), for every t > 0          x[:, 0] is given
 
 What one frame does not tell is drawn anew at every time: backs of objects, what they hide. So the rows flicker.
 
-Departures. The video model is 4Real-Video's base in small, which has no camera conditioning. It knows the path from the
-frames that condition it alone, and here that is one: a column may go round the object in the wrong sense, or too far,
-and its PSNR counts that too. MotionCtrl knows the path, so this is a weaker baseline than it.
+Departures. 4Real-Video's base in small has no camera conditioning. It knows the path from its first frame alone: a
+column may go round the object in the wrong sense, or too far. MotionCtrl knows the path, so this is weaker than it.
 
-Ours, off by default: `shared_noise` gives all columns the same noise, so that like frames have like columns. This costs
-nothing and ties the rows together; it does not make them right. With `candidates` the path gets in after all: of so
-many noises, the columns share the one that remakes the given freeze-time video best from its first frame.
+Ours, off by default: `shared_noise` gives all columns the same noise, which ties the rows together and does not make
+them right. With `candidates` the path gets in after all: of so many noises, the columns share the one that remakes the
+given freeze-time video best from its first frame.
 """
 
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ from refused import refused
 
 from fourd_minimal.baselines.image_dream import optimise_steps, stretched
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.systems import scene_distillation as scene_distillation
+from fourd_minimal.systems import scene_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import Ramp, SceneConfig, optimise_scene
@@ -39,7 +39,7 @@ def test_schedules_are_stretched_and_the_rest_is_left(base):
     assert stretched(replace(config, n_steps=0), 5) == replace(config, n_steps=5)
 
 
-def test_no_frame_hears_of_another(base, video, monkeypatch):
+def test_no_frame_depends_on_another(base, video, monkeypatch):
     """Of a video whose last frame differs, the same is sampled of the others; and each frame has noise of its own."""
     sampled = []
     found = scene_distillation.surroundings
