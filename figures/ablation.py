@@ -7,20 +7,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
-from figures.verdicts import (
-    interval,
-    judge,
-    paired_gain,
-    pooled_psnr,
-    pooled_ssim,
-    share_of_flat_data,
-    verdict,
-)
+from figures.verdicts import judge, paired_gain, pooled_psnr, pooled_ssim, share_of_flat_data
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.evaluation import interval, verdict
 from fourd_minimal.training.tables import made_by, table
 
 REFERENCE = "soft"

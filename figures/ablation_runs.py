@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from figures.verdicts import STUDENT_95
 from fourd_minimal.configs.four_real_video import FourRealVideoPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
@@ -31,8 +30,16 @@ from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 from fourd_minimal.systems.weights import fingerprint, whole_file
-from fourd_minimal.training.consistency import flicker, hidden_from_fixed_view, reprojection_error
-from fourd_minimal.training.evaluation import TRIVIAL, moving_pixels, predict, squared_errors
+from fourd_minimal.training.evaluation import (
+    STUDENT_95,
+    TRIVIAL,
+    flicker,
+    hidden_from_fixed_view,
+    moving_pixels,
+    predict,
+    reprojection_error,
+    squared_errors,
+)
 from fourd_minimal.training.four_real_video import Batch, batch_loss, noise_levels, train
 from fourd_minimal.training.loop import Step
 
@@ -117,7 +124,7 @@ def score(grids: Tensor, record: SceneRecord) -> dict[str, list | float]:
     all, moving, hidden: over those pixels of unknown cells (see `evaluation.moving_pixels`, `hidden_from_fixed_view`),
     three numbers per scene: the sum of squared errors, how many numbers it sums (three per pixel), and the sum of the
     structural similarity (the usual Gaussian window of 11 pixels, so a toy frame's neighbourhoods are wide).
-    flicker, reprojection: one number each, see `consistency`.
+    flicker, reprojection: one number each, see `evaluation`.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import: only here
 

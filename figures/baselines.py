@@ -29,7 +29,6 @@ from figures.race import (
     Task,
     chosen_methods,
 )
-from figures.verdicts import paired, told
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.presets import device
@@ -38,7 +37,7 @@ from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.perceptual import lpips_vgg
 from fourd_minimal.pretrained.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.training.evaluation import TRIVIAL
+from fourd_minimal.training.evaluation import TRIVIAL, in_words, paired
 from fourd_minimal.training.multiview_evaluation import PASTE
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
@@ -167,7 +166,7 @@ def order_table(task: Task, found: Sequence[Scored], judged: bool = True) -> str
         own, other = ([s for s in found if s.entry.made.method == method] for method in (ours, name))
         if own and other and name != ours:
             gains = (paired([errors_of(arm, what) for arm in (own, other)]) for what in ("object", "ssim", "change"))
-            rows.append([name, *(told(gain, judged) for gain in gains)])
+            rows.append([name, *(in_words(gain, judged) for gain in gains)])
     return table([f"{OWN[task]} against", "object", "1 - SSIM", "change over time"], rows) if rows else ""
 
 

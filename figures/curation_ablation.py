@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from figures.verdicts import gain_table
 from fourd_minimal.cli.main import program
 from fourd_minimal.cli.training_run import watched
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
@@ -24,16 +25,7 @@ from fourd_minimal.data.procedural import CORRUPTED, HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.four_diffusion import orbits, train_four_dm
-from fourd_minimal.training.multiview_evaluation import (
-    FROZEN,
-    OURS,
-    OWN,
-    PASTE,
-    Score,
-    compare,
-    gain_table,
-    score_table,
-)
+from fourd_minimal.training.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, score_table
 from fourd_minimal.training.tables import made_by, table
 
 CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"

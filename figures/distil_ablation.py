@@ -30,7 +30,6 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from figures.verdicts import paired, told
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.main import program
@@ -42,6 +41,7 @@ from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import SceneConfig, optimise_scene, surroundings
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights, write_text
+from fourd_minimal.training.evaluation import in_words, paired
 from fourd_minimal.training.multiview_evaluation import PASTE, score
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
@@ -316,7 +316,7 @@ def question_table(results: Sequence[Result], questions: Mapping[str, tuple[str,
     for claim, arms in questions.items():
         runs = [[r for r in results if r.arm == arm] for arm in arms]
         errors = ([[r.errors[name] for r in of] for of in runs] for name in ("object", "ssim", "perceptual", "flicker"))
-        rows.append([claim, *(told(paired(pair), judge) for pair in errors)])
+        rows.append([claim, *(in_words(paired(pair), judge) for pair in errors)])
     return table(["", "object", "1 - SSIM", "perceptual", "flicker"], rows)
 
 

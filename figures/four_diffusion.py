@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from figures.verdicts import gain_table
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.foreground import read_object
@@ -19,7 +20,7 @@ from fourd_minimal.data.video import count_frames
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.four_diffusion import orbits
-from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, gain_table, score_table
+from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, score_table
 from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import picture_rows
 

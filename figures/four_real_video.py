@@ -5,23 +5,14 @@ from json import dumps
 from pathlib import Path
 from typing import Literal
 
+from figures.grid_tables import Row, best_trivial, evaluate_base, evaluate_grids, held_out_characters, markdown
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.training.evaluation import (
-    Row,
-    best_trivial,
-    evaluate_base,
-    evaluate_grids,
-    gain_interval,
-    held_out,
-    held_out_characters,
-    markdown,
-    moving_pixels,
-)
+from fourd_minimal.training.evaluation import gain_interval, held_out, moving_pixels
 from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import compare_sheet
 

@@ -43,7 +43,7 @@ from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.pretrained.toy_features import ToyFeatures
 from fourd_minimal.systems.weights import whole_file, write_text
-from fourd_minimal.training.consistency import flicker, reprojection_error
+from fourd_minimal.training.evaluation import flicker, reprojection_error
 from fourd_minimal.training.tables import made_by, table
 
 Grids = Float[Tensor, "n v t 3 h w"]

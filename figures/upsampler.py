@@ -18,8 +18,7 @@ from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.training.consistency import flicker, reprojection_error
-from fourd_minimal.training.evaluation import Grids, moving_pixels, predict
+from fourd_minimal.training.evaluation import Grids, flicker, moving_pixels, predict, reprojection_error
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet
 

@@ -10,17 +10,15 @@ with one entry per scene. A claim compares two arms on the same scenes, all fami
 The interval covers other scenes and other seeds. The rule stood before the numbers did.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from statistics import mean, stdev
 
 import torch
 
-from fourd_minimal.training.evaluation import TRIVIAL
+from fourd_minimal.training.evaluation import TRIVIAL, in_words, paired
+from fourd_minimal.training.multiview_evaluation import Score, gain
+from fourd_minimal.training.tables import table
 
-STUDENT_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Half width of a 95% interval of the mean of n runs, in standard errors (Student's t)."""
 BEST_TRIVIAL = "best trivial"
 """Stands for the best completion that needs no model."""
 _SEQUENTIAL, _PSEUDO = "sequential, ", "soft, pseudo-4D only"
@@ -55,21 +53,12 @@ def pooled_ssim(entry: list[list[float]]) -> float:
     return (3 * torch.tensor(similar).sum() / torch.tensor(count).sum()).item()  # three colours share one value
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95% interval (Student's t); 0 for a single value."""
-    if len(values) < 2:
-        return mean(values), 0.0
-    return mean(values), STUDENT_95[len(values)] * stdev(values) / len(values) ** 0.5
-
-
 def paired_gain(
     ours: list[dict], other: list[dict], setting: str, region: str, draws: int = 4000
 ) -> tuple[float, float, float]:
     """PSNR gained over another arm on the same scenes, in dB, with the ends of a 95% interval over scenes and seeds.
 
-    An arm's errors are averaged over seeds, then pooled. Scenes: a bootstrap that draws the same scenes for both arms.
-    Seeds, where there are any: Student's t over the gains of runs with the same seed. The two half widths are added as
-    the sides of a right angle, since the two chances are independent.
+    The interval is that of `evaluation.paired`.
 
     Raises:
         ValueError: different numbers of runs, unless one arm has a single one.
@@ -77,23 +66,6 @@ def paired_gain(
     if len(ours) != len(other) and 1 not in (len(ours), len(other)):
         raise ValueError(f"ours has {len(ours)} runs and other {len(other)}; expected as many, or one,.")
     return paired([[run["scores"][setting][region][0] for run in runs] for runs in (ours, other)], draws)
-
-
-def paired(runs: Sequence[Sequence[Sequence[float]]], draws: int = 4000) -> tuple[float, float, float]:
-    """The same from errors alone: for each of two arms, a list per run of one error per scene."""
-    errors = [torch.tensor(arm) for arm in runs]
-    means = [error.mean(0) for error in errors]
-    count = len(means[0])
-    scenes = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(0))
-    low, high = _decibels(means[1][scenes], means[0][scenes]).quantile(torch.tensor([0.025, 0.975])).tolist()
-    gain = _decibels(means[1], means[0]).item()
-    _, half = interval(_decibels(errors[1], errors[0]).tolist())
-    return gain, gain - math.hypot(gain - low, half), gain + math.hypot(high - gain, half)
-
-
-def _decibels(error: torch.Tensor, than: torch.Tensor) -> torch.Tensor:
-    """How much larger the pooled error is; runs broadcast."""
-    return 10 * (error.sum(-1) / than.sum(-1)).log10()
 
 
 def one_exam(results: Results, steps: str) -> Results:
@@ -121,25 +93,6 @@ def share_of_flat_data(results: Results, steps: str) -> float | None:
     return gains[0] / gains[1]
 
 
-def verdict(low: float, high: float) -> str:
-    """One of three.
-
-    >>> verdict(0.1, 0.3), verdict(-0.3, -0.1), verdict(-0.1, 0.3)
-    ('holds', 'does not hold', 'cannot tell at this scale')
-    """
-    return "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell at this scale"
-
-
-def told(gain: tuple[float, float, float], judged: bool = True) -> str:
-    """A gain and the ends of its interval, behind the verdict on them.
-
-    >>> told((0.2, 0.1, 0.3)), told((0.2, 0.1, 0.3), judged=False)
-    ('holds: +0.20 (+0.10 to +0.30)', '+0.20 (+0.10 to +0.30)')
-    """
-    middle, low, high = gain
-    return (f"{verdict(low, high)}: " if judged else "") + f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
 def judge(results: Results, steps: Sequence[str]) -> dict[str, dict[str, tuple[float, float, float]]]:
     """Every claim whose arms are there: claim -> sampling steps -> gain in dB and the ends of its interval."""
     exams = {n: one_exam(results, n) for n in steps}
@@ -150,3 +103,18 @@ def judge(results: Results, steps: Sequence[str]) -> dict[str, dict[str, tuple[f
                 found = paired_gain(runs[ours], runs[other], "exam", *(region or ["moving"]))
                 judged.setdefault(claim, {})[n] = found
     return judged
+
+
+def gain_table(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]], judge: bool = True) -> str:
+    """Questions down; PSNR over the object, and how much nearer the differences are to the truth's.
+
+    Args:
+        scores: of all methods that are asked about.
+        questions: each with the method that should be better, and the other.
+        judge: say the verdict beside each gain.
+    """
+    rows = []
+    for question, (better, other) in questions.items():
+        gains = (gain(scores, better, other, what) for what in ("error", "first", "second"))
+        rows.append([question, *(in_words(found, judge) for found in gains)])
+    return table(["", "PSNR, object", "first difference", "second difference"], rows)

@@ -27,7 +27,6 @@ from figures.ablation_runs import (
 from figures.verdicts import (
     BEST_TRIVIAL,
     CLAIMS,
-    interval,
     judge,
     one_exam,
     paired_gain,
@@ -38,8 +37,16 @@ from figures.verdicts import (
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.training.consistency import flicker, hidden_from_fixed_view, reprojection_error
-from fourd_minimal.training.evaluation import copy_row, moving_pixels, predict, psnr
+from fourd_minimal.training.evaluation import (
+    copy_row,
+    flicker,
+    hidden_from_fixed_view,
+    interval,
+    moving_pixels,
+    predict,
+    psnr,
+    reprojection_error,
+)
 from fourd_minimal.training.four_real_video import batch_loss, grid_batch, train
 
 SMOKE = PRESETS["smoke"]

@@ -36,7 +36,7 @@ from fourd_minimal.data.procedural import HELD_OUT
 from fourd_minimal.metrics import clip_c, clip_i, psnr
 from fourd_minimal.pretrained.perceptual import Perceptual
 from fourd_minimal.pretrained.toy_features import ToyFeatures
-from fourd_minimal.training.consistency import flicker, reprojection_error
+from fourd_minimal.training.evaluation import flicker, reprojection_error
 
 
 @pytest.fixture(scope="module")
