@@ -24,7 +24,7 @@ from fourd_minimal.data.video import count_frames
 from fourd_minimal.pretrained.perceptual import lpips_vgg
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.scene_distillation import optimise_scene, surroundings
+from fourd_minimal.systems.scene_distillation import multiview_videos, optimise_scene
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.multiview_evaluation import PASTE, score
 from fourd_minimal.training.tables import made_by, table
@@ -93,7 +93,7 @@ class EvaluateDistil:
         rows, lines, flights = [], [], []
         for subject in subjects:
             video = subject.video.to(device())
-            given = dict(videos=surroundings(video, model, config, self.seed), seed=self.seed)
+            given = dict(videos=multiview_videos(video, model, config, self.seed), seed=self.seed)
             fitted = optimise_scene(video, model, replace(config, n_steps=0, anchor=0.0), **given)
             scene = optimise_scene(video, model, config, perceptual=perceptual, **given)
             ways = {FITTED: fitted, SCENE: scene}

@@ -39,7 +39,7 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.scene_distillation import SceneConfig, optimise_scene, surroundings
+from fourd_minimal.systems.scene_distillation import SceneConfig, multiview_videos, optimise_scene
 from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights, write_text
 from fourd_minimal.training.evaluation import in_words, paired
 from fourd_minimal.training.multiview_evaluation import PASTE, score
@@ -257,7 +257,7 @@ class AblateDistil:
                 given = around.to(device())
             else:
                 if arm.views not in videos:
-                    videos[arm.views] = surroundings(video, model, config, seed)
+                    videos[arm.views] = multiview_videos(video, model, config, seed)
                 given = videos[arm.views]
             if arm.video:
                 given = torch.cat([video[None], given[1:]])

@@ -206,7 +206,7 @@ def _scene_distillation(preset: SceneConfig) -> Stage:
     images = frames * views
 
     def step(size: int, model: _Distillation, n: int, tally: Tally) -> Tensor:
-        with tally.times(1 / preset.looks_every):
+        with tally.times(1 / preset.guidance_every):
             guide(size, model, tally)
         rays = preset.pixels or images * size**2
         return _backward_rays(rays, model.scene, preset)
@@ -251,7 +251,7 @@ def _backward_rays(rays: int, scene: DynamicNeRF, preset: SceneConfig) -> Tensor
     held = int(HELD * rays * samples)
     points, times, directions = torch.empty(held, 3), torch.empty(held), torch.empty(held, 3)
     if preset.orientation.begin or preset.orientation.end:
-        sigma, rgb = scene.turned_away(points, times, directions)
+        sigma, rgb = scene.with_orientation(points, times, directions)
     else:
         sigma, rgb = scene(points, times)
     everywhere = rays * samples

@@ -177,7 +177,7 @@ def _apart(
     scene: Cascade, expected: Pixels, generator: torch.Generator
 ) -> tuple[Float[Tensor, "p 3"], Float[Tensor, " p"]]:
     """How far renders over white are from what is expected of these pixels; and their opacity."""
-    colour, opacity = scene.look(*expected[:3], generator)
+    colour, opacity = scene.render_pixels(*expected[:3], generator)
     return colour + (1 - opacity)[:, None] - expected.rgb, opacity
 
 

@@ -25,8 +25,9 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.sds import score_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF, Pixels, pixels_of
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.guidance import noise_predictor
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.scene_distillation import noise_predictor, off_white
+from fourd_minimal.systems.scene_distillation import off_white
 
 Scene = TypeVar("Scene")
 
@@ -97,11 +98,10 @@ def guided(
 def target_pixels(scene: DynamicNeRF, found: Guided, fov_deg: float) -> Pixels:
     """The pixels of the target where it or the render shows something; elsewhere there is nothing to learn."""
     target, alpha = (rearrange(a, "t v c h w -> v t c h w") for a in (found.target, found.alpha))
-    pixels = pixels_of(scene, target, off_white(target), found.c2w, fov_deg)
     views, _, _, h, w = target.shape
-    pixels = pixels._replace(times=repeat(found.times, "t -> (v t h w)", v=views, h=h, w=w))
-    kept = (alpha.flatten() > 0.01) | (pixels.rgb < 0.9).any(1)
-    return Pixels(*(values[kept] for values in pixels)) if kept.any() else pixels
+    pixels = pixels_of(scene, target, alpha, found.c2w, fov_deg)
+    pixels = pixels._replace(times=repeat(found.times, "t -> (v t h w)", v=views, h=h, w=w)).occupied()
+    return pixels._replace(alpha=off_white(pixels.rgb[..., None, None]).flatten())
 
 
 def descend(

@@ -162,7 +162,7 @@ class StableGuide(nn.Module):
 
         return guess
 
-    def look(
+    def distill(
         self,
         renders: Float[Tensor, "t v 3 h w"],
         azimuths_deg: Float[Tensor, " v"],

@@ -124,7 +124,7 @@ class DynamicNeRF(nn.Module):
         blob = self.config.blob * (1 - points.norm(dim=1) / self.config.blob_radius)
         return F.softplus(self.to_density(features)[:, 0] + blob)
 
-    def turned_away(
+    def with_orientation(
         self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 4"]]:
         """As `forward`, with a fourth colour: how far the surface faces away from who looks, squared.
@@ -145,7 +145,7 @@ class DynamicNeRF(nn.Module):
         """Origins, and the directions of every pixel's rays."""
         return rays(c2w, fov_deg, size, pixel_grid(size, per_side or self.config.rays_per_side).to(c2w))
 
-    def look(
+    def render_pixels(
         self,
         rays_o: Float[Tensor, "p 3"],
         rays_d: Float[Tensor, "p s 3"],
@@ -159,11 +159,11 @@ class DynamicNeRF(nn.Module):
             rays_o, rays_d: of each pixel: one origin, several directions.
             times: in [0, 1].
             generator: for samples at random places of each stretch, as in training; in their middle without.
-            orientation: composite `turned_away` as a fourth colour.
+            orientation: composite `with_orientation` as a fourth colour.
         """
         n = rays_d.shape[1]
         seen = render_rays(
-            self.turned_away if orientation else self,
+            self.with_orientation if orientation else self,
             rays_o.repeat_interleave(n, 0),
             rays_d.flatten(0, 1),
             times.repeat_interleave(n),
@@ -212,7 +212,7 @@ class DynamicNeRF(nn.Module):
         pieces = (origin.repeat_interleave(pixels, 0), directions.flatten(0, 2), time.repeat_interleave(pixels))
         per_pixel = self.config.n_samples * directions.shape[3]
         at_once = len(pieces[0]) if torch.is_grad_enabled() else max(1, AT_ONCE // per_pixel)
-        seen = [self.look(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
+        seen = [self.render_pixels(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
         colour, opacity = (torch.cat(part) for part in zip(*seen, strict=True))
         rgb = colour + (1 - opacity)[:, None] * background
         shape = dict(b=len(cameras), h=size[0], w=size[1])
@@ -245,6 +245,11 @@ class Pixels(NamedTuple):
         chosen = torch.randint(len(self.rgb), (n,), generator=generator).to(self.rgb.device)
         return Pixels(*(values[chosen] for values in self))
 
+    def occupied(self) -> "Pixels":
+        """Those that are not background in both opacity and colour; all, where none is left."""
+        found = (self.alpha > 0.01) | (self.rgb < 0.9).any(1)
+        return Pixels(*(values[found] for values in self)) if found.any() else self
+
 
 def pixels_of(
     scene: DynamicNeRF,
@@ -275,7 +280,7 @@ def reconstruction_loss(
     On a white background alone, what is white may be nothing, and nothing may be white: seen from elsewhere, ghosts.
     A mask of 0 asks for that: opacity counts as unknown.
     """
-    colour, opacity = scene.look(*pixels[:3], generator)
+    colour, opacity = scene.render_pixels(*pixels[:3], generator)
     behind = torch.rand(len(opacity), 1, generator=generator).to(colour) if mask else 1.0
     expected = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
     off = colour + (1 - opacity)[:, None] * behind - expected

@@ -40,7 +40,7 @@ def test_half_precision_is_the_u_nets_alone(stable_folder, tmp_path):
     guide = command(stable_folder, tmp_path, precision="bf16", image_size=32)._guide()
     assert guide.unet.dtype == torch.bfloat16 and guide.vae.dtype == torch.float32 and guide.config.image_size == 32
     x = torch.rand(2, 4, 3, 32, 32).requires_grad_()
-    guide.look(x, torch.arange(4) * 90.0, torch.tensor(500)).loss.backward()
+    guide.distill(x, torch.arange(4) * 90.0, torch.tensor(500)).loss.backward()
     assert x.grad.isfinite().all() and x.grad.abs().max() > 0
 
 

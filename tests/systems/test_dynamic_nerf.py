@@ -85,8 +85,8 @@ def test_what_faces_away_is_seen_only_through_what_is_in_front():
     found = []
     for blob in (0.3, 60.0):
         scene.config = replace(scene.config, blob=blob)
-        colour, opacity = scene.look(*given, orientation=True)
-        assert_close(colour[:, :3], scene.look(*given)[0])
+        colour, opacity = scene.render_pixels(*given, orientation=True)
+        assert_close(colour[:, :3], scene.render_pixels(*given)[0])
         found.append((colour[0, 3] / opacity[0]).item())
     assert found[0] > 0.2 > 0.02 > found[1]
     colour[0, 3].backward()
