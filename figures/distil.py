@@ -13,6 +13,7 @@ from torch import Tensor
 
 from figures.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, recorded, seen_between
 from figures.four_diffusion import asset_turn
+from figures.page import check_choice
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
@@ -75,13 +76,8 @@ class EvaluateDistil:
     """Where `distil.md`, `distil.png` and `distil.gif` go."""
 
     def run(self) -> None:
-        """Make every scene, print its scores, and write the pictures.
-
-        Raises:
-            ValueError: an unknown preset, nothing to make a scene of, and whatever reading a video raises.
-        """
-        if self.preset not in SCENES:
-            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
+        """Make every scene, print its scores, and write the pictures."""
+        check_choice("--preset", self.preset, SCENES)
         model, config = FourDM.from_pretrained(self.weights).to(device()), SCENES[self.preset]
         size, times = model.config.image_size, model.config.times
         subjects = [creature(model, number) for number in self.creatures]

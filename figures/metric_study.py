@@ -19,9 +19,8 @@ Matching confidence is the share of pixels surer than 0.5, at every fourth time,
 of every fourth view at every fourth time, to spare the reader's.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +31,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from figures.matching import classical
+from figures.optical_flow import match
+from figures.page import Page, check_choice, check_counts
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.presets import device
@@ -42,7 +42,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.pretrained.toy_features import ToyFeatures
-from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.systems.weights import whole_file
 from fourd_minimal.training.evaluation import flicker, reprojection_error
 from fourd_minimal.training.tables import made_by, table
 
@@ -101,14 +101,7 @@ def video(family: str, n: int, views: int, times: int, size: int, seed: int, geo
 
 @torch.no_grad()
 def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptual: Perceptual | None = None) -> Values:
-    """Every metric but the Frechet distances, of every scene.
-
-    Args:
-        grids: made, in [0, 1].
-        record: the truth.
-        features: of pictures.
-        perceptual: a distance, or None to leave it out.
-    """
+    """Every metric but the Frechet distances, of every scene of grids in [0, 1]; `record` is the truth."""
     n, v, t = grids.shape[:3]
     pairs = list(zip(grids.flatten(1, 2), record.rgb.flatten(1, 2), strict=True))
     made, true = (
@@ -133,7 +126,7 @@ def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptu
         MATCHED_TIMES: (grids[:, ::4, :-1], grids[:, ::4, 1:]),
     }
     for name, (here, there) in neighbours.items():
-        sure = classical(here.flatten(0, 2), there.flatten(0, 2))
+        sure = match(here.flatten(0, 2), there.flatten(0, 2))
         found[name] = (sure > 0.5).float().unflatten(0, (n, -1)).flatten(1).mean(1)
     if perceptual:
         few = zip(*(x[:, ::4, ::4].flatten(1, 2) * 2 - 1 for x in (grids, record.rgb)), strict=True)
@@ -155,13 +148,9 @@ def frechet(made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"]) -> 
 def over_halves(
     made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"], same: bool = False, halves: int = 20
 ) -> Float[Tensor, " halves"]:
-    """Frechet distance of random halves of the scenes, the same ones at every call.
+    """Frechet distance of random halves of the scenes, the same ones at every call, to all of the reference.
 
-    Args:
-        made: features of videos.
-        reference: of others.
-        same: to the same half of the reference, scene by scene; else to all of it.
-        halves: how many.
+    `same`: to the same half of the reference, scene by scene.
     """
     generator = torch.Generator().manual_seed(0)
     chosen = (torch.randperm(len(made), generator=generator)[: max(1, len(made) // 2)] for _ in range(halves))
@@ -194,10 +183,8 @@ def judged(
 ) -> tuple[float, float]:
     """The cell of a metric, and half of its 95% interval.
 
-    Args:
-        name: one of `METRICS`.
-        corrupted, clean: its values for the same scenes.
-        other: for clean grids of other scenes; only metrics with the truth have it.
+    Given its values for corrupted and for clean grids of the same scenes, and for clean grids of other scenes, which
+    metrics with the truth need.
     """
     if METRICS[name].truth:
         change = (corrupted - clean) / (other.mean() - clean.mean())
@@ -215,21 +202,7 @@ def study(
     perceptual: Perceptual | None = None,
     halves: int = 20,
 ) -> list[Cell]:
-    """Every corruption at every strength by every metric.
-
-    Args:
-        family: its name.
-        truth: grids with their geometry.
-        others: clean grids of other scenes: the set of the Frechet distance.
-        features: of pictures and videos.
-        perceptual: a distance, or None to leave it out.
-        halves: over which the Frechet distance deviates.
-
-    Raises:
-        ValueError: fewer than 4 scenes, of which no half has a covariance worth the name.
-    """
-    if len(truth.rgb) < 4:
-        raise ValueError(f"truth holds {len(truth.rgb)} scenes; expected at least 4.")
+    """Every corruption at every strength by every metric; `others` are clean grids of other scenes, for Frechet."""
     same, different = video_features(truth.rgb, features), video_features(others, features)
 
     def measure(grids: Grids) -> tuple[Values, dict[str, float]]:
@@ -373,19 +346,10 @@ class MetricStudy:
     """Where `metric_study.md`, `.json` and `.png` go."""
 
     def run(self) -> None:
-        """Measure, and print the tables.
-
-        Raises:
-            ValueError: an unknown family, or a grid too small to be corrupted in every way.
-        """
+        """Measure, and print the tables."""
         for family in self.families:
-            if family not in FAMILIES:
-                raise ValueError(f"--families has {family!r}; it must be one of {', '.join(FAMILIES)}.")
-        if min(self.views, self.times) < 4 or self.scenes < 4 or self.size < 16 or self.seed < 0:
-            raise ValueError(
-                f"--scenes is {self.scenes}, --views {self.views}, --times {self.times}, --size {self.size}, "
-                f"--seed {self.seed}; expected at least 4, 4, 4, 16 and 0."
-            )
+            check_choice("--families", family, FAMILIES)
+        check_counts(self, scenes=4, views=4, times=4, size=16, seed=0)
         features = ToyFeatures.from_pretrained(self.features).to(device())
         perceptual, about = self._perceptual()
         shape = (self.scenes, self.views, self.times, self.size)
@@ -395,12 +359,10 @@ class MetricStudy:
             tensors = {f.name: getattr(truth, f.name) for f in fields(truth)}
             truth = replace(truth, **{k: x.to(device()) for k, x in tensors.items() if isinstance(x, Tensor)})
             studies[family] = study(family, truth, others.rgb.to(device()), features, perceptual)
-        text = self._report(studies, features, about)
-        print(text)
+        page = Page("metric_study", self.out)
+        page.say(*self._report(studies, features, about))
+        page.write([asdict(c) for cells in studies.values() for c in cells])
         if self.out:
-            write_text(self.out / "metric_study.md", text + "\n")
-            cells = [{f.name: getattr(c, f.name) for f in fields(c)} for cells in studies.values() for c in cells]
-            write_text(self.out / "metric_study.json", json.dumps(cells))
             shape = f"{self.views} x {self.times}"
             made = f"{self.scenes} held-out scenes of {shape} frames; `python -m figures.metric_study`."
             draw(studies, made, self.out / "metric_study.png")
@@ -415,7 +377,7 @@ class MetricStudy:
             return None, f"left out ({reason})"
         return found, found.label
 
-    def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> str:
+    def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> list[str]:
         parts = [
             f"{self.scenes} held-out scenes per family, {self.views} views x {self.times} times of {self.size}x"
             f"{self.size} pixels, seed {self.seed}, {device().type.upper()}. "
@@ -439,7 +401,7 @@ class MetricStudy:
                 "The values themselves (PSNR in dB, pooled):",
                 cell_table(cells, values=True),
             ]
-        return "\n\n".join(parts)
+        return parts
 
 
 if __name__ == "__main__":

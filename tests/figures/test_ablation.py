@@ -3,37 +3,24 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from refused import refused
 from torch import nn
 
-from figures.ablation import Ablate
-from figures.ablation_runs import (
-    ARMS,
-    RATE_LIMITS,
-    RATE_SEED,
-    VALIDATION,
-    Ablation,
-    Arm,
-    flops,
-    next_rate,
-    preset_of,
-    score,
-    validation_batches,
-)
-from figures.verdicts import (
+from figures.ablation import (
     BEST_TRIVIAL,
     CLAIMS,
+    Ablate,
     judge,
-    one_exam,
     paired_gain,
     pooled_psnr,
     pooled_ssim,
     share_of_flat_data,
+    together,
 )
+from figures.ablation_runs import ARMS, RATE_LIMITS, Ablation, Arm, flops, next_rate, preset_of, score
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -47,7 +34,7 @@ from fourd_minimal.training.evaluation import (
     psnr,
     reprojection_error,
 )
-from fourd_minimal.training.four_real_video import batch_loss, grid_batch, train
+from fourd_minimal.training.four_real_video import grid_batch, train
 
 SMOKE = PRESETS["smoke"]
 FEW = {name: ARMS[name] for name in ("average, eq. 12", "hard", "soft", "soft, 3D only, everything unfrozen")}
@@ -109,19 +96,6 @@ def test_results_are_those_of_the_run_they_name(finished):
     by_hand = score(predict(untrained, ablation.records["simple"].rgb, 8), ablation.records["simple"])["moving"][0]
     assert moving(results["average, eq. 12"][0], 8) == pytest.approx(by_hand, rel=1e-4)
     assert moving(results["truth"][0], 1) == [0, 0]
-
-
-def test_the_rate_is_chosen_on_other_scenes_by_another_seed(finished):
-    ablation, _ = finished
-    losses = json.loads((ablation.folder / "soft__rate.json").read_text())["losses"]
-    batches = validation_batches(SMOKE, ("simple",))
-    *_, last = train("sync", preset_of(ARMS["soft"], SMOKE, 2, 1e-3, RATE_SEED), base=ablation.base)
-    with torch.no_grad():
-        assert losses["0.001"] == pytest.approx(batch_loss(last.averaged(), batches).item(), rel=1e-4)
-    assert RATE_SEED > 100 and HELD_OUT + 10_000 < VALIDATION
-    (batch,) = batches
-    assert batch.sigma.max() == 1 and batch.sigma.min() < 0.9
-    assert (batch.noisy - batch.clean).abs().mean() > 0.1
 
 
 def test_the_search_for_a_rate_ends_between_worse_ones(finished):
@@ -206,20 +180,19 @@ def test_paired_gain_covers_seeds():
     assert (low, high) == pytest.approx((middle - half, middle + half), rel=1e-3)
     better = runs_with([0.5] * 400, [1.0] * 400)
     assert paired_gain(better, uneven, "simple, 1", "moving") == pytest.approx((3.01, 3.01, 3.01), abs=0.01)
-    refused(lambda: paired_gain(even, runs_with([1.0], [1.0], [1.0]), "simple, 1", "moving"), "ours", 2, "other", 3)
 
 
 def test_a_95_percent_interval_covers_the_truth_95_times_of_100():
     """Three seeds each, noise of seeds and of scenes, no true gain; a bootstrap over three seeds covers 76 of 100."""
     generator, covered = torch.Generator().manual_seed(0), 0
-    for _ in range(200):
+    for _ in range(100):
         arms = []
         for _ in range(2):
             dB = 0.1 * torch.randn(3, 1, generator=generator) + 0.1 * torch.randn(3, 40, generator=generator)
             arms.append(runs_with(*(10 ** (dB / 10)).tolist()))
-        _, low, high = paired_gain(*arms, "simple, 1", "moving", draws=200)
+        _, low, high = paired_gain(*arms, "simple, 1", "moving")
         covered += low < 0 < high
-    assert covered / 200 == pytest.approx(0.95, abs=0.04)
+    assert covered / 100 == pytest.approx(0.95, abs=0.05)
 
 
 def test_every_claim_is_about_arms_that_are_there_and_is_judged_on_all_families():
@@ -231,7 +204,7 @@ def test_every_claim_is_about_arms_that_are_there_and_is_judged_on_all_families(
 
     results = {"soft": families([1.0, 1.0]), "hard": families([2.0, 2.0]), "copy row": families([4.0, 4.0])}
     results |= {"copy column": families([3.0, 3.0]), "soft, pseudo-4D only": families([1.5, 1.5])}
-    assert len(one_exam(results, "8")["soft"][0]["scores"]["exam"]["hidden"][0]) == 4
+    assert len(together(results, "8")["soft"][0]["scores"]["all"]["hidden"][0]) == 4
     judged = judge(results, ["1", "8"])
     assert len(judged) == 4 and judged["soft beats hard"]["8"] == pytest.approx((3.01, 3.01, 3.01), abs=0.01)
     results |= {"weighted, eq. 13": families([4.0, 4.0]), "soft, 3D only": families([1.0, 1.0])}
@@ -253,15 +226,12 @@ def test_flops_are_those_of_the_matrix_products():
     assert sequential == deep  # one stream that passes every block twice
 
 
-def test_the_table_is_the_numbers():
+def test_the_table_is_the_numbers_and_bad_options_are_named(tmp_path):
     results = dict(hard=runs_with([2e-4, 2e-4], [2e-4, 2e-4]), soft=runs_with([1e-4, 1e-4], [1e-4, 1e-4]))
-    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(results)
+    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(results)[-1]
     (hard,) = (line for line in text.splitlines() if line.startswith("| hard |"))
     for value in ("36.99", "26.99", "16.99", "0.300", "0.1000", "0.2000", "3.00", "0.002", "-3.01"):
         assert value in hard  # PSNR of all, moving and hidden pixels; SSIM, flicker, reprojection; cost; gain over soft
-
-
-def test_errors_name_the_argument(tmp_path):
-    for name, value in (("steps", 0), ("rate_steps", 0), ("rates", ()), ("rates", (math.nan,)), ("seeds", ())):
-        refused(partial(an_ablation, tmp_path, **{name: value}), name, value)
-    refused(lambda: preset_of(Arm("average"), SMOKE, 3, 1e-3, 0), "arm", "average")
+    for name, value in dict(steps=0, rates=(math.nan,), seeds=11, arms=("harder",)).items():
+        shown = value[0] if name == "arms" else value
+        refused(Ablate(**{name: value}).run, f"--{name}", shown)

@@ -1,4 +1,4 @@
-"""evaluate-distil and ablate-distil: from start to end with the smallest model; what their numbers mean."""
+"""The programs of distillation: from start to end with the smallest model; what their numbers mean."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_every_way_is_scored_and_a_second_run_reads_what_the_first_made(weights,
     assert [r["seed"] for r in results if r["arm"] == BOTH] == [0, 1]
     assert (tmp_path / "out" / "distil_ablation.png").exists()
     other = AblateDistil(seeds=(0,), **given | dict(anchor=0.5))
-    refused(other.run, "--runs", "0_0_fit_of_4_anchor.safetensors")
+    refused(other.run, "--runs", "0_0_fit_of_4___anchor.safetensors")
 
 
 def test_ways_differ_in_what_they_are_named_after():
