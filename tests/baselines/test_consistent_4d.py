@@ -62,15 +62,6 @@ def test_planes_are_nerfstudios_in_outputs_and_gradients(monkeypatch):
         assert_close(mine.grad, other.grad)
 
 
-def test_planes_read_between_their_entries():
-    planes = KPlanes((2, 2, 2, 2), 1)
-    for plane in planes.planes:
-        plane.data.fill_(1.0)
-    planes.planes[planes.pairs.index((0, 3))].data.copy_(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))  # rows: t
-    x = torch.tensor([[-1.0, 0.3, 0.3, -1.0], [1.0, 0.3, 0.3, -1.0], [-1.0, 0.3, 0.3, 1.0], [0.0, 0.3, 0.3, 0.5]])
-    assert_close(planes(x)[:, 0], torch.tensor([1.0, 2.0, 3.0, 3.0]))
-
-
 def test_nothing_moves_at_first_and_the_seed_decides():
     scene = Cascade(TINY["nerf"], seed=3)
     points = torch.rand(40, 3) * 2 - 1

@@ -111,12 +111,12 @@ def test_guidance_serves_as_many_steps_as_it_should_and_no_stage_takes_it_over(m
 
 def test_every_pixel_has_its_own_views_target_at_its_own_time(model, base, video, monkeypatch):
     """Greys that tell frame and view; where each pixel's ray begins tells the view, and its time the frame."""
-    looks, kinds = [], set()
+    turns, kinds = [], set()
     by_frame = video.clone()
     by_frame[:, :, 0, 0] = torch.arange(3.0)[:, None] / 10  # a mark, by which a frame is known when it is shown
 
     def paint(guidance_model, shown, azimuths):
-        looks.append(azimuths)
+        turns.append(azimuths)
         number, view = shown[:, 0, 0, 0] * 10, torch.arange(len(azimuths))
         kinds.add((len(shown), len(azimuths)))
         return (number[:, None] * 4 + view)[..., None, None, None].expand(-1, -1, 3, 16, 16) / 14
@@ -124,7 +124,7 @@ def test_every_pixel_has_its_own_views_target_at_its_own_time(model, base, video
     monkeypatch.setattr(optimisation, "noise_predictor", sure_of(paint, base))
 
     def compare(scene, pixels, generator):
-        azimuths = looks[-1]
+        azimuths = turns[-1]
         places = circular_trajectory(azimuths, base.config.elevation_deg, base.config.radius)[:, :3, 3]
         view = (pixels.rays_o[:, None] - places).norm(dim=-1).argmin(1)
         grey = (pixels.times * 2 * 4 + view) / 14

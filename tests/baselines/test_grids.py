@@ -9,7 +9,7 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.baselines import independent_columns, sequential
-from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, assemble, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, known_cells
 from fourd_minimal.video_dit import VideoDiTConfig
 
 VIEWS, TIMES = 3, 4
@@ -114,17 +114,3 @@ def test_what_cannot_be_is_refused():
     for design in ("soft", "sequential"):
         model = FourRealVideo(replace(CONFIG, sync=design))
         refused(partial(sequential.complete, *videos(), model), "model", design)
-
-
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_states_of_several_grids_begin_at_noise_and_hold_known_cells(shared_noise):
-    model = awake(CONFIG)
-    clean = torch.cat([assemble(*videos()), 1 - assemble(*videos())]) * 2 - 1
-    known = known_cells(VIEWS, TIMES)
-    states = list(independent_columns.sample_columns(model, clean, 2, shared_noise=shared_noise))
-    assert len(states) == 3
-    assert all(torch.equal(state[:, known], clean[:, known]) for state in states)
-    noise = states[0][:, 1:, 1:]
-    assert abs(noise.mean()) < 0.1 and 0.9 < noise.std() < 1.1
-    assert (noise[0] != noise[1]).any(-1).any(-1).all()  # grids never share it
-    assert torch.equal(noise[:, :, 0], noise[:, :, 1]) == shared_noise

@@ -84,13 +84,6 @@ def test_an_assets_views_are_none_of_them_the_video(tmp_path):
     assert_close(truth[:, :, 1], both[:, 1], atol=1e-3, rtol=0)
 
 
-def test_an_asset_is_evaluated(weights, tmp_path, capsys):
-    asset = f"{write_gltf(tmp_path / 'box.glb')}#clip_1"
-    EvaluateFourDM(str(weights), 2, (0,), 1, assets=(asset,), out=tmp_path / "out").run()
-    assert f"### Real asset: {asset}" in capsys.readouterr().out
-    assert (tmp_path / "out/four_diffusion_real.png").exists()
-
-
 def test_a_collection_is_mostly_bad_and_curation_finds_the_good():
     clips = collection(10)
     assert [how for _, how in clips] == [None, *CORRUPTED] * 2

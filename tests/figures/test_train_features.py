@@ -15,7 +15,6 @@ from figures.train_features import (
     LABELS,
     STILL,
     TrainFeatures,
-    accuracies,
     answers,
     batch_loss,
     make_batch,
@@ -95,20 +94,6 @@ def test_whitened_features_say_the_same():
     assert_close(found.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
     assert_close(found.T.cov(), torch.eye(4), atol=1e-2, rtol=0)
     assert_close(model(videos)[1], before, atol=1e-4, rtol=1e-4)
-
-
-def test_accuracy_is_beside_the_commonest_answer():
-    torch.manual_seed(0)
-    model = ToyFeatures(SMOKE.model).requires_grad_(False)
-    model.of_video["shape"].weight.zero_()
-    model.of_video["shape"].bias.copy_(torch.tensor([0.0, 0, 1, 0]))  # always "animal"
-    preset = replace(SMOKE, families=(("creature", 0.7), ("plain", 0.3)), share_still=0.0, share_camera=0.0)
-    found = accuracies(model, preset, batches=10)
-    assert found["shape"].asked == 40 and found["shape"].chance == 0.7
-    assert found["shape"].right == pytest.approx(0.7)
-    assert set(found) == {"shape", "colour", "motion", "shape, one frame", "colour, one frame"}
-    everything = accuracies(model, replace(preset, families=(("ground", 1.0),)), batches=2)
-    assert "colour" not in everything and everything["shape"].right == 0
 
 
 def test_the_command_leaves_weights_and_says_how_good_they_are(tmp_path, capsys):
