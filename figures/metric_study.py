@@ -134,12 +134,6 @@ def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptu
     return {name: found[name].cpu() for name in METRICS if name in found}
 
 
-@torch.no_grad()
-def video_features(grids: Grids, features: ToyFeatures) -> Float[Tensor, "n v d"]:
-    """Of every row of every grid."""
-    return torch.stack([features.videos(g) for g in grids]).cpu()
-
-
 def frechet(made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"]) -> float:
     """Between the videos of two sets of scenes."""
     return frechet_distance(made.flatten(0, 1), reference.flatten(0, 1))
@@ -203,11 +197,16 @@ def study(
     halves: int = 20,
 ) -> list[Cell]:
     """Every corruption at every strength by every metric; `others` are clean grids of other scenes, for Frechet."""
-    same, different = video_features(truth.rgb, features), video_features(others, features)
+
+    @torch.no_grad()
+    def of_videos(grids: Grids) -> Float[Tensor, "n v d"]:
+        return torch.stack([features.videos(grid) for grid in grids]).cpu()
+
+    same, different = of_videos(truth.rgb), of_videos(others)
 
     def measure(grids: Grids) -> tuple[Values, dict[str, float]]:
         """By metric: values, and what is shown of them."""
-        found, made = per_scene(grids, truth, features, perceptual), video_features(grids, features)
+        found, made = per_scene(grids, truth, features, perceptual), of_videos(grids)
         whole = {name: values.mean().item() for name, values in found.items()}
         found[FRECHET], whole[FRECHET] = over_halves(made, different, halves=halves), frechet(made, different)
         found[FRECHET_SAME], whole[FRECHET_SAME] = over_halves(made, same, True, halves), frechet(made, same)
@@ -226,31 +225,27 @@ def study(
     return cells
 
 
-def ordered(cells: Sequence[Cell], metric: str = FRECHET) -> dict[str, bool]:
-    """Corruption -> whether the clean grids and the three strengths come in this order, each worse than the last."""
-    found = {}
-    for corruption in CORRUPTIONS:
-        line = [c for c in cells if c.metric == metric and c.corruption == corruption]
-        values = [-METRICS[metric].better * x for x in (line[0].clean, *(c.value for c in line))]
-        found[corruption] = all(a < b for a, b in pairwise(values))
-    return found
+def by_metric(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Metric -> its cells, corruptions in their order, the faintest first."""
+    return {name: [c for c in cells if c.metric == name] for name in dict.fromkeys(c.metric for c in cells)}
 
 
 def order_table(cells: Sequence[Cell]) -> str:
-    """Of both Frechet distances."""
+    """Of both Frechet distances: do the clean grids and the three strengths come in this order, each worse?"""
     rows = []
     for metric in (FRECHET_SAME, FRECHET):
-        blind = [c.corruption for c in cells if c.metric == metric and abs(c.cell) < 1e-4]
-        found = ordered(cells, metric).items()
-        rows.append([metric, *("blind" if blind.count(name) == 3 else "yes" if yes else "no" for name, yes in found)])
+        row = [metric]
+        for corruption in CORRUPTIONS:
+            line = [c for c in cells if c.metric == metric and c.corruption == corruption]
+            yes = all(a < b for a, b in pairwise([line[0].clean, *(c.value for c in line)]))
+            row.append("blind" if all(abs(c.cell) < 1e-4 for c in line) else "yes" if yes else "no")
+        rows.append(row)
     return table(["", *CORRUPTIONS], rows)
 
 
 def shown(metric: str, value: float) -> str:
     """A value as tables have it."""
-    if metric == PSNR:
-        return f"{-10 * torch.tensor(value).log10().item():.1f}"
-    return f"{value:.3f}"
+    return f"{-10 * torch.tensor(value).log10().item():.1f}" if metric == PSNR else f"{value:.3f}"
 
 
 def cell_text(cell: Cell) -> str:
@@ -262,26 +257,20 @@ def cell_text(cell: Cell) -> str:
     return text if cell.seen else f"({text})"
 
 
-def lines(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Metric -> its cells, corruptions in their order, the faintest first."""
-    return {name: [c for c in cells if c.metric == name] for name in dict.fromkeys(c.metric for c in cells)}
-
-
 def cell_table(cells: Sequence[Cell], values: bool = False) -> str:
     """Metrics down, corruptions across; three strengths in each cell. Values, or how much worse they are."""
-    head = ["", *(["clean"] if values else []), *CORRUPTIONS]
     rows = []
-    for name, line in lines(cells).items():
+    for name, line in by_metric(cells).items():
         texts = [shown(name, c.value) if values else cell_text(c) for c in line]
         clean = [shown(name, line[0].clean)] if values else []
         rows.append([name, *clean, *(" / ".join(texts[i : i + 3]) for i in range(0, len(texts), 3))])
-    return table(head, rows)
+    return table(["", *(["clean"] if values else []), *CORRUPTIONS], rows)
 
 
 def misses(cells: Sequence[Cell]) -> str:
     """Of each metric: what it does not see at any strength, and what it calls better at some."""
     rows = []
-    for name, line in lines(cells).items():
+    for name, line in by_metric(cells).items():
         by = {corruption: [c for c in line if c.corruption == corruption] for corruption in CORRUPTIONS}
         blind = [corruption for corruption, three in by.items() if not any(c.seen for c in three)]
         fooled = [corruption for corruption, three in by.items() if any(c.seen and c.cell < 0 for c in three)]
@@ -293,11 +282,11 @@ def draw(studies: Mapping[str, Sequence[Cell]], title: str, path: Path) -> None:
     """A heat map for each family; orange is worse, purple better, white not seen."""
     import matplotlib.pyplot as plt  # slow to import: only here
 
-    count = max(len(lines(cells)) for cells in studies.values())
+    count = max(len(by_metric(cells)) for cells in studies.values())
     size = (15.5, 0.8 + len(studies) * (1.1 + 0.34 * count))
     figure, axes = plt.subplots(len(studies), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, (family, cells) in zip(axes[:, 0], studies.items(), strict=True):
-        rows = sorted(lines(cells).items(), key=lambda row: not METRICS[row[0]].truth)  # with the truth first
+        rows = sorted(by_metric(cells).items(), key=lambda row: not METRICS[row[0]].truth)  # with the truth first
         worth = torch.tensor([[c.cell for c in line] for _, line in rows])
         full = torch.tensor([1.0 if METRICS[name].truth else 4.0 for name, _ in rows])[:, None]
         colour = worth.sign() * (worth.abs() / full).sqrt().clamp(max=1)
@@ -351,7 +340,13 @@ class MetricStudy:
             check_choice("--families", family, FAMILIES)
         check_counts(self, scenes=4, views=4, times=4, size=16, seed=0)
         features = ToyFeatures.from_pretrained(self.features).to(device())
-        perceptual, about = self._perceptual()
+        perceptual, about = None, "left out"
+        if self.perceptual:
+            try:
+                perceptual = lpips_vgg(device())
+                about = perceptual.label
+            except ValueError as reason:
+                about = f"left out ({reason})"
         shape = (self.scenes, self.views, self.times, self.size)
         studies = {}
         for family in self.families:
@@ -366,16 +361,6 @@ class MetricStudy:
             shape = f"{self.views} x {self.times}"
             made = f"{self.scenes} held-out scenes of {shape} frames; `python -m figures.metric_study`."
             draw(studies, made, self.out / "metric_study.png")
-
-    def _perceptual(self) -> tuple[Perceptual | None, str]:
-        """The distance, and what the report says of it."""
-        if not self.perceptual:
-            return None, "left out"
-        try:
-            found = lpips_vgg(device())
-        except ValueError as reason:
-            return None, f"left out ({reason})"
-        return found, found.label
 
     def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> list[str]:
         parts = [
