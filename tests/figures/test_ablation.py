@@ -20,7 +20,7 @@ from figures.ablation import (
     share_of_flat_data,
     together,
 )
-from figures.ablation_runs import ARMS, Ablation, Arm, flops, preset_of, score
+from figures.ablation_runs import ARMS, Ablation, Arm, preset_of, score
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -188,21 +188,6 @@ def test_every_claim_is_about_arms_that_are_there_and_is_judged_on_all_families(
     assert len(judged) == 4 and judged["soft beats hard"]["8"] == pytest.approx((3.01, 3.01, 3.01), abs=0.01)
     results |= {"weighted, eq. 13": families([4.0, 4.0]), "soft, 3D only": families([1.0, 1.0])}
     assert share_of_flat_data(results, "8") == pytest.approx(math.log(4 / 1.5) / math.log(4))
-
-
-def test_flops_are_those_of_the_matrix_products():
-    """The difference of two depths is that of the blocks: every product of a block, attention included, by hand."""
-    cpu = PRESETS["cpu"].model
-    deep, shallow = (
-        flops(FourRealVideo(replace(cpu, sync="weighted", dit=replace(cpu.dit, depth=depth)))) for depth in (6, 3)
-    )
-    videos, tokens, d, frames = 8, 4 * 36, 96, 4
-    per_token = 2 * (4 * d * d + 2 * 4 * d * d)  # q, k, v, out; two layers of the mlp
-    attention = 2 * 2 * tokens * tokens * d
-    block = videos * (tokens * per_token + attention + frames * 2 * d * 6 * d)
-    assert deep - shallow == 3 * block
-    sequential = flops(FourRealVideo(replace(cpu, sync="sequential")))
-    assert sequential == deep  # one stream that passes every block twice
 
 
 def test_the_table_is_the_numbers_and_bad_options_are_named(tmp_path):

@@ -149,6 +149,6 @@ def test_every_method_makes_pictures(task, runs):
     scene = runs.held_out(task)[0]
     for name, method in METHODS[task].items():
         if name != baselines_runs.FOUR_DIFFUSION:  # its anchor wants lpips
-            views = runs.make(method, scene, (8 if task == "video" else 2) if method.steps is None else method.steps, 0)
+            views = runs.make(method, scene, (3 if task == "video" else 2) if method.steps is None else method.steps, 0)
             assert views.shape == scene.truth.shape and views.isfinite().all(), name
             assert views.min() >= 0 and views.max() <= 1, name
