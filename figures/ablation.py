@@ -115,25 +115,25 @@ class Ablate:
     """Train every design of the paper on equal terms and compare them with the truth. Run it again, and it goes on."""
 
     weights: str = "toy"
-    """Whose frozen base all designs share: "toy", or a folder that `fourd train` wrote."""
+    """All designs share this frozen base: "toy", or a folder that `fourd train` wrote."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Where the settings below come from; it must fit the weights."""
+    """The settings below come from this preset, which must fit the weights."""
     out: Path = Path("runs/ablation")
-    """Where the tables go, and a folder `ablation_runs` with one small file per finished run."""
+    """The tables go into this folder, and into its `ablation_runs` one small file per finished run."""
     seeds: int = 3
-    """Runs per trained design, at most 10."""
+    """Each trained design runs so often, at most 10 times."""
     steps: int = 300
-    """Training steps per run."""
+    """Each run takes so many training steps."""
     rate_steps: int = 150
-    """Training steps of the short runs that choose each design's learning rate."""
+    """The short runs that choose each design's learning rate take so many."""
     rates: tuple[float, ...] = (7e-4, 2e-3, 6e-3)
     """Learning rates to begin with; the search goes on beyond the end where the best one stands. One: no search."""
     scenes: int = 64
-    """Held-out scenes per family."""
+    """So many held-out scenes of each family are the test."""
     families: tuple[str, ...] = ("simple", "hard")
-    """Families of `data.procedural` for validation and for the test; better some that the preset trains on."""
+    """Validation and test are of these families of `data.procedural`; better some that the preset trains on."""
     arms: tuple[str, ...] = ()
-    """Which designs; all when left out."""
+    """Only these designs run; all by default."""
     settings: FourRealVideoPreset = field(default_factory=lambda: PRESETS["cpu"])
     """The preset's values, to be changed one by one; its seed, and the steps and rates on grids, are those above."""
 

@@ -63,27 +63,27 @@ class AblateCuration:
     """Train motion modules on a collection with bad clips in it, and on what curation keeps of it."""
 
     preset: str = "cpu"
-    """Whose sizes and rates are taken."""
+    """Sizes and rates come from this preset."""
     weights: str = "toy"
-    """Whose base both begin with."""
+    """Both trainings begin with this base."""
     clips: int = 200
-    """In the collection; four fifths are bad."""
+    """The collection has so many clips; four fifths are bad."""
     train_steps: int = 400
-    """Of each training."""
+    """Each training takes so many steps."""
     batch: int = 1
-    """Clips of a training step."""
+    """A training step takes so many clips."""
     train_seeds: tuple[int, ...] = (0,)
-    """Trainings of each kind."""
+    """Each kind is trained with each of these seeds."""
     scenes: int = 16
-    """Held-out creatures."""
+    """So many held-out creatures are the test."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of sampling."""
+    """Videos are sampled with each of these seeds."""
     steps: int = 10
-    """Of sampling."""
+    """Sampling takes so many steps."""
     runs: Path = Path("runs/curation")
-    """Where trainings are kept: the same line again goes on."""
+    """Trainings are kept here: the same line again goes on."""
     out: Path | None = None
-    """Where `curation_ablation.md` and `.json` go."""
+    """`curation_ablation.md` and `.json` go into this folder."""
 
     def run(self) -> None:
         """Curate, train, compare, and print the tables.

@@ -36,17 +36,17 @@ class Scenes:
     """Fit scenes to true and to generated grids, and look at them from between the views."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The model's weights are "toy", or a folder that `fourd train` wrote."""
     scenes: int = 8
-    """Held-out scenes of family simple for the question of eq. 11."""
+    """The question of eq. 11 is asked of so many held-out scenes of family simple."""
     fits: int = 4
-    """Held-out scenes per family for fits to large true grids; 0 for none of these."""
+    """So many held-out scenes per family are fitted to large true grids; 0 for none."""
     fit_steps: int = 150
-    """Of each fit for the question of eq. 11; large grids get 500."""
+    """Each fit for the question of eq. 11 takes so many steps; large grids get 500."""
     seed: int = 0
-    """Of the fits."""
+    """The fits have this seed."""
     out: Path | None = None
-    """Where `deformable_gaussians.md` and `.json` go; left out, the tables are only printed."""
+    """`deformable_gaussians.md` and `.json` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print the tables as they come, and write them where asked."""

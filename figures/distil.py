@@ -62,18 +62,18 @@ class EvaluateDistil:
     """Turn videos into scenes, and show them beside the truth where there is one."""
 
     preset: str = "cpu"
-    """Whose settings are taken."""
+    """The settings come from this preset."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     creatures: tuple[int, ...] = (0, 1)
-    """Held-out ones, by number."""
+    """These held-out creatures, by number, become scenes."""
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`."""
+    """These animated assets, `Fox.glb#Walk`, become scenes."""
     videos: tuple[Path, ...] = ()
-    """Videos of objects; they have no truth."""
+    """These videos of objects become scenes; they have no truth."""
     seed: int = 0
     out: Path = Path("figures")
-    """Where `distil.md`, `distil.png` and `distil.gif` go."""
+    """`distil.md`, `distil.png` and `distil.gif` go into this folder."""
 
     def run(self) -> None:
         """Make every scene, print its scores, and write the pictures."""

@@ -172,17 +172,17 @@ class AblateDistil:
     preset: str = "cpu"
     """The settings come from this preset."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     scenes: int = 8
     """So many held-out creatures."""
     seeds: tuple[int, ...] = (0, 1)
-    """Of sampling and optimisation; at most ten."""
+    """Sampling and optimisation run with each of these seeds, at most ten."""
     anchor: float = 0.01
-    """Its weight, where it is on; with that of the preset's SDS it keeps the paper's proportion."""
+    """The anchor's weight, where it is on; with the preset's SDS it keeps the paper's proportion."""
     runs: Path = Path("runs/distil")
-    """Where finished scenes are kept: the same line again goes on, and several processes may share the seeds."""
+    """Finished scenes are kept here: the same line again goes on, and several processes may share the seeds."""
     out: Path | None = None
-    """Where `distil_ablation.md`, `.json` and `.png` go."""
+    """`distil_ablation.md`, `.json` and `.png` go into this folder."""
 
     def run(self) -> None:
         """Make every scene that is not there yet, and print the tables."""

@@ -47,20 +47,20 @@ class EvaluateFourDM:
     """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     scenes: int = 16
-    """Held-out creatures."""
+    """So many held-out creatures are the test."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of sampling; at most ten."""
+    """Videos are sampled with each of these seeds, at most ten."""
     steps: int = 10
-    """Of sampling."""
+    """Sampling takes so many steps."""
     guidance: float = 2.0
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go."""
+    """Animated assets, `Fox.glb#Walk`, show how far from home the toy may go."""
     videos: tuple[Path, ...] = ()
-    """Videos of objects, for the picture; they have no truth."""
+    """Videos of objects are in the picture only; they have no truth."""
     out: Path | None = None
-    """Where `four_diffusion.md`, `.json` and pictures go; left out, the tables are only printed."""
+    """`four_diffusion.md`, `.json` and pictures go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print every table as it comes, and write them where asked.

@@ -23,17 +23,18 @@ class Evaluate:
     """Measure trained weights against the truth and against completions that need no model."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The weights are "toy", or a folder that `fourd train` wrote."""
     scenes: int = 64
-    """Held-out procedural scenes per family."""
+    """So many held-out procedural scenes of each family are the test."""
     families: tuple[str, ...] = ("simple", "hard")
-    """Families of `data.procedural`."""
+    """The test is of these families of `data.procedural`."""
     characters: tuple[Literal["validation", "public-test"], ...] = ()
-    """Splits of the collection of animated characters, `scenes` clips each, of rig families that no training saw."""
+    """The test is also of these splits of the animated characters, `scenes` clips each, of rig families that no
+    training saw."""
     assets: tuple[str, ...] = ()
-    """Animated glTF assets, each over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one."""
+    """Animated glTF assets are tested over the first half of a clip: `Fox.glb`, or `Fox.glb#Walk` to choose one."""
     out: Path | None = None
-    """Where tables (`four_real_video.md`, `.json`) and pictures go; left out, they are only printed."""
+    """Tables (`four_real_video.md`, `.json`) and pictures go into this folder; by default they are only printed."""
 
     def run(self) -> None:
         """Print every table, and write them where asked."""

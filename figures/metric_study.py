@@ -318,21 +318,21 @@ class MetricStudy:
     """Corrupt held-out grids in seven ways by three amounts each, and ask every metric what it sees."""
 
     features: str = "toy"
-    """"toy", or a folder that `python -m figures.train_features` wrote."""
+    """The features are "toy", or a folder that `python -m figures.train_features` wrote."""
     families: tuple[str, ...] = ("creature", "simple")
-    """Of procedural scenes."""
+    """These families of procedural scenes are corrupted."""
     scenes: int = 48
-    """Per family; as many others make the set of the Frechet distance."""
+    """So many scenes of each family are corrupted; as many others make the set of the Frechet distance."""
     views: int = 8
     times: int = 8
     size: int = 32
-    """Of the frames, in pixels; at least 16."""
+    """The frames have so many pixels along each side; at least 16."""
     seed: int = 0
-    """Of the scenes, counted from the first held-out one."""
+    """The scenes begin at this one, counted from the first held-out one."""
     perceptual: bool = True
     """Whether to ask the perceptual distance too, where its packages are installed."""
     out: Path | None = None
-    """Where `metric_study.md`, `.json` and `.png` go."""
+    """`metric_study.md`, `.json` and `.png` go into this folder."""
 
     def run(self) -> None:
         """Measure, and print the tables."""

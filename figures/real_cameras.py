@@ -52,20 +52,20 @@ class Cameras:
     """Leave out each camera of a calibrated recording in turn, and predict it from the others."""
 
     recording: Path
-    """A folder with `Calib.qca.txt` (Qualisys) and a video per camera."""
+    """The recording is a folder with `Calib.qca.txt` (Qualisys) and a video per camera."""
     target: tuple[float, float, float] | None = None
     """What the cameras are turned to, metres, y up; where they look when left out. The middle of the person of
     Pose2Sim's Demo_SinglePerson: -0.94 0.85 0.02."""
     size: int = 48
-    """Of the frames, in pixels."""
+    """The frames have so many pixels along each side."""
     frames: int = 8
-    """Evenly spaced over the recording."""
+    """So many frames are taken, evenly spaced over the recording."""
     steps: int = 500
-    """Of each fit."""
+    """Each fit takes so many steps."""
     seed: int = 0
-    """Of each fit."""
+    """Each fit has this seed."""
     out: Path | None = None
-    """Where `real_cameras.md`, `.json` and `.png` go; left out, the table is only printed."""
+    """`real_cameras.md`, `.json` and `.png` go into this folder; by default the table is only printed."""
 
     def run(self) -> None:
         """Print the table, and write it with a picture where asked."""

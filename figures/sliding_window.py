@@ -133,19 +133,19 @@ class Windows:
     """Measure grids that are longer and wider than what the model was trained for."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The weights are "toy", or a folder that `fourd train` wrote."""
     views: int = 25
-    """Of the large grid; a step is 15 degrees, so 25 views are a full orbit."""
+    """The large grid has so many views; a step is 15 degrees, so 25 views are a full orbit."""
     times: int = 16
-    """Of the large grid; a step is as long as in training."""
+    """The large grid has so many times; a step is as long as in training."""
     scenes: int = 16
-    """Held-out scenes of family simple."""
+    """So many held-out scenes of family simple are the test."""
     steps: tuple[int, ...] = (1, 8)
-    """Euler steps."""
+    """Grids are completed with each of these numbers of Euler steps."""
     sizes: tuple[int, ...] = (4, 7, 10, 13, 16)
-    """n of the n x n grids whose cost is measured; windows of 4 fit evenly into these."""
+    """The cost is measured of n x n grids of these n; windows of 4 fit evenly into these."""
     out: Path | None = None
-    """Where `sliding_window.md`, `.json` and `.png` go; left out, the tables are only printed."""
+    """`sliding_window.md`, `.json` and `.png` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print the tables, and write them where asked."""

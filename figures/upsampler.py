@@ -101,19 +101,19 @@ class Upsampling:
     """Measure the upsampler against bicubic interpolation and the truth."""
 
     weights: str = "toy"
-    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
     grid_weights: str = "toy"
-    """Of the model whose grids are enlarged too."""
+    """The model with these weights makes the grids that are enlarged too."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Whose grid size is taken."""
+    """The grids' size comes from this preset."""
     scenes: int = 32
-    """Held-out scenes per family."""
+    """So many held-out scenes of each family are the test."""
     families: tuple[str, ...] = ("simple", "hard")
-    """Families of `data.procedural`."""
+    """The test is of these families of `data.procedural`."""
     tau: float = 0.0
-    """Noise augmentation of generated small frames."""
+    """Generated small frames have this noise augmentation."""
     out: Path | None = None
-    """Where `upsampler.md`, `.json` and `.png` go; left out, the tables are only printed."""
+    """`upsampler.md`, `.json` and `.png` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print every table, and write them where asked."""
