@@ -87,13 +87,9 @@ class Residuals(nn.ModuleList):
 
 
 class Cascade(DynamicNeRF):
-    """The field.
+    """The field; `planes`: entries (along each axis of space, along time) of each level, the coarsest first.
 
-    Args:
-        config: of MLPs and rendering.
-        planes: entries (along each axis of space, along time) of each level, the coarsest first; the paper's are
-            (50, 8) and (100, 16), for 32 frames.
-        n_features: of each level; 16 in the paper.
+    The paper has (50, 8) and (100, 16), for 32 frames, and 16 features.
     """
 
     def __init__(
@@ -142,9 +138,6 @@ def optimise_steps(
         video_weight, mask, sds, between: weights of the losses.
         between_every: guidance steps, of which one has the interpolator's loss: in time or in angle, with even chance.
         rate: of the planes at the start, it falls to a tenth; that of the MLPs is a quarter; assumed.
-
-    Raises:
-        ValueError: what `check_inputs` refuses.
     """
     check_inputs(video, base, n_steps, least=2)
     scene = Cascade(nerf, planes, n_features, seed).to(video.device)
@@ -173,9 +166,7 @@ def optimise_steps(
     scene.update_occupancy(torch.Generator().manual_seed(seed))
 
 
-def _apart(
-    scene: Cascade, expected: Pixels, generator: torch.Generator
-) -> tuple[Float[Tensor, "p 3"], Float[Tensor, " p"]]:
+def _apart(scene: Cascade, expected: Pixels, generator) -> tuple[Float[Tensor, "p 3"], Float[Tensor, " p"]]:
     """How far renders over white are from what is expected of these pixels; and their opacity."""
     colour, opacity = scene.render_pixels(*expected[:3], generator)
     return colour + (1 - opacity)[:, None] - expected.rgb, opacity

@@ -154,9 +154,6 @@ def optimise_steps(
     Args: as in `optimisation.py`, and
         n_points: Gaussians.
         sds: w of the header.
-
-    Raises:
-        ValueError: what `check_inputs` refuses.
     """
     check_inputs(video, base, n_steps, least=2)
     scene = DreamGaussians(random_scene(n_points, seed, size=0.8), HexPlaneDeformation(seed=seed)).to(video.device)

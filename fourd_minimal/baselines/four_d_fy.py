@@ -68,7 +68,7 @@ def optimise_steps(
         rate: of the grids; that of the MLPs is a tenth.
 
     Raises:
-        ValueError: what `check_inputs` refuses; other than three stages; motion modules in the base, or none in 4DM.
+        ValueError: other than three stages; motion modules in the base, or none in 4DM.
     """
     check_inputs(video, base, n_steps, least=3)
     if not list(model.motion.parameters()) or list(base.motion.parameters()):

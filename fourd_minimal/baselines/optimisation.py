@@ -10,7 +10,7 @@ Their `optimise_steps(video, model, n_steps, seed, ...)` have in common: a `vide
 white, in [0, 1], as large as the model's frames, seen from azimuth 0; `base`, the multi-view model without motion
 modules; `n_steps` of all stages together; a `seed` of everything random; `fov_deg`, the vertical field of view;
 `guidance` of the model, 1 is none; `pixels`, at which a step takes its gradient; `guidance_every`, the steps that one
-guidance step serves.
+guidance step serves. They raise a ValueError of what `check_inputs` refuses.
 """
 
 from collections.abc import Callable, Iterator
