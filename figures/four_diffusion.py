@@ -149,7 +149,7 @@ def asset_orbit(
     return (
         rearrange(views, "n v t c h w -> n t v c h w"),
         video,
-        config.told(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
+        config.camera_conditioning(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
     )
 
 

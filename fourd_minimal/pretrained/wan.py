@@ -26,43 +26,41 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import load, load_model, missing
+from fourd_minimal.pretrained.published import library, load, load_model
 from fourd_minimal.pretrained.wan_text import Contexts
 from fourd_minimal.rectified_flow import add_noise, euler, velocity
 from fourd_minimal.systems.conditioning import assemble, check_first_frames, known_cells
-from fourd_minimal.systems.designs import build
+from fourd_minimal.systems.designs import TwoStreams, build
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import TwoStream, columns, rows
 
-WanDesign = Literal["soft", "hard", "hard_wide", "average", "weighted"]
-"""The designs with two streams (`systems.designs`); the last two need no training."""
 TIMESTEPS = 1000
 """Wan's timestep of pure noise."""
 
 
 @dataclass(frozen=True)
 class TwoStreamWanConfig:
-    """What a file of sync layers was made for."""
+    """The base and the design of trained sync layers."""
 
     base: str
     """Name or folder of the video model."""
     dim: int
     depth: int
-    sync: WanDesign = "soft"
+    sync: TwoStreams = "soft"
     shift: float = 3.0
     """Of noise levels towards 1, as the base's scheduler has it; `rectified_flow.shift_sigma`."""
 
 
 class InOwnPrecision(nn.Module):
-    """A sync layer in the precision of its weights, between blocks in theirs."""
+    """A sync layer in the precision of its weights, between blocks in another."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -88,7 +86,7 @@ class TwoStreamWan(nn.Module):
         ValueError: a base that takes more than latents and text, a VAE of other latents, a design without two streams.
     """
 
-    def __init__(self, base: nn.Module, vae: nn.Module, sync: WanDesign = "soft", shift: float = 3.0, name: str = ""):
+    def __init__(self, base: nn.Module, vae: nn.Module, sync: TwoStreams = "soft", shift: float = 3.0, name: str = ""):
         super().__init__()
         channels, latents = base.config.in_channels, vae.config.z_dim
         if channels != latents or base.config.patch_size[0] != 1:
@@ -96,8 +94,8 @@ class TwoStreamWan(nn.Module):
                 f"{name or 'base'} takes {channels} channels in patches of {base.config.patch_size[0]} frames, its VAE "
                 f"makes {latents}; expected a text-to-video model with the VAE's channels and patches of one frame."
             )
-        if sync not in get_args(WanDesign):
-            raise ValueError(f"sync is {sync!r}; it must be one of {', '.join(get_args(WanDesign))}.")
+        if sync not in get_args(TwoStreams):
+            raise ValueError(f"sync is {sync!r}; expected one of {', '.join(get_args(TwoStreams))}.")
         self.base, self.vae = base.eval().requires_grad_(False), vae.eval().requires_grad_(False)
         dim = base.config.num_attention_heads * base.config.attention_head_dim
         self.config = TwoStreamWanConfig(str(name), dim, len(base.blocks), sync, shift)
@@ -109,7 +107,7 @@ class TwoStreamWan(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, sync: WanDesign = "soft", dtype: torch.dtype = torch.bfloat16
+        cls, name: str | Path, sync: TwoStreams = "soft", dtype: torch.dtype = torch.bfloat16
     ) -> "TwoStreamWan":
         """Load `transformer`, `vae` and the shift of `scheduler` from a repository or folder in diffusers' layout.
 
@@ -121,13 +119,10 @@ class TwoStreamWan(nn.Module):
         Raises:
             ValueError: no such model, no safetensors, or tensors that are not there.
         """
-        try:
-            from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-        except ImportError as reason:
-            raise missing(reason) from None
-        base = load_model(WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
-        vae = load_model(AutoencoderKLWan, name, "vae")
-        scheduler = load(UniPCMultistepScheduler.load_config, name, "scheduler")
+        diffusers = library("diffusers")
+        base = load_model(diffusers.WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
+        vae = load_model(diffusers.AutoencoderKLWan, name, "vae")
+        scheduler = load(diffusers.UniPCMultistepScheduler.load_config, name, "scheduler")
         vae.enable_slicing()  # one frame after another: memory does not grow with the grid
         return cls(base, vae, sync, scheduler.get("flow_shift") or scheduler.get("shift") or 3.0, str(name))
 

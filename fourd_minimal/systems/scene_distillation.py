@@ -59,7 +59,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """What an optimisation depends on; the defaults are the paper's. The direct fit has its own in `fit_steps`."""
+    """Settings of an optimisation; the defaults are the paper's. The direct fit has its own in `fit_steps`."""
 
     nerf: DynamicNeRFConfig = field(default_factory=DynamicNeRFConfig)
     fov_deg: float = 45.0
@@ -106,7 +106,7 @@ class SceneConfig:
 
 
 class Step(NamedTuple):
-    """What the caller sees after each step."""
+    """After each step."""
 
     number: int
     losses: dict[str, float]
@@ -151,7 +151,7 @@ def optimise_steps(
     Args:
         video: of an object over white, in [0, 1], as large as the model's frames; None where `model` is not 4DM.
         model: 4DM, which samples the videos and guides; or another guidance model, which has its own condition.
-        config: everything it depends on.
+        config: the settings.
         perceptual: the anchor's distance of pictures in [-1, 1].
         videos: sampled before, of `config.sampled_views` cameras from azimuth 0 on; sampled by `model` when left out.
         seed: of everything random.
@@ -171,7 +171,7 @@ def optimise_steps(
     optimiser = adamw(scene, config.rate_grids, config.rate_mlps)
     path = None if path is None else Path(path)
     notes = dict(
-        seed=seed, video=None if video is None else fingerprint({"": video}), guidance_model=fingerprint(guide)
+        seed=seed, guidance_model=fingerprint(guide), video=video if video is None else fingerprint({"": video})
     )
     notes |= dict(guide=repr(guide.config)) if isinstance(guide, GuidanceModel) else {}
 
@@ -224,9 +224,9 @@ def _begin(scene, optimiser, c2w, video, videos, model, config: SceneConfig, see
         return start, saved if saved is None else saved.to(c2w.device)
     if video is not None:
         videos = multiview_videos(video, model, config, seed) if videos is None else videos
-        frames = videos, off_white(videos), c2w, config.fov_deg
-        for _ in fit_steps(scene, *frames, config.fit_steps, mask=config.mask, seed=seed) if config.fit_steps else ():
-            pass
+        if config.fit_steps:
+            frames = videos, off_white(videos), c2w, config.fov_deg
+            *_, _ = fit_steps(scene, *frames, config.fit_steps, mask=config.mask, seed=seed)
     return 0, videos
 
 
@@ -319,6 +319,7 @@ def _save(
     config: SceneConfig,
     **notes,
 ) -> None:
+    """Scene, optimiser and videos into one checkpoint."""
     state = {} if videos is None else {"videos": videos}
     state |= {f"scene.{name}": tensor for name, tensor in scene.state_dict().items()}
     for index, slot in optimiser.state_dict()["state"].items():
@@ -329,7 +330,7 @@ def _save(
 def _resume(
     path: Path, scene: DynamicNeRF, optimiser: torch.optim.Optimizer, config: SceneConfig, expected: dict[str, Any]
 ) -> tuple[int, Tensor | None]:
-    """Load a checkpoint into both; say after which step it was written, and which videos were sampled, if any."""
+    """Load a checkpoint into both; returns its step, and the sampled videos, if any."""
     tensors, saved, notes = load_weights(path, SceneConfig)
     differs = [name for name, value in expected.items() if notes.get(name) != value]
     differs += [f.name for f in fields(config) if getattr(saved, f.name) != getattr(config, f.name)]

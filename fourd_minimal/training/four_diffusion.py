@@ -66,7 +66,7 @@ def orbits(
 
     Returns:
         Clean views `(n, t, v, 3, h, w)` and the video `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, as
-        `FourDMConfig.told` says, `(n, v, 4, 4)`.
+        `FourDMConfig.camera_conditioning`, `(n, v, 4, 4)`.
     """
     generator = generator or torch.Generator().manual_seed(seed)
     azimuths, elevation = around(config, n, generator), config.elevation_deg
@@ -84,7 +84,7 @@ def around(config: FourDMConfig, n: int, generator: torch.Generator) -> Float[Te
 def of_records(config: FourDMConfig, records: list[SceneRecord]) -> tuple[Tensor, Tensor, Tensor]:
     """Records whose first view is the reference, as `orbits` gives them."""
     reference, *views = (torch.cat([record.rgb for record in records]) * 2 - 1).unbind(1)
-    return torch.stack(views, 2), reference, config.told(torch.cat([record.c2w for record in records]))
+    return torch.stack(views, 2), reference, config.camera_conditioning(torch.cat([record.c2w for record in records]))
 
 
 def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, shrink: int | None = None) -> Batch:

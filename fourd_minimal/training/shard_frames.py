@@ -89,7 +89,7 @@ def orbits(
         time_stride: at most so many stored times from one frame to the next; the paper's 8 frames lie 4 apart.
 
     Returns:
-        Clean views and the video in [-1, 1]; the poses of the views, as `FourDMConfig.told` says.
+        Clean views and the video in [-1, 1]; the poses of the views, of `FourDMConfig.camera_conditioning`.
 
     Raises:
         ValueError: cameras that do not stand evenly all around, a multiple of the model's views with one to spare, or
@@ -113,7 +113,7 @@ def orbits(
         frames.append(fitted(rgb.flatten(0, 1), (config.image_size,) * 2).unflatten(0, rgb.shape[:2]))
         cameras.append(c2w[rows])
     recorded, *clean = (torch.stack(frames) * 2 - 1).unbind(1)
-    return torch.stack(clean, 2), recorded, config.told(torch.stack(cameras))
+    return torch.stack(clean, 2), recorded, config.camera_conditioning(torch.stack(cameras))
 
 
 def _check_orbit(c2w: Float[Tensor, "v 4 4"], elevation_deg: float) -> None:

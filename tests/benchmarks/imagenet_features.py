@@ -4,11 +4,11 @@
     python tests/benchmarks/imagenet_features.py --characters ../shared/data/characters         a slow renderer: minutes
 
 1. The distance from the truth by kind and strength of what is wrong, as shares of another character's; beside it the
-   same without the grain that all pictures get.
+   same without the noise that all pictures get.
 2. How often one is found among all by features from a view 30, 60 and 90 degrees further round at another moment; with
-   and without grain, and by the head alone. Milliseconds for 64 pictures, one thread.
+   and without noise, and by the head alone. Milliseconds for 64 pictures, one thread.
 3. Frechet distances of videos that are corrupted, over that of true ones that were not seen; without what says how much
-   they change, and without grain.
+   they change, and without noise.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import frechet_distance, psnr
 from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite
-from fourd_minimal.pretrained.imagenet_features import GRAIN, SIZE, ImageNetFeatures
+from fourd_minimal.pretrained.imagenet_features import NOISE, SIZE, ImageNetFeatures
 from fourd_minimal.training.tables import table
 
 Grids = Float[Tensor, "n v t 3 h w"]
@@ -75,7 +75,7 @@ def characters(folder: Path, n: int) -> Grids:
 
 def what_it_sees(network: EfficientNetLite, grids: Grids) -> str:
     truth = grids[:, 0, 0]
-    distances = [ImageNetFeatures(network, grain=grain).perceptual_distance for grain in (GRAIN, 0)]
+    distances = [ImageNetFeatures(network, noise=level).perceptual_distance for level in (NOISE, 0)]
     others = [distance(truth, truth.roll(1, 0)) for distance in distances]
     cases = [("another one", "", truth.roll(1, 0)), ("30 degrees further round", "", grids[:, 1, 0])]
     cases += [("a third of the clip later", "", grids[:, 0, 1])]
@@ -90,7 +90,7 @@ def what_it_sees(network: EfficientNetLite, grids: Grids) -> str:
         before[name] = found[0]
         decibels = psnr(made[moving], truth[moving]).pooled
         rows.append((name, amount, *(f"{x:.2f}" for x in shares), f"{decibels:.1f}", f"{grows:.0%}", f"{near:.0%}"))
-    head = ("What is wrong", "By", f"Distance, of {others[0].mean():.2f}", f"No grain, of {others[1].mean():.2f}")
+    head = ("What is wrong", "By", f"Distance, of {others[0].mean():.2f}", f"No noise, of {others[1].mean():.2f}")
     return table((*head, "PSNR, dB", "Above the one before", "Below another's"), rows)
 
 
@@ -106,12 +106,12 @@ def found_among_all(features: Float[Tensor, "n v t d"], turns: int) -> float:
 def sizes(network: EfficientNetLite, grids: Grids, asked: tuple[int, ...] = (64, 96, SIZE, 160, 224)) -> str:
     rows, frames = [], grids.flatten(0, 2)
     for size in asked:
-        grainy, plain = (ImageNetFeatures(network, size, grain) for grain in (GRAIN, 0))
+        noisy, plain = (ImageNetFeatures(network, size, level) for level in (NOISE, 0))
         head = torch.cat([plain(some)[-1].mean((2, 3)) for some in frames.split(64)])
-        seen = [x.unflatten(0, grids.shape[:3]) for x in (grainy.embed(frames), plain.embed(frames), head)]
+        seen = [x.unflatten(0, grids.shape[:3]) for x in (noisy.embed(frames), plain.embed(frames), head)]
         shares = (", ".join(f"{100 * found_among_all(x, turns):.0f}" for turns in (1, 2, 3)) for x in seen)
         rows.append((f"{size} pixels", *shares, f"{milliseconds(lambda plain=plain: plain.embed(frames[:64])):.0f}"))
-    return table(("Brought to", "Found, %: features", "No grain", "Head alone, no grain", "ms for 64"), rows)
+    return table(("Brought to", "Found, %: features", "No noise", "Head alone, no noise", "ms for 64"), rows)
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 3) -> float:
@@ -134,15 +134,15 @@ def videos(network: EfficientNetLite, n: int, times: int = 8) -> str:
     corrupted |= {"shuffled": others[:, shuffled], "reversed": others[:, order.flip(0)]}
     corrupted |= {"noise of 0.01": noise(others, 0.01), "blur of 1 pixel": blur(others, 1)}
     found = {}
-    for grain in (GRAIN, 0):
-        features = ImageNetFeatures(network, grain=grain)
+    for level in (NOISE, 0):
+        features = ImageNetFeatures(network, noise=level)
         truth, half = features.embed_video(reference), 512
         for kind, made in corrupted.items():
             made = features.embed_video(made)
-            found[kind, grain] = frechet_distance(truth, made)
+            found[kind, level] = frechet_distance(truth, made)
             found[kind, "means"] = frechet_distance(truth[:, :half], made[:, :half])
-    rows = [(kind, *(f"{found[kind, of] / found['true', of]:.2f}" for of in (GRAIN, "means", 0))) for kind in corrupted]
-    return table(("Videos", "Frechet distance, over true ones'", "Means alone, no grain", "No grain"), rows)
+    rows = [(kind, *(f"{found[kind, of] / found['true', of]:.2f}" for of in (NOISE, "means", 0))) for kind in corrupted]
+    return table(("Videos", "Frechet distance, over true ones'", "Means alone, no noise", "No noise"), rows)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """The guide, on a tiny random Stable Diffusion that is saved and loaded as a published one is."""
 
-import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch.testing import assert_close
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.ddpm import NoiseSchedule
 from fourd_minimal.pretrained.animate_diff import joint_views
-from fourd_minimal.pretrained.stable_guide import StableGuide, StableGuideConfig, read_captions, side
+from fourd_minimal.pretrained.stable_guide import StableGuide, StableGuideConfig, read_captions
 from fourd_minimal.systems import scene_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
 from fourd_minimal.systems.four_diffusion import FourDM
@@ -116,17 +115,6 @@ def test_without_motion_frames_are_denoised_one_by_one(joint, stable_folder):
     assert_close(found[1], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_velocity_becomes_noise(guide):
-    z, t = latents(), torch.tensor(600)
-    eps = guide.noise_predictor(AZIMUTHS)(z, t)[0]
-    other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text, CONFIG, "v_prediction")
-    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear")
-    abar = scheduler.alphas_cumprod[t]
-    assert_close(
-        other.noise_predictor(AZIMUTHS)(z, t)[0], abar.sqrt() * eps + (1 - abar).sqrt() * z, atol=1e-5, rtol=1e-4
-    )
-
-
 def test_guidance_one_is_the_caption_and_zero_is_none(guide):
     x, t = renders(), torch.tensor(400)
 
@@ -187,7 +175,7 @@ def test_a_caption_becomes_a_scene_and_an_interrupted_run_goes_on_exactly(guide,
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text.flip(0), CONFIG)
     refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guidance_model")
     other = StableGuide(guide.unet, guide.vae, guide.schedule, guide.text, replace(CONFIG, joint=False))
-    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guidance_config")
+    refused(lambda: next(optimise_steps(None, other, config, path=path)), path.name, "guide")
 
 
 def test_beside_a_video_the_guide_guides_and_4dm_makes_the_videos(guide, monkeypatch):
@@ -209,17 +197,10 @@ def test_losses_that_compare_with_a_video_are_refused_without_one(guide):
     refused(lambda: next(optimise_steps(None, FourDM.__new__(FourDM), SCENE)), "video", None)
 
 
-def test_sides():
-    assert side(torch.tensor([-44.0, 44.0, 46.0, 134.0, 136.0, 180.0, 224.0, 226.0, 316.0])).tolist() == [
-        0, 0, 1, 1, 2, 2, 2, 1, 0,
-    ]  # fmt: skip
-
-
 def test_bad_input_is_one_sentence(guide, stable_folder, tmp_path, monkeypatch):
     name, motion = str(stable_folder), str(stable_folder / "motion")
     parts = guide.unet, guide.vae, guide.schedule, guide.text
-    refused(lambda: StableGuide.from_pretrained(name), "prompt", "''", "text", None)
-    refused(lambda: StableGuide.from_pretrained(name, "a fox", text=guide.text), "prompt", "a fox", "text")
+    refused(lambda: StableGuide.from_pretrained(name, " "), "prompt", "' '")
     refused(lambda: StableGuide.from_pretrained(str(tmp_path / "nowhere"), "a fox"), "unet", "nowhere")
     deeper = dict(block_out_channels=(16, 32, 32), motion_num_attention_heads=2, motion_norm_num_groups=8)
     diffusers.MotionAdapter(**deeper).save_pretrained(tmp_path / "motion")
@@ -229,40 +210,5 @@ def test_bad_input_is_one_sentence(guide, stable_folder, tmp_path, monkeypatch):
     refused(lambda: StableGuide(*parts[:3], torch.zeros(4, 5, 7), CONFIG), "text", 7)
     refused(lambda: StableGuide(*parts, CONFIG, "sample"), "predicts", "sample")
     refused(lambda: replace(CONFIG, views=0), "views", 0)
-    refused(lambda: guide.distill(torch.rand(2, 4, 3, 8, 8), AZIMUTHS, torch.tensor(5)), "renders", (2, 4, 3, 8, 8))
-    refused(lambda: guide.distill(torch.full((2, 4, 3, 16, 16), -2.0), AZIMUTHS, torch.tensor(5)), "renders", -2)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     refused(lambda: StableGuide.from_pretrained(name, "a fox", motion), "diffusers", "fourd-minimal[pretrained]")
-
-
-def test_early_names_are_read_what_lacks_a_tensor_is_refused_and_text_needs_no_reader(stable_folder, guide, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    for part in ("unet", "vae", "scheduler"):
-        (tmp_path / part).mkdir()
-        for file in (stable_folder / part).iterdir():
-            (tmp_path / part / file.name).write_bytes(file.read_bytes())
-    found = StableGuide.from_pretrained(str(tmp_path), text=guide.text, config=CONFIG)
-    assert torch.equal(found.text, guide.text)
-    refused(lambda: StableGuide.from_pretrained(str(tmp_path), "a fox"), "text_encoder", tmp_path)
-    (tmp_path / "text_encoder").mkdir()
-    for file in (stable_folder / "text_encoder").iterdir():
-        (tmp_path / "text_encoder" / file.name).write_bytes(file.read_bytes())
-    refused(lambda: StableGuide.from_pretrained(str(tmp_path), "a fox"), "tokenizer", 56)
-    config = tmp_path / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
-    assert StableGuide.from_pretrained(str(tmp_path), text=guide.text).predicts == "v_prediction"
-    file, early = tmp_path / "vae" / "diffusion_pytorch_model.safetensors", {}
-    for name, value in load_file(file).items():  # as the autoencoder of Stable Diffusion 1.5 has them
-        for now, then in dict(to_q="query", to_k="key", to_v="value").items():
-            name = name.replace(f".{now}.", f".{then}.")
-        early[name.replace(".to_out.0.", ".proj_attn.")] = value
-    assert early.keys() != load_file(file).keys()
-    save_file(early, file, {"format": "pt"})
-    found = StableGuide.from_pretrained(str(tmp_path), text=guide.text, config=CONFIG)
-    assert torch.equal(found.encode(renders()), guide.encode(renders()))
-    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(file)
-    tensors.pop("conv_in.bias")
-    save_file(tensors, file, {"format": "pt"})
-    refused(lambda: StableGuide.from_pretrained(str(tmp_path), text=guide.text), "unet", 1, "conv_in.bias")

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import (
-    CogVideoXTransformer3DModel,
     WanPipeline,
 )
 from einops import rearrange, repeat
@@ -12,13 +11,10 @@ from safetensors.torch import load_file, save_file
 from tiny import wan_base, wan_vae
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained.synchronised import synchronised
 from fourd_minimal.pretrained.wan import TwoStreamWan
 from fourd_minimal.pretrained.wan_text import ENDINGS, Contexts, contexts, embed_texts
 from fourd_minimal.rectified_flow import add_noise
-from fourd_minimal.sync import SoftSync
 from fourd_minimal.systems.four_real_video import assemble, known_cells
-from fourd_minimal.training.devices import recompute
 
 SIZE = (32, 48)
 SQUARE, OBLONG = (3, 3), (2, 4)
@@ -119,7 +115,7 @@ def test_known_cells_are_at_timestep_zero_and_the_others_at_a_thousand_sigma():
     x, sigma, clean = latents(*SQUARE, b=1)
     model.velocity_grid(x, sigma, clean, text_of())
     expected = torch.where(known_cells(*SQUARE), 0.0, 900.0)
-    columns, rows = asked[0].view(2, 3, 3, 6).unbind()
+    columns, rows = (levels.view(3, 3, 6) for levels in asked)
     assert_close(columns, expected.T[..., None].expand(-1, -1, 6))
     assert_close(rows, expected[..., None].expand(-1, -1, 6))
 
@@ -132,25 +128,6 @@ def test_gradients_reach_the_sync_layers_and_nothing_else(cells):
     model.loss(clean, x, sigma, text_of()).backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in model.trained().parameters())
     assert all(weight.grad is None for weight in (*model.base.parameters(), *model.vae.parameters()))
-
-
-def gradients_and_what_was_kept(model: TwoStreamWan, cells: tuple[int, int]) -> tuple[list, int]:
-    """Of the sync layers, and how many numbers the forward pass keeps for the backward pass."""
-    kept, (x, sigma, clean) = {}, latents(*cells)
-    model.trained().requires_grad_(True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda a: kept.update({a.data_ptr(): a.numel()}) or a, lambda a: a):
-        loss = model.loss(clean, x, sigma, text_of())
-    loss.backward()
-    return [weight.grad for weight in model.trained().parameters()], sum(kept.values())
-
-
-@GRIDS
-def test_recomputed_blocks_leave_the_gradients_as_they_are(cells):
-    plain, again = awake(tiny_wan()), awake(tiny_wan())
-    recompute(again)
-    (expected, much), (found, little) = (gradients_and_what_was_kept(model, cells) for model in (plain, again))
-    assert_close(found, expected, rtol=0, atol=0)
-    assert little < much / 2
 
 
 def test_the_loss_is_the_velocitys_error_over_unknown_cells():
@@ -173,22 +150,6 @@ def test_saved_sync_layers_load_into_a_fresh_model(tmp_path):
     x, sigma, clean = latents(*SQUARE)
     assert torch.equal(fresh.velocity_grid(x, sigma, clean, text_of()), model.velocity_grid(x, sigma, clean, text_of()))
     refused(lambda: tiny_wan(seed=1).load_sync(file), "sync.safetensors", "tiny")
-
-
-@GRIDS
-def test_a_base_in_bf16_between_sync_layers_in_fp32(cells):
-    model = asleep(tiny_wan())
-    model.base.to(torch.bfloat16)
-    model.trained().requires_grad_(True)
-    text, inputs = text_of(), latents(*cells)
-    view, time = by_the_library(model, *(a.bfloat16() for a in inputs), Contexts(*(a.bfloat16() for a in text)))
-    out = model.velocity_grid(*inputs, text)
-    assert out.dtype == torch.float32
-    if cells == SQUARE:
-        assert_close(out, ((view + time) / 2).float(), rtol=0.05, atol=0.05)
-    model.loss(inputs[2], inputs[0], inputs[1], text).backward()
-    weight = model.sync[0].layer.linear.weight
-    assert weight.grad.dtype == torch.float32 and weight.grad.abs().max() > 0
 
 
 def test_frames_are_encoded_one_by_one_and_normalised():
@@ -291,31 +252,3 @@ def test_bad_videos_are_named():
     refused(lambda: model.generate(a[:1], b, text_of()), "fixed_view", (1, 3, 32, 48))
     refused(lambda: model.generate(a * 2 - 1, b, text_of()), "fixed_view", -1)
     refused(lambda: model.generate(a, 1 - b, text_of()), "fixed_view", "freeze_time")
-
-
-def test_hooks_serve_other_models_and_are_gone_afterwards():
-    """CogVideoX: its blocks return video and text tokens."""
-    torch.manual_seed(0)
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8,
-        text_embed_dim=8, num_layers=2, sample_width=6, sample_height=4, sample_frames=9, max_text_seq_length=5,
-    ).eval()  # fmt: skip
-    b, v, t = 2, 3, 3
-    videos, text = torch.randn(2 * b * t, v, 4, 4, 6), torch.randn(2 * b * t, 5, 8)
-    run = lambda: model(videos, text, torch.full((2 * b * t,), 500), return_dict=False)[0]  # noqa: E731
-    cond, plain, seen = torch.randn(b, v, t, 7), run(), []
-    with synchronised(model.transformer_blocks, [SoftSync(32, 7), SoftSync(32, 7)], cond):
-        assert torch.equal(run(), plain)
-    halfway = [SoftSync(32, 7).start_at(0.5) for _ in range(2)]
-    with synchronised(model.transformer_blocks, halfway, cond, lambda *observed: seen.append(observed)):
-        assert not torch.allclose(run(), plain, atol=1e-2)
-    for _, y_view, y_time, x_view, x_time in seen:
-        assert_close(x_view, x_time)
-        assert not torch.allclose(y_view, y_time, atol=1e-2)
-    assert torch.equal(run(), plain)
-
-
-def test_hooks_refuse_what_does_not_fit():
-    blocks, sync = wan_base().blocks, [SoftSync(24, 24)] * 2
-    refused(synchronised(blocks, sync, torch.zeros(1, 2, 3, 4)).__enter__, "cond", 2, 3)
-    refused(synchronised(blocks, sync[:1], torch.zeros(1, 3, 3, 4)).__enter__, "sync", 1)

@@ -208,11 +208,12 @@ def test_white_is_nothing_and_half_grey_is_something():
     assert off_white(red) == 1
 
 
-def test_a_ramp():
-    assert [Ramp(10, 1000, 5000).at(n) for n in (0, 2500, 5000, 9000)] == [10, 505, 1000, 1000]
-    assert Ramp(1.0, 3.0).at(0) == 3.0
-    assert [Ramp(0.0, 100.0, start=10).at(n) for n in (0, 9, 10, 99)] == [0, 0, 100, 100]
-    assert [Ramp(0.0, 8.0, 4, start=2).at(n) for n in (1, 2, 3, 6, 9)] == [0, 0, 2, 8, 8]
+def test_the_defaults_are_the_papers():
+    config = SceneConfig()
+    assert (config.nerf.n_levels, config.nerf.log2_table_size, config.nerf.n_samples) == (16, 19, 256)
+    assert (config.n_steps, config.guidance, config.rescale, config.sds, config.anchor) == (35_000, 5.0, 0.2, 1.0, 1.0)
+    assert config.sizes == ((0, 64), (5000, 192), (10_000, 256))
+    assert config.direct == config.mask == config.fit_steps == 0
 
 
 def test_bad_input_is_named(model, latent_base, video):
