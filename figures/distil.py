@@ -13,6 +13,7 @@ from torch import Tensor
 
 from figures.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, recorded, seen_between
 from figures.four_diffusion import asset_turn
+from figures.page import check_choice
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
@@ -61,27 +62,22 @@ class EvaluateDistil:
     """Turn videos into scenes, and show them beside the truth where there is one."""
 
     preset: str = "cpu"
-    """Whose settings are taken."""
+    """The settings come from this preset."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
     creatures: tuple[int, ...] = (0, 1)
-    """Held-out ones, by number."""
+    """These held-out creatures, by number, become scenes."""
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`."""
+    """These animated assets, `Fox.glb#Walk`, become scenes."""
     videos: tuple[Path, ...] = ()
-    """Videos of objects; they have no truth."""
+    """These videos of objects become scenes; they have no truth."""
     seed: int = 0
     out: Path = Path("figures")
-    """Where `distil.md`, `distil.png` and `distil.gif` go."""
+    """`distil.md`, `distil.png` and `distil.gif` go into this folder."""
 
     def run(self) -> None:
-        """Make every scene, print its scores, and write the pictures.
-
-        Raises:
-            ValueError: an unknown preset, nothing to make a scene of, and whatever reading a video raises.
-        """
-        if self.preset not in SCENES:
-            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
+        """Make every scene, print its scores, and write the pictures."""
+        check_choice("--preset", self.preset, SCENES)
         model, config = FourDM.from_pretrained(self.weights).to(device()), SCENES[self.preset]
         size, times = model.config.image_size, model.config.times
         subjects = [creature(model, number) for number in self.creatures]

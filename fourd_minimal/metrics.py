@@ -23,8 +23,8 @@ Of a matcher, which finds for pixels of one picture their place in another, and 
 
     confidence      the share of pixels that it is surer of than a threshold, for each threshold
 
-Flicker and reprojection want true flow, depth and cameras: `training/consistency.py`. Networks:
-`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`, `figures/matching.py`.
+Flicker and reprojection want true flow, depth and cameras: `training/evaluation.py`. Networks:
+`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`. A matcher without one: `figures/optical_flow.py`.
 """
 
 import warnings

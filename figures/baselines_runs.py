@@ -1,11 +1,11 @@
 """Every baseline and both papers' systems on the same held-out scenes, with the same seconds each.
 
-    video    a video of an object becomes a scene            asked: what eight cameras between the sampled ones see
+    video   a video of an object becomes a scene           asked: what eight cameras between the sampled ones see
     grid    a fixed-view and a freeze-time video           asked: the cells that neither of them shows
 
 Seconds are of one scene, from the given videos to the last render, and on a CPU of this process, so that a busy machine
 does not matter; training the priors, which all share, is not counted. A budget becomes a number of steps once, by runs
-of growing length on a scene outside the exam. The number is kept in the folder of the runs, so that what follows is
+of growing length on a scene outside the test set. The number is kept in the folder of the runs, so that what follows is
 repeatable; the seconds that were really taken stand in the table. A sampler takes `SAMPLER` steps at most, and is shown
 with one step as well, which gives the mean of what may be there.
 
@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,16 +28,9 @@ from tqdm import tqdm
 from figures.ablation_runs import slug
 from figures.distil_ablation import BETWEEN, CAMERAS, recorded
 from figures.four_diffusion import asset_turn
-from figures.interpolation import interpolate
-from fourd_minimal.baselines import (
-    consistent_4d,
-    dream_gaussian_4d,
-    four_d_fy,
-    four_real,
-    image_dream,
-    independent_columns,
-    sequential,
-)
+from figures.optical_flow import interpolate
+from fourd_minimal.baselines import consistent_4d, dream_gaussian_4d, four_d_fy, four_real, image_dream, sequential
+from fourd_minimal.baselines.independent_columns import complete as complete_columns
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.configs.presets import device
@@ -58,13 +51,13 @@ from fourd_minimal.training.multiview_evaluation import PASTE
 Views = Float[Tensor, "v t 3 h w"]
 Task = Literal["video", "grid"]
 PILOT = HELD_OUT + 1_000_000
-"""Seed of the scene that budgets are measured on; not in the exam."""
+"""Seed of the scene that budgets are measured on; not in the test set."""
 SAMPLER = 32
 FAMILIES = "simple", "hard"
 REAL, ONE_STEP = "real assets", ", 1 step"
 
 
-class Exam(NamedTuple):
+class Scene(NamedTuple):
     """What is given, what is asked, and the truth."""
 
     name: str
@@ -79,38 +72,35 @@ class Exam(NamedTuple):
     fov_deg: float
 
 
-def video_exam(name: str, group: str, video: Tensor, truth: Views, model: FourDM) -> Exam:
+def video_scene(name: str, group: str, video: Tensor, truth: Views, model: FourDM) -> Scene:
     """The object: what it covers in any frame of the view."""
-    on = (truth.amin(2, keepdim=True) < 0.99).amax(1, keepdim=True).expand(-1, truth.shape[1], -1, -1, -1)
+    covered = (truth.amin(2, keepdim=True) < 0.99).amax(1, keepdim=True).expand(-1, truth.shape[1], -1, -1, -1)
     c2w = circular_trajectory(BETWEEN, model.config.elevation_deg, model.config.radius)
-    asked = torch.ones(truth.shape[:2], dtype=torch.bool)
-    return Exam(name, group, (video,), truth, on, asked, c2w, FOV_DEG)
+    return Scene(name, group, (video,), truth, covered, torch.ones(truth.shape[:2], dtype=torch.bool), c2w, FOV_DEG)
 
 
-def grid_exam(name: str, group: str, record: SceneRecord) -> Exam:
+def grid_scene(name: str, group: str, record: SceneRecord) -> Scene:
     """The object: what it covers now, or at first in the same view."""
     truth, asked = record.rgb[0], ~known_cells(*record.rgb.shape[1:3])
     counted = moving_pixels(record.alpha)[0] & asked[..., None, None, None]
-    return Exam(name, group, (truth[0], truth[:, 0]), truth, counted, asked, record.c2w[0], record.fov_deg)
+    return Scene(name, group, (truth[0], truth[:, 0]), truth, counted, asked, record.c2w[0], record.fov_deg)
 
 
 @dataclass(frozen=True)
 class Priors:
-    """What all methods share; each is loaded when it is first asked for."""
+    """What all methods share; each is loaded when it is first used."""
 
-    four_dm_weights: str = "toy"
-    grid_weights: str = "toy"
     preset: str = "cpu"
 
     @cached_property
     def four_dm(self) -> FourDM:
         """The multi-view video model."""
-        return FourDM.from_pretrained(self.four_dm_weights).to(device())
+        return FourDM.from_pretrained("toy").to(device())
 
     @cached_property
     def base(self) -> FourDM:
         """The same without motion modules."""
-        return FourDM.from_pretrained(self.four_dm_weights, motion=False).to(device())
+        return FourDM.from_pretrained("toy", motion=False).to(device())
 
     @cached_property
     def perceptual(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -122,138 +112,124 @@ class Priors:
         """Settings of a video that becomes a scene."""
         return SCENES[self.preset]
 
-    def grid(self, design: str = "soft", frozen: bool = True) -> FourRealVideo:
+    @staticmethod
+    @cache
+    def grid(design: str = "soft", frozen: bool = True) -> FourRealVideo:
         """A model that completes grids."""
-        if (design, frozen) not in self._grids:
-            self._grids[design, frozen] = FourRealVideo.from_pretrained(self.grid_weights, design, frozen).to(device())
-        return self._grids[design, frozen]
-
-    @cached_property
-    def _grids(self) -> dict[tuple[str, bool], FourRealVideo]:
-        return {}
+        return FourRealVideo.from_pretrained("toy", design, frozen).to(device())
 
     def settings(self) -> dict[str, str]:
         """What results depend on beside the method."""
-        grids = {str(f): fingerprint(self.grid(frozen=f)) for f in (True, False)}
+        grids = {str(frozen): fingerprint(self.grid("soft", frozen)) for frozen in (True, False)}
         return dict(preset=self.preset, device=device().type, four_dm=fingerprint(self.four_dm)) | grids
 
 
 class Method(NamedTuple):
     """One line of the table."""
 
-    make: Callable[[Priors, Exam, int, int], Views]
-    """Priors, exam, steps, seed -> what every camera sees at every moment."""
+    make: Callable[[Priors, Scene, int, int], Views]
+    """Priors, scene, steps, seed -> what every camera sees at every moment."""
     steps: int | None = None
     """As many; from the budget when left out."""
     most: int = 1_000_000
 
 
 @torch.no_grad()
-def seen(scene: Any, exam: Exam) -> Views:
-    """What the exam's cameras see of a scene, at its moments."""
-    views, frames, size = len(exam.c2w), exam.truth.shape[1], tuple(exam.truth.shape[-2:])
-    c2w = exam.c2w.to(device())[:, None].expand(-1, frames, 4, 4)
+def seen(made: Any, scene: Scene) -> Views:
+    """What the cameras of the test see of a scene that was made, at its moments."""
+    views, frames, size = len(scene.c2w), scene.truth.shape[1], tuple(scene.truth.shape[-2:])
+    c2w = scene.c2w.to(device())[:, None].expand(-1, frames, 4, 4)
     times = torch.linspace(0, 1, frames, device=c2w.device).expand(views, -1)
-    return scene.render(c2w, exam.fov_deg, times, size).rgb.clamp(0, 1)
+    return made.render(c2w, scene.fov_deg, times, size).rgb.clamp(0, 1)
 
 
-def last(steps: Iterable[Any]) -> Any:
-    """What an optimisation ends with."""
-    *_, scene = steps
-    return scene
+def seen_last(steps: Iterable[Any], scene: Scene) -> Views:
+    """The same at the end of an optimisation."""
+    *_, last = steps
+    return seen(getattr(last, "scene", last), scene)
 
 
-def _four_diffusion(anchor: float, priors: Priors, exam: Exam, n: int, seed: int) -> Views:
+def _distilled(priors: Priors, scene: Scene, n: int, seed: int, anchor: float) -> Views:
     config = image_dream.stretched(replace(priors.scene, anchor=anchor), n)
     perceptual = priors.perceptual if anchor else None
-    return seen(last(optimise_steps(exam.given[0], priors.four_dm, config, perceptual, seed=seed)).scene, exam)
+    return seen_last(optimise_steps(scene.given[0], priors.four_dm, config, perceptual, seed=seed), scene)
 
 
-def _plain_fit(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
+def _plain_fit(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
     config = replace(priors.scene, n_steps=0, fit_steps=n, sampled_views=8, anchor=0.0)
-    return seen(last(optimise_steps(exam.given[0], priors.four_dm, config, seed=seed)).scene, exam)
+    return seen_last(optimise_steps(scene.given[0], priors.four_dm, config, seed=seed), scene)
 
 
-def _image_dream(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
+def _image_dream(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
     config = replace(priors.scene, anchor=0.0)
-    return seen(last(image_dream.optimise_steps(exam.given[0], priors.base, n, seed, config=config)), exam)
+    return seen_last(image_dream.optimise_steps(scene.given[0], priors.base, n, seed, config=config), scene)
 
 
-def _four_d_fy(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
+def _four_d_fy(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
     options = dict(base=priors.base, nerf=priors.scene.nerf)
-    return seen(last(four_d_fy.optimise_steps(exam.given[0], priors.four_dm, n, seed, **options)), exam)
+    return seen_last(four_d_fy.optimise_steps(scene.given[0], priors.four_dm, n, seed, **options), scene)
 
 
-def _consistent_4d(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return seen(last(consistent_4d.optimise_steps(exam.given[0], priors.base, n, seed, interpolate)), exam)
+def _consistent_4d(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
+    return seen_last(consistent_4d.optimise_steps(scene.given[0], priors.base, n, seed, interpolate), scene)
 
 
-def _dream_gaussian(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return seen(last(dream_gaussian_4d.optimise_steps(exam.given[0], priors.base, n, seed)), exam)
+def _dream_gaussian(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
+    return seen_last(dream_gaussian_4d.optimise_steps(scene.given[0], priors.base, n, seed), scene)
+
+
+def _four_real(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
+    given = *scene.given, priors.grid(), scene.c2w.to(device()), scene.fov_deg
+    return seen_last(four_real.optimise_steps(*given, n, seed), scene)
+
+
+def _gaussians_of_the_grid(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
+    grid = predict(priors.grid("soft", False), scene.truth[None], 1, seed)[0].to(device())
+    return seen(fit(grid, scene.c2w.to(grid), scene.fov_deg, n_steps=n, seed=seed), scene)
 
 
 def _trivial(name: str) -> Method:
-    return Method(lambda priors, exam, n, seed: TRIVIAL[name](exam.truth[None])[0], steps=0)
+    return Method(lambda priors, scene, n, seed: TRIVIAL[name](scene.truth[None])[0], steps=0)
 
 
-def _sampled(model: FourRealVideo, exam: Exam, n: int, seed: int) -> Views:
-    return predict(model, exam.truth[None], n, seed)[0]
+def _soft(frozen: bool) -> Callable[[Priors, Scene, int, int], Views]:
+    return lambda priors, scene, n, seed: predict(priors.grid("soft", frozen), scene.truth[None], n, seed)[0]
 
 
-def _soft(frozen: bool, priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return _sampled(priors.grid(frozen=frozen), exam, n, seed)
+def _columns(**options: Any) -> Callable[[Priors, Scene, int, int], Views]:
+    return lambda priors, scene, n, seed: complete_columns(*scene.given, priors.grid(), n, seed, **options)
 
 
-def _sequential(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return sequential.complete(*exam.given, priors.grid("sequential_attention"), n, seed)
+def _sequential(priors: Priors, scene: Scene, n: int, seed: int) -> Views:
+    return sequential.complete(*scene.given, priors.grid("sequential_attention"), n, seed)
 
 
-def _columns(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return independent_columns.complete(*exam.given, priors.grid(), n, seed)
-
-
-def _columns_that_try(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    return independent_columns.complete(*exam.given, priors.grid(), n, seed, shared_noise=True, candidates=4)
-
-
-def _four_real(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    cameras = exam.c2w.to(device()), exam.fov_deg
-    return seen(last(four_real.optimise_steps(*exam.given, priors.grid(), *cameras, n, seed)), exam)
-
-
-def _gaussians_of_the_grid(priors: Priors, exam: Exam, n: int, seed: int) -> Views:
-    grid = _sampled(priors.grid(frozen=False), exam, 1, seed).to(device())
-    return seen(fit(grid, exam.c2w.to(grid), exam.fov_deg, n_steps=n, seed=seed), exam)
-
-
-def _with(function: Callable, first: Any) -> Callable[[Priors, Exam, int, int], Views]:
-    return lambda *rest: function(first, *rest)
-
-
-def _sampler(name: str, make: Callable[[Priors, Exam, int, int], Views]) -> dict[str, Method]:
+def _sampler(name: str, make: Callable[[Priors, Scene, int, int], Views]) -> dict[str, Method]:
     return {name: Method(make, most=SAMPLER), name + ONE_STEP: Method(make, steps=1)}
 
 
 FOUR_DIFFUSION, FOUR_REAL_VIDEO = "4Diffusion", "4Real-Video, base frozen"
 METHODS: dict[Task, dict[str, Method]] = {
     "video": {
-        PASTE: Method(lambda priors, exam, n, seed: exam.given[0].expand_as(exam.truth), steps=0),
+        PASTE: Method(lambda priors, scene, n, seed: scene.given[0].expand_as(scene.truth), steps=0),
         "plain fit of 8 sampled views": Method(_plain_fit),
         "4D-fy": Method(_four_d_fy),
         "Consistent4D": Method(_consistent_4d),
         "DreamGaussian4D": Method(_dream_gaussian),
         "ImageDream, frame by frame": Method(_image_dream),
-        f"{FOUR_DIFFUSION}, without the anchor": Method(_with(_four_diffusion, 0.0)),
-        FOUR_DIFFUSION: Method(_with(_four_diffusion, 0.01)),
+        f"{FOUR_DIFFUSION}, without the anchor": Method(lambda *given: _distilled(*given, anchor=0.0)),
+        FOUR_DIFFUSION: Method(lambda *given: _distilled(*given, anchor=0.01)),
     },
     "grid": {
         **{name: _trivial(name) for name in TRIVIAL},
-        **_sampler("independent columns (MotionCtrl's way)", _columns),
-        "... of the noise, of 4, that best makes the first": Method(_columns_that_try, most=SAMPLER),
+        **_sampler("independent columns (MotionCtrl's way)", _columns()),
+        "... of the noise, of 4, that best makes the first": Method(
+            _columns(shared_noise=True, candidates=4), most=SAMPLER
+        ),
         **_sampler("sequential attention (SV4D's way)", _sequential),
         "direct optimisation (4Real's way)": Method(_four_real),
-        **_sampler(FOUR_REAL_VIDEO, _with(_soft, True)),
-        **_sampler("4Real-Video, base trained too (ours)", _with(_soft, False)),
+        **_sampler(FOUR_REAL_VIDEO, _soft(True)),
+        **_sampler("4Real-Video, base trained too (ours)", _soft(False)),
         "... its 1 step, then Gaussians": Method(_gaussians_of_the_grid),
     },
 }
@@ -270,13 +246,13 @@ class Made:
 
     task: Task
     method: str
-    exam: str
+    scene: str
     seed: int
     steps: int
 
 
-class Entry(NamedTuple):
-    """One method on one exam, with one seed."""
+class Result(NamedTuple):
+    """One method on one scene, with one seed."""
 
     made: Made
     views: Views
@@ -284,8 +260,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Race:
-    """Exams, methods, seeds, budgets, and where all of it is kept."""
+class Comparison:
+    """Scenes, methods, seeds, budgets, and where all of it is kept."""
 
     priors: Priors
     folder: Path
@@ -295,7 +271,7 @@ class Race:
     assets: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
 
-    def run(self) -> Iterator[Entry]:
+    def run(self) -> Iterator[Result]:
         """Make what is missing, and yield everything.
 
         Raises:
@@ -307,50 +283,39 @@ class Race:
             raise ValueError(f"--runs has results of other settings ({changed}); expected another folder.")
         write_text(path, json.dumps(now))
         for task, seconds in self.seconds:
-            exams, chosen = self.exams(task), chosen_methods(task, self.only)
-            with tqdm(total=len(chosen) * len(exams) * len(self.seeds), desc=task, unit="scene") as progress:
+            scenes, chosen = self.held_out(task), chosen_methods(task, self.only)
+            with tqdm(total=len(chosen) * len(scenes) * len(self.seeds), desc=task, unit="scene") as progress:
                 for name, method in chosen.items():
                     steps = self._steps(task, name, method, seconds)
-                    for exam in exams:
+                    for scene in scenes:
                         for seed in self.seeds:
-                            yield self._entry(Made(task, name, exam.name, seed, steps), method, exam)
+                            yield self._result(Made(task, name, scene.name, seed, steps), method, scene)
                             progress.update()
 
-    def exams(self, task: Task) -> list[Exam]:
+    def held_out(self, task: Task) -> list[Scene]:
         """Held-out scenes, then real assets."""
-        return self._videos() if task == "video" else self._grids()
-
-    def _videos(self) -> list[Exam]:
-        model, exams = self.priors.four_dm, []
-        for i in range(self.scenes):
-            exams.append(self._creature(f"creature {i}", HELD_OUT + i))
-        for asset in self.assets:
-            videos = asset_turn(model.config, asset, 2 * CAMERAS).rgb[0]
-            exams.append(video_exam(_named(asset), REAL, videos[0], videos[1::2], model))
-        return exams
-
-    def _creature(self, name: str, seed: int) -> Exam:
-        around, between = recorded(self.priors.four_dm, seed)
-        return video_exam(name, "creatures", around[0], between, self.priors.four_dm)
-
-    def _grids(self) -> list[Exam]:
-        exams = []
-        for family in FAMILIES:
-            exams += [self._grid(f"{family} {i}", family, HELD_OUT + i) for i in range(self.scenes)]
+        if task == "video":
+            model = self.priors.four_dm
+            scenes = [self._creature(f"creature {i}", HELD_OUT + i) for i in range(self.scenes)]
+            for asset in self.assets:
+                videos = asset_turn(model.config, asset, 2 * CAMERAS).rgb[0]
+                scenes.append(video_scene(_named(asset), REAL, videos[0], videos[1::2], model))
+            return scenes
         model = self.priors.grid()
+        scenes = [self._grid(f"{name} {i}", name, HELD_OUT + i) for name in FAMILIES for i in range(self.scenes)]
         for asset in self.assets:
             path, clip = named_clip(asset)
             record = render_asset(path, model.views, model.times, model.image_size[0], clip, time_range=(0.0, 0.5))
-            exams.append(grid_exam(_named(asset), REAL, record))
-        return exams
+            scenes.append(grid_scene(_named(asset), REAL, record))
+        return scenes
 
-    def _grid(self, name: str, family: str, seed: int) -> Exam:
+    def _creature(self, name: str, seed: int) -> Scene:
+        around, between = recorded(self.priors.four_dm, seed)
+        return video_scene(name, "creatures", around[0], between, self.priors.four_dm)
+
+    def _grid(self, name: str, family: str, seed: int) -> Scene:
         model = self.priors.grid()
-        record = sample_scenes(1, model.views, model.times, model.image_size, seed, family)
-        return grid_exam(name, family, record)
-
-    def _pilot(self, task: Task) -> Exam:
-        return self._creature("pilot", PILOT) if task == "video" else self._grid("pilot", "hard", PILOT)
+        return grid_scene(name, family, sample_scenes(1, model.views, model.times, model.image_size, seed, family))
 
     def _steps(self, task: Task, name: str, method: Method, seconds: float) -> int:
         """How many fit into the budget; measured once."""
@@ -358,29 +323,30 @@ class Race:
             return method.steps
         path = self.folder / f"steps_{task}_{slug(name)}.json"
         if not path.exists():
-            exam = self._pilot(task)
-            steps = steps_within(seconds, lambda n: self._make(method, exam, n, 0), method.most)
+            pilot = self._creature("pilot", PILOT) if task == "video" else self._grid("pilot", "hard", PILOT)
+            steps = steps_within(seconds, lambda n: self.make(method, pilot, n, 0), method.most)
             write_text(path, json.dumps(dict(seconds=seconds, steps=steps)))
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["seconds"] != seconds:
             raise ValueError(f"--runs has {path} for {known['seconds']:g} seconds; expected another folder.")
         return known["steps"]
 
-    def _make(self, method: Method, exam: Exam, steps: int, seed: int) -> Views:
-        on_device = exam._replace(given=tuple(video.to(device()) for video in exam.given))
+    def make(self, method: Method, scene: Scene, steps: int, seed: int) -> Views:
+        """What a method makes, on the CPU."""
+        on_device = scene._replace(given=tuple(video.to(device()) for video in scene.given))
         return method.make(self.priors, on_device, steps, seed).detach().cpu()
 
-    def _entry(self, made: Made, method: Method, exam: Exam) -> Entry:
-        path = self.folder / f"{made.task}_{slug(made.method)}_{slug(made.exam)}_{made.seed}.safetensors"
+    def _result(self, made: Made, method: Method, scene: Scene) -> Result:
+        path = self.folder / f"{made.task}_{slug(made.method)}_{slug(made.scene)}_{made.seed}.safetensors"
         if not path.exists():
             began = clock()
-            views = self._make(method, exam, made.steps, made.seed)
+            views = self.make(method, scene, made.steps, made.seed)
             save_weights(path, {"views": views}, made, seconds=clock() - began)
         tensors, saved, notes = load_weights(path, Made)
         if saved != made:
             raise ValueError(f"--runs has {path} of {saved.steps} steps, not {made.steps}; expected another folder.")
-        views = torch.where(exam.asked[..., None, None, None], tensors["views"], exam.truth)  # what was given is known
-        return Entry(made, views, notes["seconds"])
+        views = torch.where(scene.asked[..., None, None, None], tensors["views"], scene.truth)  # the given is known
+        return Result(made, views, notes["seconds"])
 
 
 def clock() -> float:
@@ -392,12 +358,7 @@ def steps_within(seconds: float, run: Callable[[int], Any], most: int, fewest: i
     """How many steps a budget holds, if a run costs a fixed part and so much for each step.
 
     Runs grow threefold until steps take a third of what the fixed part leaves; the last and the first say what a step
-    costs.
-
-    Args:
-        seconds: of a whole run.
-        run: runs so many steps.
-        most, fewest: no more and no less than these.
+    costs. The result lies between `fewest` and `most`.
     """
 
     def took(n: int) -> float:

@@ -1,10 +1,12 @@
-"""A blind user study in a notebook: two videos without names, seven questions, and what the answers add up to.
+"""A blind user study: two videos without names, seven questions, and statistics of the answers.
 
 4Real-Video, section 8: evaluators see two anonymous videos of the same thing and answer which is better in seven ways,
 or that there is no difference ("junk"). Which method stands on which side is drawn anew for every pair, and no page
-knows it. Answers go into a CSV file, one line each, the moment they are complete.
+knows it. Answers go into a CSV file, one line each, the moment they are complete. In a notebook:
 
-What they add up to, for each question, junk left out
+    UserStudy({"fox": {"ours": video, "theirs": other}}, "answers.csv")
+
+`python -m figures.user_study answers.csv` sums them up. For each question, junk left out:
 
     two methods     wins of n, and the probability of a split at least as uneven if nobody could tell (binomial test)
     several         Bradley-Terry: P(i beats j) = s_i / (s_i + s_j), the strengths s that make the answers likeliest
@@ -24,9 +26,12 @@ from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from tyro.conf import Positional
 
+from fourd_minimal.cli.main import program
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import whole_file
+from fourd_minimal.training.tables import table
 
 QUESTIONS = {
     "motion": "Which one moves more like the real thing? Size, smoothness and steadiness of motion; limbs that melt.",
@@ -149,13 +154,13 @@ def read_answers(path: str | Path) -> list[Answer]:
         head, *rows = csv.reader(file)
     if head != [f.name for f in fields(Answer)]:
         raise ValueError(
-            f"{path} has the columns {', '.join(head)}; {', '.join(f.name for f in fields(Answer))} wanted."
+            f"{path} has the columns {', '.join(head)}; expected {', '.join(f.name for f in fields(Answer))}."
         )
     answers = [Answer(*row) for row in rows]
     for number, a in enumerate(answers, 2):
         if a.question not in QUESTIONS or a.answer not in (LEFT, RIGHT, JUNK):
             raise ValueError(
-                f"{path}, line {number}: {a.question!r} was answered {a.answer!r}; this study asks no such."
+                f"{path}, line {number} answers {a.question!r} by {a.answer!r}; expected a question of the study."
             )
     return answers
 
@@ -202,9 +207,29 @@ def summary(answers: Sequence[Answer], question: str) -> dict[tuple[str, str], t
     return counted
 
 
+@dataclass(frozen=True)
+class Summary:
+    """Sum up the answers of a user study."""
+
+    answers: Positional[Path]
+    """The CSV file that the page wrote."""
+
+    def run(self) -> None:
+        """Print a table: for each question, every pair of methods."""
+        answers, rows = read_answers(self.answers), []
+        for question in QUESTIONS:
+            for (one, two), (first, second, junk, p) in summary(answers, question).items():
+                rows.append([question, f"{one} : {two}", f"{first} : {second}", str(junk), f"{p:.3f}"])
+        print(table(["question", "methods", "wins", JUNK, "p, two-sided"], rows))
+
+
 def _gif(video: Float[Tensor, "t 3 h w"], fps: float) -> bytes:
     frames = rearrange(video.detach().cpu(), "t c h w -> t h w c").mul(255).round().byte().numpy()
     pictures = [Image.fromarray(frame).resize((256, 256 * frame.shape[0] // frame.shape[1]), 0) for frame in frames]
     file = BytesIO()
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
     return file.getvalue()
+
+
+if __name__ == "__main__":
+    program(Summary)

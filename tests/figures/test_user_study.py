@@ -6,7 +6,7 @@ from refused import refused
 from scipy.optimize import minimize
 from scipy.stats import binomtest
 
-from fourd_minimal.viewers.user_study import (
+from figures.user_study import (
     JUNK,
     LEFT,
     QUESTIONS,
