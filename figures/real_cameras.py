@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from figures.recording import Recording, read_recording
 from fourd_minimal.cli.main import program
-from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.tables import made_by, table

@@ -11,13 +11,10 @@ What is drawn fills the picture, so it may reach beyond the unit ball: `fill=Non
 """
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,47 +25,15 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import gltf
 from fourd_minimal.data.collection import Asset, GoodClip, assets
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS, hue
-from fourd_minimal.data.rasterizer import Surface
 from fourd_minimal.data.scene_record import SceneRecord
 
 MOST_CLIPS = 12
 """Of one asset: some have seventy, and would be seen most of the time."""
-MOST_BYTES = 1 << 30
-"""Of parsed assets that are kept in memory."""
 FPS, SWEEP_DEG, ELEVATION_DEG = (10.0, 24.0), (30.0, 60.0), (0.0, 30.0)
 BACKGROUNDS = ("any", "white", "plain", "graded")
 
-
-class Loaded(NamedTuple):
-    asset: gltf.Asset
-    surface: Surface
-
-
-class _Cache:
-    """Parsed assets, the latest used of them, up to a number of bytes; safe to ask from several threads."""
-
-    def __init__(self, most: int):
-        self.most, self.lock = most, threading.Lock()
-        self.kept: OrderedDict[Path, tuple[Loaded, int]] = OrderedDict()
-
-    def __call__(self, path: Path) -> Loaded:
-        with self.lock:
-            if path in self.kept:
-                self.kept.move_to_end(path)
-                return self.kept[path][0]
-        asset = gltf.read_asset(path)
-        loaded = Loaded(asset, gltf.surface(asset))
-        asset.textures.clear()  # the surface has them
-        size = asset.nbytes + loaded.surface.texels.nbytes
-        with self.lock:
-            self.kept[path] = loaded, size
-            while len(self.kept) > 1 and sum(n for _, n in self.kept.values()) > self.most:
-                self.kept.popitem(last=False)
-        return loaded
-
-
-load = _Cache(MOST_BYTES)
-"""An asset by its path, parsed once."""
+load = cache(gltf.read_asset)
+"""An asset by its path, parsed once; all of them together hold 200 MB."""
 
 
 @lru_cache(maxsize=16)
@@ -144,39 +109,27 @@ def sample_characters(
         start, sweep = _uniform(draw, (0, 360)), _uniform(draw, sweep_deg) * (1 if _uniform(draw) < 0.5 else -1)
         along = sweep * torch.linspace(0, 1, views) if azimuths_deg is None else azimuths_deg[i]
         c2w = circular_trajectory(start + along, _uniform(draw, elevation_deg), RADIUS)
-        loaded = load(asset.path)
-        times_s = window(gltf.clips(loaded.asset)[clip.index], times, _uniform(draw, fps), _uniform(draw))
-        record = gltf.render(
-            loaded.asset,
-            clip.index,
-            times_s,
-            c2w,
-            FOV_DEG,
-            size,
-            drawn=loaded.surface,
-            fill=None if fill is None else _uniform(draw, fill),
-            background=backdrop(background, size, draw),
-            light_deg=_uniform(draw, (0, 360)),
-            oversample=oversample,
-            geometry=geometry,
-            device=device,
-        )
+        parsed = load(asset.path)
+        times_s = window(parsed.clips[clip.index], times, _uniform(draw, fps), _uniform(draw))
+        filled = None if fill is None else _uniform(draw, fill)
+        behind, light_deg = backdrop(background, size, draw), _uniform(draw, (0, 360))
+        how = dict(oversample=oversample, geometry=geometry, device=device)
+        how |= dict(fill=filled, background=behind, light_deg=light_deg)
+        record = gltf.render(parsed, clip.index, times_s, c2w, FOV_DEG, size, **how)
         records.append(replace(record, captions=(caption(asset.kind, clip.name),)))
     return join(records)
 
 
 def join(records: Sequence[SceneRecord]) -> SceneRecord:
     """Several records of one shape as one."""
-    whole = {}
+    joined = {}
     for field in fields(SceneRecord):
         values = [getattr(record, field.name) for record in records]
         if isinstance(values[0], Tensor):
-            whole[field.name] = torch.cat(values)
-        elif isinstance(values[0], tuple):
-            whole[field.name] = tuple(word for value in values for word in value)
+            joined[field.name] = torch.cat(values)
         else:
-            whole[field.name] = values[0]
-    return SceneRecord(**whole)
+            joined[field.name] = sum(values, ()) if isinstance(values[0], tuple) else values[0]
+    return SceneRecord(**joined)
 
 
 def caption(kind: str, clip: str) -> str:
@@ -193,10 +146,9 @@ def caption(kind: str, clip: str) -> str:
 def _restricted(found: dict[str, list[Asset]], only: Sequence[str] | None) -> list[list[Asset]]:
     if only is None:
         return list(found.values())
-    names = {name for group in found.values() for asset in group for name in (asset.id, asset.kind)}
-    if unknown := sorted(set(only) - names):
-        raise ValueError(f"only has {unknown[0]!r}; expected ids or kinds of assets of the split.")
     kept = [[a for a in group if {a.id, a.kind} & set(only)] for group in found.values()]
+    if unknown := set(only) - {name for group in kept for asset in group for name in (asset.id, asset.kind)}:
+        raise ValueError(f"only has {min(unknown)!r}; expected ids or kinds of assets of the split.")
     return [group for group in kept if group]
 
 

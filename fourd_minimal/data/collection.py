@@ -1,7 +1,7 @@
 """The collection of animated characters: what there is, under which licence, which clips move, and where it lies.
 
 `characters.json` lists 136 openly licensed assets of public repositories, each with the commit, path and sha256 of its
-files. The assets themselves are not part of the package: `fourd fetch-characters` brings them into the user's cache.
+files. The assets themselves are not part of the package: `fourd fetch-characters` downloads them into the user's cache.
 
 4Real-Video is fine-tuned on about 15,000 animated assets of Objaverse (section 3.3), 4Diffusion on 926 picked by hand.
 Here a clip is listed if it visibly moves and stays in place, measured at 8 moments as shares of the diagonal of the box
@@ -111,27 +111,12 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next((path for path in [inside, *beside] if path.is_file()), None)
 
 
-def find_collection(folder: str | Path | None = None) -> Path:
-    """The folder with the assets: the one given, else the cache, else `../shared/data/characters` beside the checkout.
-
-    Raises:
-        FileNotFoundError: no asset of the collection is there.
-    """
-    places = [cache_folder(), BESIDE] if folder is None else [Path(folder)]
-    found = next((place for place in places if _present(read_manifest(), place)), None)
-    if found is None:
-        said = f"folder is '{folder}'" if folder is not None else f"The collection's folder is '{places[0]}'"
-        line = "fourd fetch-characters" if folder is None else f"fourd fetch-characters --out {folder}"
-        raise FileNotFoundError(f"{said}, where none of its assets lies; `{line}` brings them.")
-    return found
-
-
 def assets(split: str | None = None, folder: str | Path | None = None) -> list[Asset]:
-    """The assets that are here with all their files, sorted by id.
+    """The assets that are there with all their files, sorted by id.
 
     Args:
         split: "train", "validation", "public-test"; None gives all of them.
-        folder: see `find_collection`.
+        folder: of the collection; None takes the cache, else `../shared/data/characters` beside the checkout.
 
     Raises:
         ValueError: no such split.
@@ -139,12 +124,13 @@ def assets(split: str | None = None, folder: str | Path | None = None) -> list[A
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected {', '.join(map(repr, SPLITS))} or None.")
-    place = find_collection(folder)
-    found = [asset for asset in _present(read_manifest(), place) if split in (None, asset.split)]
+    places = [cache_folder(), BESIDE] if folder is None else [Path(folder)]
+    present = next(filter(None, (_present(read_manifest(), place) for place in places)), [])
+    found = [asset for asset in present if split in (None, asset.split)]
     if not found:
-        raise FileNotFoundError(
-            f"split is {split!r}, of which {place} holds no asset; `fourd fetch-characters --out {place}` brings them."
-        )
+        line = "fourd fetch-characters" if folder is None else f"fourd fetch-characters --out {folder}"
+        what = "asset of the collection" if not present else f"asset of split {split!r}"
+        raise FileNotFoundError(f"folder is '{places[0]}', which holds no {what}; `{line}` fetches them.")
     return found
 
 

@@ -23,10 +23,10 @@ import torch
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import characters, gltf
-from fourd_minimal.data.animation import pose
+from fourd_minimal.data.assets.document import Document
+from fourd_minimal.data.assets.pose import pose
 from fourd_minimal.data.characters import load, sample_characters
 from fourd_minimal.data.collection import assets
-from fourd_minimal.data.gltf_document import Document
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 
 SIZE, OVERSAMPLE = 64, 3
@@ -50,12 +50,12 @@ def best(call, repeats: int = 5) -> float:
 
 def grid(path: Path, views: int, times: int) -> dict:
     """What `gltf.render` takes for an asset's liveliest clip, seen by cameras on an arc."""
-    loaded = load(path)
-    clip = gltf.choose_clip(loaded.asset, None)
-    times_s = gltf.moments(gltf.clips(loaded.asset)[clip], times)
+    asset = load(path)
+    clip = gltf.choose_clip(asset, None)
+    times_s = gltf.moments(asset.clips[clip], times)
     c2w = circular_trajectory(torch.linspace(0, 50, views), 20.0, RADIUS)
-    options = dict(fov_deg=FOV_DEG, size=SIZE, oversample=OVERSAMPLE, drawn=loaded.surface)
-    return dict(asset=loaded.asset, clip=clip, times_s=times_s, c2w=c2w, **options)
+    options = dict(fov_deg=FOV_DEG, size=SIZE, oversample=OVERSAMPLE)
+    return dict(asset=asset, clip=clip, times_s=times_s, c2w=c2w, **options)
 
 
 def speed(found: dict[str, Path]) -> None:
@@ -72,14 +72,13 @@ def posing(found: dict[str, Path]) -> None:
     before, began = memory(), time.thread_time()
     for path in found.values():
         load(path)
-    kept = sum(n for _, n in load.kept.values())
-    print(f"\n{len(found)} assets: read in {time.thread_time() - began:.1f} s, {kept / 1e6:.0f} MB of arrays, ", end="")
+    print(f"\n{len(found)} assets: read in {time.thread_time() - began:.1f} s, ", end="")
     print(f"the process grew by {memory() - before:.0f} MB")
     costs = []
     for name, path in found.items():
-        asset = load(path).asset
+        asset = load(path)
         if asset.clips:
-            times_s = gltf.moments(gltf.clips(asset)[0], 8)
+            times_s = gltf.moments(asset.clips[0], 8)
             costs.append((1000 / 8 * best(lambda a=asset, t=times_s: pose(a, 0, t), 3), name))
     costs.sort()
     (median, _), (most, slowest) = costs[len(costs) // 2], costs[-1]

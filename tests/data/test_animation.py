@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from gltf_files import GltfFile, one_mesh
-from numpy.testing import assert_allclose
-
 from fourd_minimal.data.animation import matrices, node_transforms, pose, sample_tracks, slerp
 from fourd_minimal.data.gltf_document import Track
 from fourd_minimal.data.gltf_reader import read_asset
+from gltf_files import GltfFile, one_mesh
+from numpy.testing import assert_allclose
 
 interpolate = pytest.importorskip("scipy.interpolate")
 spatial = pytest.importorskip("scipy.spatial.transform")

@@ -59,7 +59,7 @@ def test_a_folder_of_masks(tmp_path):
     write_video(alpha[:3].expand(-1, 3, -1, -1), tmp_path / "n")
     write_video(alpha.expand(-1, 3, -1, -1)[..., :30], tmp_path / "small")
     refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "small"), "masks", "small", "40x30", "a", "40x60")
-    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "m", matte="people"), "masks", "matte")
+    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "m", matte="rembg"), "masks", "matte")
     refused(lambda: read_object(tmp_path / "a", 32, fill=0), "fill", 0)
     refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "n"), "masks", "n", 3, "a", 4)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fourd_minimal.data.gltf_document import Document
+from fourd_minimal.data.gltf_reader import read_asset
 from gltf_files import CUBE, QUAD, QUAD_FACES, Buffer, GltfFile, asset_document, glb, one_mesh, write_gltf
 
 from fourd_minimal.data.gltf import list_clips, render_asset
-from fourd_minimal.data.gltf_document import Document
-from fourd_minimal.data.gltf_reader import read_asset
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 INDEX = SHARED / "characters/INDEX.json"

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fourd_minimal.data.rasterizer import LAYERS, draw
+from fourd_minimal.data.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, soft, srgb
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, project, rays
-from fourd_minimal.data.rasterizer import LAYERS, draw
-from fourd_minimal.data.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, soft, srgb
 
 FOV = 40.0
 CAMERA = circular_trajectory(torch.tensor([0.0]), 0.0, 4.0)

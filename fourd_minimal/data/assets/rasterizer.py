@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fourd_minimal.cameras import project
-from fourd_minimal.data.surface import MASK, OPAQUE, Surface, soft, srgb
+from fourd_minimal.data.assets.surface import MASK, OPAQUE, Surface, soft, srgb
 
 NEAR = 1e-3
 SLACK = 2e-3
