@@ -5,18 +5,17 @@
 
 What is rendered is a list, written once (`jobs.json`); clip i of it belongs to shard i // per_shard. A shard is whole
 or not there: a run that is killed loses the shards it was rendering, and nothing comes twice. A clip that cannot be
-rendered is listed in its shard. Of several machines let one write the list before the others begin.
+rendered is listed in its shard; a shard that is deleted is rendered again. Of several machines let one write the list
+before the others begin.
 """
 
 import json
 import re
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from fourd_minimal.cli.assets import asset_names, fetch_objaverse, read_clips, t
 from fourd_minimal.data import gltf
 from fourd_minimal.data.assets.document import Document
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.data.shards import FAILURES, LONGEST, failures, read_tar, sample, write_tar
+from fourd_minimal.data.shards import FAILURES, LONGEST, failures, sample, write_tar
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.tables import table
 
@@ -79,8 +78,6 @@ class RenderShards:
     """The number of clips rendered at a time; each takes 1.5 gigabytes of memory at the sizes above."""
     machine: str = "0/1"
     """Which of how many machines this is: they share the shards among them, and may write to one folder."""
-    retry_failed: bool = False
-    """Clips that failed are rendered again."""
     out: Path = Path("fourd_out/shards")
     """Shards, `jobs.json` and `failures.md` go into this folder."""
 
@@ -106,8 +103,7 @@ class RenderShards:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected {expected}.")
         began, jobs = time.perf_counter(), self._jobs()
         mine = range(int(which[1]), -(-len(jobs) // self.per_shard), int(which[2]))
-        rendering = Rendering(jobs, self._locate(), self._renderer(), self.out, self.per_shard)
-        rendering.run(mine, self.workers, self.retry_failed)
+        Rendering(jobs, self._locate(), self._renderer(), self.out, self.per_shard).run(mine, self.workers)
         print(report(self.out), f"{time.perf_counter() - began:.0f} s.")
 
     def _jobs(self) -> list[Job]:
@@ -115,7 +111,7 @@ class RenderShards:
         asked, path = asset_names(self.assets, self.objaverse), self.out / "jobs.json"
         if self.kept:
             asked = [list(clip) for clip in dict.fromkeys(read_clips(self.kept))]
-        of_the_run = ("assets", "objaverse", "kept", "workers", "machine", "retry_failed", "out")
+        of_the_run = ("assets", "objaverse", "kept", "workers", "machine", "out")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in of_the_run}
         settings["renderer"] = RENDERER
         if path.exists():
@@ -143,7 +139,8 @@ class RenderShards:
             return [Job(name, clip) for clip in found or [""]]
 
         with threads(self.workers) as pool:
-            return list(chain(*tqdm(pool.map(clips, asked), total=len(asked), unit="asset", desc="listing")))
+            found = tqdm(pool.map(clips, asked), total=len(asked), unit="asset", desc="listing")
+            return [job for jobs in found for job in jobs]
 
     def _locate(self) -> Callable[[str], Path]:
         """From an asset's name to its file, which Objaverse sends one after the other."""
@@ -181,10 +178,6 @@ def credit(path: Path) -> dict[str, Any]:
     return {name: said[name] for name in ("copyright", "title", "author", "license", "source") if said.get(name)}
 
 
-Members = list[tuple[str, bytes]]
-"""What of a shard holds one clip: names and contents."""
-
-
 @dataclass(frozen=True)
 class Rendering:
     """A list of clips on its way into a folder of shards."""
@@ -197,21 +190,13 @@ class Rendering:
     out: Path
     per_shard: int
 
-    def run(self, shards: Sequence[int], workers: int = 1, retry_failed: bool = False) -> None:
-        """Make those of these shards that are not there.
-
-        Args:
-            shards: by number; no other run works on them.
-            workers: threads that render.
-            retry_failed: render again what failed in shards that are there, and write these anew.
-        """
-        for draft in (draft for s in shards for draft in self.out.glob(f".{self._path(s).name}.*")):
+    def run(self, shards: Sequence[int], workers: int = 1) -> None:
+        """Make those of these shards, given by number, that are not there; no other run may work on them."""
+        for draft in (draft for s in shards for draft in self.out.glob(f".{s:06}.tar.*")):
             draft.unlink()  # of a run that was killed
-        left = [s for s in shards if not self._path(s).exists() or (retry_failed and failures(self._path(s)))]
-        total, missing = (sum(len(self._numbers(s)) for s in some) for some in (shards, left))
-        with threads(workers) as pool, tqdm(total=total, initial=total - missing, unit="clip") as bar:
-            begun = ((s, [pool.submit(self._make, i, kept.get(i)) for i in self._numbers(s)])
-                     for s in left for kept in [self._kept(s)])  # fmt: skip
+        left = [s for s in shards if not (self.out / f"{s:06}.tar").exists()]
+        with threads(workers) as pool, tqdm(total=sum(map(len, map(self._numbers, left))), unit="clip") as bar:
+            begun = ((s, [pool.submit(self._make, i) for i in self._numbers(s)]) for s in left)
             now = next(begun, None)
             while now:
                 after = next(begun, None)  # workers go on with the next shard while the last of this one are rendered
@@ -222,22 +207,8 @@ class Rendering:
         """The jobs of a shard."""
         return range(len(self.jobs))[shard * self.per_shard : (shard + 1) * self.per_shard]
 
-    def _path(self, shard: int) -> Path:
-        return self.out / f"{shard:06}.tar"
-
-    def _kept(self, shard: int) -> dict[int, Members]:
-        """The clips of a shard that is there, by their numbers."""
-        kept = defaultdict(list)
-        if self._path(shard).exists():
-            for name, content in read_tar(self._path(shard)):
-                if name != FAILURES:
-                    kept[int(name.partition(".")[0])].append((name, content))
-        return kept
-
-    def _make(self, i: int, kept: Members | None) -> Members | str:
-        """A rendered clip, or why it cannot be rendered."""
-        if kept:
-            return kept
+    def _make(self, i: int) -> list[tuple[str, bytes]] | str:
+        """The members of a rendered clip, or why it cannot be rendered."""
         path = self.locate(self.jobs[i].asset)
         try:
             record = self.render(path, self.jobs[i].clip)
@@ -254,7 +225,7 @@ class Rendering:
             else:
                 members += made
             bar.update()
-        with whole_file(self._path(shard)) as draft:
+        with whole_file(self.out / f"{shard:06}.tar") as draft:
             write_tar(draft, [(FAILURES, json.dumps(failed).encode()), *members])
 
 

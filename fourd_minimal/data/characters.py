@@ -59,7 +59,6 @@ def sample_characters(
     split: str = "train",
     folder: str | Path | None = None,
     *,
-    only: Sequence[str] | None = None,
     fps: float | tuple[float, float] = FPS,
     sweep_deg: float | tuple[float, float] = SWEEP_DEG,
     elevation_deg: float | tuple[float, float] = ELEVATION_DEG,
@@ -77,7 +76,6 @@ def sample_characters(
         seed: the same arguments and seed give the same clips, in any process.
         split: "train", "validation" or "public-test": no rig family is in two.
         folder: of the collection; None looks in the cache that `fourd fetch-characters` fills, and beside the checkout.
-        only: ids of assets, or of kinds ("fish"), to which the split is restricted.
         fps: frames a second, or a range to draw from. A window that is longer than its clip shows all of it, slower.
         sweep_deg: from the first camera to the last, in either sense; or a range.
         elevation_deg: of all cameras, or a range.
@@ -89,8 +87,8 @@ def sample_characters(
         device: where to draw.
 
     Raises:
-        ValueError: a count below 1, azimuths for other cameras, an unknown split, background or name in `only`.
-        FileNotFoundError: the collection is not here.
+        ValueError: a count below 1, azimuths for other cameras, an unknown split or background.
+        FileNotFoundError: no copy of the collection.
 
     >>> sample_characters(2, views=3, times=4, size=32, seed=1).rgb.shape  # doctest: +SKIP
     torch.Size([2, 3, 4, 3, 32, 32])
@@ -102,10 +100,10 @@ def sample_characters(
         raise ValueError(f"background is {background!r}; expected one of {', '.join(BACKGROUNDS)}.")
     if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
         raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; expected {(n, views)}.")
-    chosen = _restricted(families(split, folder), only)
+    groups = list(families(split, folder).values())
     draw, records = torch.Generator().manual_seed(seed), []
     for i in range(n):
-        asset, clip = _draw_clip(chosen, draw)
+        asset, clip = _draw_clip(groups, draw)
         start, sweep = _uniform(draw, (0, 360)), _uniform(draw, sweep_deg) * (1 if _uniform(draw) < 0.5 else -1)
         along = sweep * torch.linspace(0, 1, views) if azimuths_deg is None else azimuths_deg[i]
         c2w = circular_trajectory(start + along, _uniform(draw, elevation_deg), RADIUS)
@@ -141,15 +139,6 @@ def caption(kind: str, clip: str) -> str:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", clip.rsplit("|", 1)[-1])
     words = " ".join(re.findall(r"[a-z]+", words.lower()))
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" + (f": {words}" if words else "")
-
-
-def _restricted(found: dict[str, list[Asset]], only: Sequence[str] | None) -> list[list[Asset]]:
-    if only is None:
-        return list(found.values())
-    kept = [[a for a in group if {a.id, a.kind} & set(only)] for group in found.values()]
-    if unknown := set(only) - {name for group in kept for asset in group for name in (asset.id, asset.kind)}:
-        raise ValueError(f"only has {min(unknown)!r}; expected ids or kinds of assets of the split.")
-    return [group for group in kept if group]
 
 
 def _uniform(draw: torch.Generator, between: float | tuple[float, float] = (0.0, 1.0)) -> float:

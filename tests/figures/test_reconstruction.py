@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from figures import reconstruction
 from figures.deformable_gaussians import QUESTIONS, Scenes, arms_table, verdict_table
 from figures.reconstruction import Line, bent, cases, estimated, even_views, measure, reconstruct
+from figures.tracks import true_depth, true_tracks
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.data.tracks import true_depth, true_tracks
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from figures.corruptions import blur, colour_shift, noise
 from fourd_minimal.anchor_loss import AnchorLoss
-from fourd_minimal.data.corruptions import blur, colour_shift, noise
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import clip_c, clip_i, frechet_distance, fvd, lpips
 from fourd_minimal.pretrained import perceptual
