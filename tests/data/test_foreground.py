@@ -58,10 +58,10 @@ def test_a_folder_of_masks(tmp_path):
     check(read_object(tmp_path / "a", 32, frames=[0, 1, 2, 3], masks=tmp_path / "m"))
     write_video(alpha[:3].expand(-1, 3, -1, -1), tmp_path / "n")
     write_video(alpha.expand(-1, 3, -1, -1)[..., :30], tmp_path / "small")
-    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "small"), "masks", "small", "40x30", "a", "40x60")
+    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "small"), "small", (4, 40, 30), (4, 40, 60))
     refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "m", matte="rembg"), "masks", "matte")
     refused(lambda: read_object(tmp_path / "a", 32, fill=0), "fill", 0)
-    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "n"), "masks", "n", 3, "a", 4)
+    refused(lambda: read_object(tmp_path / "a", 32, masks=tmp_path / "n"), "masks", "n", (3, 40, 60), (4, 40, 60))
 
 
 def test_a_library(tmp_path, monkeypatch):
