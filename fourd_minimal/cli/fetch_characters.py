@@ -29,7 +29,7 @@ from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.tables import table
 
 THREADS, RETRIES = 4, 2
-"""Files at a time; times that a file which fails is asked for again."""
+"""Files at a time; how often a file that fails is tried again."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class FetchCharacters:
         return f"{self.base_url.rstrip('/')}/{asset.repo}/{asset.commit}/{quote(file.path)}"
 
     def _fetch(self, out: Path, hashes: dict[str, str], urls: dict[str, str]) -> int:
-        """Bring files into a folder, and say how many failed."""
+        """Download files into a folder, and return how many failed."""
         for path in (out / name for name in hashes):
             path.parent.mkdir(parents=True, exist_ok=True)  # of two threads, pooch lets one fail at it
             path.unlink(missing_ok=True)  # a damaged file does not keep its name, whatever comes

@@ -2,8 +2,8 @@
 
     record = sample_characters(4, views=8, times=8, size=64, seed=0, split="train")
 
-The collection (`collection.py`: openly licensed knights, fish, dinosaurs, vehicles, robots, ...) stands where the
-papers have animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of
+The collection (`collection.py`: openly licensed knights, fish, dinosaurs, vehicles, robots, ...) takes the place of the
+papers' animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of
 the clip a window at a stated frame rate; cameras on an arc at a random azimuth and elevation, as section 3.3 of
 4Real-Video says, or evenly all around, as 4Diffusion has them.
 

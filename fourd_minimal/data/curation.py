@@ -42,12 +42,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is refused. The paper states no numbers; these are ours, and say what they were set by."""
+    """What is refused. The paper states no numbers; these are ours, each with what it was set by."""
 
     least_covered: float = 0.02
     """The smallest of eight bundled assets covers 0.08 of its pictures, a speck made to fail 0.0005."""
     most_covered: float = 0.9
-    """Beyond it the cameras stand inside."""
+    """Beyond it the cameras are inside the object."""
     least_colours: float = 0.02
     """The plainest bundled clip, a black cannon, has 0.07 by its shading; a silhouette has 0."""
     least_motion: float = 0.1

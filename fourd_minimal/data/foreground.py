@@ -1,6 +1,6 @@
 """A video of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
 
-4Diffusion takes "a monocular video" whose background is gone (section 3). What says where the object is, in order:
+4Diffusion takes "a monocular video" without its background (section 3). The object is found by, in this order:
 a folder of masks; a matting library; the file's own alpha; a white background.
 """
 

@@ -43,7 +43,7 @@ class Motion(NamedTuple):
     mean: float
     """The mean over vertices and pairs of moments."""
     size: float
-    """Diagonal of the box around one moment, mean: small where the thing travels, and will look small."""
+    """Diagonal of the box around one moment, mean: small where the asset travels, and is then drawn small."""
     travel: float
     """How far the middle gets."""
     loops: bool

@@ -39,18 +39,14 @@ LONGEST = 16383
 
 
 class Stored(NamedTuple):
-    """One grid, or a part of one, as read from a shard."""
+    """One grid on white, or a part of one, as read from a shard; as in `SceneRecord`, and what else was noted."""
 
     rgb: Float[Tensor, "v t 3 h w"]
-    """Colour in [0, 1], on white."""
     alpha: Float[Tensor, "v t 1 h w"]
-    """Coverage in [0, 1]."""
     c2w: Float[Tensor, "v 4 4"]
-    """Camera-to-world, see `cameras.py`."""
     fov_deg: float
-    """Vertical field of view in degrees."""
     about: dict[str, Any]
-    """What else was noted: asset, clip, credit."""
+    """Asset, clip, credit."""
 
 
 def sample(key: str, record: SceneRecord, **about: Any) -> list[tuple[str, bytes]]:

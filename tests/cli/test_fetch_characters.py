@@ -7,7 +7,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import unquote
 
-import pooch
 import pytest
 from refused import refused
 
@@ -177,14 +176,6 @@ def test_half_a_file_never_has_its_name(server):
     for found in seen:
         assert all(found[name] == WHOLE[name] for name in found.keys() & WHOLE.keys())
     assert here(cache_folder()) == WHOLE
-
-
-def test_a_failure_that_passes_is_overcome(server, monkeypatch):
-    monkeypatch.setattr(pooch.core.time, "sleep", lambda _: None)
-    server.corrupted["cow.glb"] = "damaged once"
-    monkeypatch.setattr(fetch_characters, "RETRIES", 1)
-    fetch(server, only=("cow",))
-    assert len(server.asked) == 3 and [asset.id for asset in assets()] == ["cow"]
 
 
 def test_a_network_out_of_reach_is_one_sentence(listed, capsys):

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from fourd_minimal.cli import render_shards
 from fourd_minimal.cli.curate import Curate
-from fourd_minimal.cli.render_shards import Job, Rendering, RenderShards, credit
+from fourd_minimal.cli.render_shards import Job, Rendering, RenderShards
 from fourd_minimal.data import gltf
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.shards import Shards, failures
@@ -240,10 +240,3 @@ def test_objaverse_is_asked_for_one_at_a_time(real, tmp_path, monkeypatch, capsy
 )
 def test_bad_input_is_named(options, named):
     refused(lambda: RenderShards(**options).run(), *named)
-
-
-def test_sketchfab_says_who_made_it(tmp_path):
-    extras = {"author": "someone", "license": "CC-BY-4.0", "source": "https://a.b", "title": "fox", "more": 1}
-    for said, expected in (extras, {k: v for k, v in extras.items() if k != "more"}), ("text", {}), (None, {}):
-        (tmp_path / "a.gltf").write_text(json.dumps({"asset": {"version": "2.0", "extras": said}}))
-        assert credit(tmp_path / "a.gltf") == expected

@@ -13,7 +13,7 @@ from gltf_files import CUBE, TRIANGLES, GltfFile
 from torch.testing import assert_close
 
 from fourd_minimal.data import characters, collection, gltf
-from fourd_minimal.data.characters import caption, families, sample_characters, window
+from fourd_minimal.data.characters import families, sample_characters, window
 from fourd_minimal.data.collection import Asset, GoodClip
 from fourd_minimal.data.procedural import RADIUS
 
@@ -114,13 +114,6 @@ def test_backgrounds(made):
     assert (graded[..., 0] - graded[..., 2]).abs().amax(1).min() > 0.05
 
 
-def test_what_is_left_out(made):
-    full, plain = (sample_characters(2, **GRID, seed=1, geometry=geometry) for geometry in (True, False))
-    assert torch.equal(full.rgb, plain.rgb) and not plain.depth.any() and plain.flow is None
-    single = sample_characters(2, views=1, times=1, size=16, seed=1)
-    assert single.rgb.shape == (2, 1, 1, 3, 16, 16)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -134,12 +127,6 @@ def test_what_is_left_out(made):
 def test_bad_arguments(made, changes, said):
     with pytest.raises(ValueError, match=said):
         sample_characters(**{"n": 1, **GRID, "seed": 0, **changes})
-
-
-def test_captions():
-    assert caption("dinosaur", "Armature|Triceratops_Walk") == "a dinosaur: triceratops walk"
-    assert caption("insect", "flyFast.001") == "an insect: fly fast"
-    assert caption("robot", "2") == "a robot"
 
 
 @real

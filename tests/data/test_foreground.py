@@ -1,11 +1,9 @@
 """A video of an object, cut out: by masks, by a library, by alpha, by white; and what each cannot read."""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from refused import refused
@@ -13,8 +11,6 @@ from torch.testing import assert_close
 
 from fourd_minimal.data.foreground import read_object
 from fourd_minimal.data.video import write_video
-
-VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "videos"
 
 
 def disc(frames=4, h=40, w=60, radius=8, at=(16, 20)):
@@ -94,12 +90,3 @@ def test_no_foreground_no_background_and_an_empty_frame_are_named(tmp_path):
     alpha[2] = 0
     write_video(colours(alpha), tmp_path / "gap", alpha=alpha)
     refused(lambda: read_object(tmp_path / "gap", 16), "gap", "frame", 2)
-
-
-@pytest.mark.skipif(not VIDEOS.exists(), reason="shared/data/videos is not beside the checkout")
-@pytest.mark.parametrize("name", ["l4gm_000070_fg.mp4", "l4gm_000370_fg.mp4", "simpl_dancer1_rgba256"])
-def test_real_videos_are_read(name):
-    found = read_object(VIDEOS / name, 32, frames=8)
-    on = (found.amin(1) < 0.9).float()
-    assert 0.05 < on.mean() < 0.7 and (on.mean((1, 2)) > 0.02).all()
-    assert on[:, 0].sum() + on[:, :, 0].sum() + on[:, -1].sum() + on[:, :, -1].sum() == 0

@@ -1,7 +1,5 @@
 """Triangles as pictures: coverage, depth, flow, visibility, textures and half-transparency, against closed forms."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -87,14 +85,6 @@ def test_triangles_that_share_edges_leave_no_gap_and_no_overlap(seed):
         assert_close(alpha, torch.full_like(alpha, colour), atol=1e-6, rtol=0)
 
 
-def test_triangles_between_samples_are_not_drawn_and_do_no_harm():
-    tiny = QUAD * 1e-6 + torch.tensor([0.01, 0.003, 0.0])
-    flat = torch.zeros(4, 3)
-    for points in (tiny, flat):
-        frames = shown(surface(), points[None])
-        assert not frames.alpha.any() and not frames.depth.any() and frames.visible.all()
-
-
 TILTED = QUAD @ torch.tensor([[1, 0, 0], [0, 0.5, 0.8], [0, 0.3, -0.9]]).T * 1.3
 """A square whose upper edge leans back."""
 
@@ -156,18 +146,6 @@ def test_srgb_has_its_published_values():
     assert_close(srgb(surface().linear), torch.arange(256) / 255, atol=1e-5, rtol=0)
 
 
-def test_bright_light_bends_towards_white():
-    """As it is up to 0.4, rising, smooth, 1 at 1.6; and only where light falls."""
-    x = torch.linspace(0, 1.6, 161)
-    assert torch.equal(soft(x)[:41], x[:41]) and soft(x)[-1] == pytest.approx(1)
-    slope = soft(x).diff() / 0.01
-    assert (slope > 0).all() and (slope.diff() < 1e-4).all() and (slope.diff().abs() < 0.01).all()
-    light = torch.full((1, 1, 4), 1.2)
-    for lit, expected in ((True, 1.2 - 0.8**2 / 2.4), (False, 1.0)):
-        rgb = shown(surface(lit=torch.full((4,), lit)), light=light).rgb[0, 0, 0, 8, 8]
-        assert rgb.item() == pytest.approx(srgb(torch.tensor(expected)).item(), abs=1e-5)
-
-
 def test_colours_and_light_of_the_corners_are_interpolated():
     """Left edge dark, right edge bright: the middle is the mean, in linear light."""
     light = torch.tensor([[[0.2, 0.6, 0.6, 0.2]]])
@@ -175,13 +153,6 @@ def test_colours_and_light_of_the_corners_are_interpolated():
     lit = torch.ones(4, dtype=torch.bool)
     rgb = shown(surface(colours=colours, lit=lit), light=light, size=15, k=1).rgb[0, 0, :, 7, 7]
     assert_close(rgb, srgb(torch.tensor([0.75 * 0.4, 0.4, 0.4])), atol=1e-4, rtol=0)
-
-
-def test_glow_is_added_to_what_light_shows():
-    look = textured(torch.full((1, 1, 4), 255, dtype=torch.uint8), glow=torch.tensor([[0.1, 0.0, 0.3]]).expand(4, 3))
-    look = replace(look, lit=torch.ones(4, dtype=torch.bool))
-    rgb = shown(look, light=torch.full((1, 1, 4), 0.25)).rgb[0, 0, :, 8, 8]
-    assert_close(rgb, srgb(torch.tensor([0.35, 0.25, 0.55])), atol=1e-5, rtol=0)
 
 
 RED, GREEN, BLUE = (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)
@@ -269,8 +240,3 @@ def test_batches_of_cameras_do_not_matter(monkeypatch):
     monkeypatch.setattr("fourd_minimal.data.assets.rasterizer.AT_ONCE", 1)
     for ours, theirs in zip(shown(look, positions, c2w), together, strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_an_even_number_of_samples_has_no_middle():
-    with pytest.raises(ValueError, match="oversample is 2; expected odd"):
-        shown(surface(), k=2)

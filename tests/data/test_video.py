@@ -94,13 +94,6 @@ def test_png_of_every_kind(tmp_path):
     torch.testing.assert_close(alpha.mean((1, 2, 3)), torch.tensor([1, 1, 1, 64 / 255]))
 
 
-def test_shrinking_does_not_alias(tmp_path):
-    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2
-    write_video(checks.float().expand(1, 3, 64, 64), tmp_path / "checks")
-    small = read_video(tmp_path / "checks", size=8).rgb
-    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.02, rtol=0)
-
-
 def test_transparent_pixels_lend_no_colour(tmp_path):
     alpha = (torch.arange(32) < 16).float().expand(1, 1, 32, 32)
     green_behind_nothing = torch.cat([alpha, 1 - alpha, torch.zeros_like(alpha)], dim=1)

@@ -145,7 +145,7 @@ class _Pictures:
         across = x.gather(0, order)
         slope = torch.stack([(across[j] - across[i]) / (down[j] - down[i]).clamp(min=1e-9) for i, j in EDGES])
 
-        # one entry for each row of samples of each triangle: r says of which
+        # one entry for each row of samples of each triangle: r is its triangle
         first = _first(down[0]).clamp(0, self.side)
         r, step = _runs(_first(down[2]).clamp(0, self.side) - first)
         row = _take(first, r) + step
