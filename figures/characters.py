@@ -24,12 +24,12 @@ INK = (90, 90, 90)
 
 def frame(asset: Asset) -> np.ndarray:
     """A third of the way through the clip that `render_asset` chooses, as (h, w, 3) bytes."""
-    loaded = load(asset.path)
-    clip = gltf.choose_clip(loaded.asset, None)
-    times_s = gltf.moments(gltf.clips(loaded.asset)[clip], 2, (0.33, 0.34))[:1]
+    parsed = load(asset.path)
+    clip = gltf.choose_clip(parsed, None)
+    times_s = gltf.moments(parsed.clips[clip], 2, (0.33, 0.34))[:1]
     c2w = circular_trajectory(torch.tensor([40.0]), 15.0, RADIUS)
-    options = dict(drawn=loaded.surface, fill=0.92, background=(BACKGROUND,) * 3, oversample=5, geometry=False)
-    rgb = gltf.render(loaded.asset, clip, times_s, c2w, FOV_DEG, SIDE, **options).rgb[0, 0, 0]
+    options = dict(fill=0.92, background=(BACKGROUND,) * 3, oversample=5, geometry=False)
+    rgb = gltf.render(parsed, clip, times_s, c2w, FOV_DEG, SIDE, **options).rgb[0, 0, 0]
     return (rearrange(rgb, "c h w -> h w c") * 255).round().byte().numpy()
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from figures.page import Page
+from figures.recording import Recording, read_recording
 from fourd_minimal.cli.main import program
-from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet

@@ -12,9 +12,9 @@ import pytest
 import tyro
 from pages import PAGES, ROOT, text_of
 
+from figures.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.cli.main import main, parse
 from fourd_minimal.data import collection
-from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.video import write_video
 from fourd_minimal.systems.four_real_video import FourRealVideo

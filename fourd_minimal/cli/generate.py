@@ -145,7 +145,7 @@ class Generate:
         from fourd_minimal.training.evaluation import TRIVIAL, moving_pixels, psnr
 
         asset = gltf.read_asset(self.asset)
-        chosen, found = gltf.choose_clip(asset, self.clip), gltf.clips(asset)
+        chosen, found = gltf.choose_clip(asset, self.clip), asset.clips
         times_s = lively_window(asset, chosen, model.times)
         told = f"{self.asset}: clip {chosen} {found[chosen].name!r}, {times_s[0]:.2f} to {times_s[-1]:.2f} s"
         others = ", ".join(f"{i}\xa0{clip.name!r}" for i, clip in enumerate(found) if i != chosen)

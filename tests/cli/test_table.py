@@ -173,7 +173,7 @@ def imported(module, seen):
         ("train", "viewers pretrained torch.distributed.fsdp figures"),
         ("train-wan", "viewers figures"),
         ("distil-pretrained", "training pretrained.encoders figures"),
-        ("multiview-video", "training data.people figures"),
+        ("multiview-video", "training figures"),
     ],
 )
 def test_a_command_imports_its_own_modules_only(command, never):

@@ -7,8 +7,8 @@ import torch
 
 from figures import real_cameras
 from figures.real_cameras import Cameras, fit_without, predict
+from figures.recording import Recording
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.data.recording import Recording
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fourd_minimal.cameras import project
-from fourd_minimal.data.surface import MASK, OPAQUE, Surface, soft, srgb
+from fourd_minimal.data.assets.surface import MASK, OPAQUE, Surface, soft, srgb
 
 NEAR = 1e-3
 SLACK = 2e-3
@@ -82,18 +82,12 @@ def draw(
 
 
 class _Pictures:
-    """What each sample of some cameras' pictures shows, at all times: n = v t pictures, one camera's times in a row."""
+    """What each sample of some cameras' pictures shows, at all times: n = v t pictures, one camera's times in a row.
 
-    def __init__(
-        self,
-        surface: Surface,
-        positions: Tensor,
-        mirrored: Tensor | None,
-        c2w: Tensor,
-        fov_deg: float,
-        size: int,
-        k: int,
-    ):
+    What is seen is chosen at once; `colours` and then `geometry` say what it looks like and where it goes.
+    """
+
+    def __init__(self, surface: Surface, positions, mirrored, c2w: Tensor, fov_deg: float, size: int, k: int):
         self.surface, self.positions, self.c2w, self.fov_deg = surface, positions, c2w, fov_deg
         self.size, self.k, self.side, self.v, self.t = size, k, size * k, len(c2w), len(positions)
         self._set_up(mirrored)
@@ -105,7 +99,7 @@ class _Pictures:
 
     def _set_up(self, mirrored: Tensor | None) -> None:
         """Of the j triangles that face a camera and may cover a sample: where they lie in which picture."""
-        xy, depth = self._project(self.positions, self.c2w[:, None, None])
+        xy, depth = project(self.positions, self.c2w[:, None, None], self.fov_deg, (self.side, self.side))
         x, y, depth = (values.flatten(0, 1) for values in (*xy.unbind(-1), depth))  # (n, vertices)
         corners = self.surface.faces.T
         x0, x1, x2 = (x.index_select(1, corner) for corner in corners)
@@ -118,11 +112,11 @@ class _Pictures:
             front ^= mirrored.repeat(self.v, 1)
         self.facing = (front | self.surface.both_sides) & (area != 0)
 
-        # most triangles of an animated character are smaller than a pixel: those between samples go here
+        # most triangles of an animated character are smaller than a pixel: those between samples are dropped here
         on = self.facing & (area.abs() > 1e-9)
         for a, b, c in ((x0, x1, x2), (y0, y1, y2)):
             low, high = torch.minimum(torch.minimum(a, b), c), torch.maximum(torch.maximum(a, b), c)
-            on &= torch.ceil(low - 0.5) < torch.ceil(high - 0.5)  # else it covers the middle of no row, of no column
+            on &= torch.ceil(low - 0.5) < torch.ceil(high - 0.5)  # otherwise it covers the middle of no row or column
             on &= (high > 0.5) & (low < self.side)
         if depth.min() < NEAR:
             on &= torch.stack([depth.index_select(1, corner) > NEAR for corner in corners]).all(0)
@@ -139,10 +133,6 @@ class _Pictures:
         # the weights of corners 1 and 2 at (x, y) are plane[0] (x - x0) + plane[1] (y - y0), and the same with 2 and 3
         self.plane = torch.stack([y[2] - y[0], x[0] - x[2], y[0] - y[1], x[1] - x[0]]) / _take(area.flatten(), at)
 
-    def _project(self, points: Tensor, c2w: Tensor) -> tuple[Tensor, Tensor]:
-        """Where points land, in samples, and their depths."""
-        return project(points, c2w, self.fov_deg, (self.side, self.side))
-
     def _samples(self, chosen: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Every sample that some of the triangles cover: its place, its key, and which triangle of the set-up."""
         pick = None if chosen is None else chosen.nonzero()[:, 0]
@@ -155,7 +145,7 @@ class _Pictures:
         across = x.gather(0, order)
         slope = torch.stack([(across[j] - across[i]) / (down[j] - down[i]).clamp(min=1e-9) for i, j in EDGES])
 
-        # one entry for each row of samples of each triangle: r says of which
+        # one entry for each row of samples of each triangle: r is its triangle
         first = _first(down[0]).clamp(0, self.side)
         r, step = _runs(_first(down[2]).clamp(0, self.side) - first)
         row = _take(first, r) + step
@@ -169,8 +159,8 @@ class _Pictures:
         begin = _first(torch.minimum(long, short)).clamp(0, self.side)
         length = (_first(torch.maximum(long, short)) - begin).clamp(min=0).minimum(self.side - begin)
 
-        # nearness at the row's first sample and from one to the next; it stays between those of the corners, for the
-        # plane of a sliver is not to be trusted
+        # nearness at the row's first sample and from one to the next, clamped to that of the corners, since the plane
+        # of a sliver is inaccurate
         x1, y1, x2, y2 = _take(plane, r)
         w0, w1, w2 = _take(w, r)
         low, high = torch.minimum(torch.minimum(w0, w1), w2), torch.maximum(torch.maximum(w0, w1), w2)
@@ -247,7 +237,7 @@ class _Pictures:
         mask = self.surface.mode[face] == MASK
         alpha = torch.where(mask, (alpha >= self.surface.cutoff[face]).to(alpha), alpha)
 
-        # what lets nothing through is as good as opaque; what lies behind that is not seen
+        # samples that are nearly opaque count as opaque; what lies behind them is not seen
         whole = alpha > 0.996
         self.keys.scatter_reduce_(0, place[whole], key[whole], "amax")
         left = ~whole & (alpha > 0.004) & (key > self.keys[place])
@@ -317,7 +307,8 @@ class _Pictures:
 
     def _shows(self, points: Tensor, face: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Where points of faces land in some of the pictures, in samples, and whether nothing hides them there."""
-        xy, depth = self._project(points, self.c2w[torch.div(frame, self.t, rounding_mode="floor")])
+        c2w = self.c2w[torch.div(frame, self.t, rounding_mode="floor")]
+        xy, depth = project(points, c2w, self.fov_deg, (self.side, self.side))
         inside = ((xy >= 0) & (xy < self.side)).all(-1) & (depth > NEAR)
         if not len(self.face):
             return xy, inside

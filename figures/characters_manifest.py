@@ -1,6 +1,6 @@
 """Make `fourd_minimal/data/characters.json` again: the manifest of the animated characters, from a copy of them.
 
-    python tests/make_characters_manifest.py ../shared/data
+    python -m figures.characters_manifest ../shared/data
 
 The folder holds `characters` (with its INDEX.json) and `assets` (older, without an index: the four of OLDER). Every
 file that an asset needs is found by the URIs in it, and hashed. What moves is INDEX.json's own measure; for the older

@@ -17,7 +17,7 @@ REPEAT, CLAMP, MIRROR = 10497, 33071, 33648
 
 @dataclass(frozen=True)
 class Surface:
-    """n vertices, f triangles, and their materials. Made by `gltf.surface`."""
+    """n vertices, f triangles, and their materials."""
 
     faces: Int[Tensor, "f 3"]
     """Counterclockwise from the front."""
@@ -25,9 +25,9 @@ class Surface:
     colours: Float[Tensor, "n 4"]
     """Linear colour and alpha that the texture is multiplied with."""
     glow: Float[Tensor, "n 3"]
-    """Light of its own."""
+    """Light of its own, linear."""
     lit: Bool[Tensor, " n"]
-    """Whether light falls on it; else it shows its colour."""
+    """Whether light falls on it; otherwise it shows its colour."""
     texture: Int[Tensor, " f"]
     """Rows of `sheets`."""
     glow_texture: Int[Tensor, " f"]
@@ -41,7 +41,7 @@ class Surface:
     sheets: Int[Tensor, "s 5"]
     """Of each texture: where its texels begin, height, width, and how u and v go on beyond it."""
 
-    # what need not be asked again for every sample
+    # computed once, not for every sample
     @cached_property
     def opaque(self) -> bool:
         return bool((self.mode == OPAQUE).all())
@@ -60,10 +60,6 @@ class Surface:
         return bool(self.lit.all())
 
     @cached_property
-    def repeats(self) -> bool:
-        return bool((self.sheets[:, 3:] == REPEAT).all())
-
-    @cached_property
     def linear(self) -> Float[Tensor, "256"]:
         """Linear light of each byte."""
         x = torch.arange(256, device=self.uv.device) / 255
@@ -72,20 +68,10 @@ class Surface:
     def texel(self, sheet: Int[Tensor, " m"], u: Float[Tensor, " m"], v: Float[Tensor, " m"]) -> Float[Tensor, "m 4"]:
         """The nearest texel of a texture; v runs down, as in glTF."""
         start, h, w, wrap_u, wrap_v = self.sheets.T.contiguous().index_select(1, sheet)
-        x, y = self._wrapped(u, w, wrap_u), self._wrapped(v, h, wrap_v)
+        x, y = _wrapped(u, w, wrap_u), _wrapped(v, h, wrap_v)
         texel = self.texels.index_select(0, start + y * w + x).int()
         rgb = self.linear.index_select(0, texel[:, :3].flatten()).view(-1, 3)
         return torch.cat([rgb, texel[:, 3:] / 255], 1)
-
-    def _wrapped(self, u: Tensor, n: Tensor, wrap: Tensor) -> Tensor:
-        """The texel along one side of n."""
-        i = (u * n).floor().long()
-        at = i.remainder(n)
-        if not self.repeats:
-            at = torch.where(wrap == CLAMP, i.clamp(min=0).minimum(n - 1), at)
-            back = i.remainder(2 * n)
-            at = torch.where(wrap == MIRROR, torch.minimum(back, 2 * n - 1 - back), at)
-        return at
 
     def to(self, device: torch.device | str) -> "Surface":
         if self.uv.device == torch.device(device):
@@ -93,8 +79,19 @@ class Surface:
         return Surface(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
+def _wrapped(u: Tensor, n: Tensor, wrap: Tensor) -> Tensor:
+    """The texel along one side of n."""
+    i = (u * n).floor().long()
+    at = i.remainder(n)
+    if (wrap == REPEAT).all():
+        return at
+    back = i.remainder(2 * n)
+    at = torch.where(wrap == CLAMP, i.clamp(min=0).minimum(n - 1), at)
+    return torch.where(wrap == MIRROR, torch.minimum(back, 2 * n - 1 - back), at)
+
+
 def soft(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Bright light bends towards white, so that it keeps its shape where it would be cut off: x below 0.4, 1 at 1.6."""
+    """Bright light rolls off towards white instead of being cut off: x below 0.4, 1 at 1.6."""
     over = (linear - 0.4).clamp(0, 1.2)
     return torch.addcmul(linear, over, over, value=-1 / 2.4)
 

@@ -1,26 +1,28 @@
-"""What the meshes of a .gltf or .glb file draw, as arrays: triangles, materials, skin weights, morph targets.
+"""What the meshes of a .gltf or .glb file draw: triangles, materials, skin weights, morph targets.
 
 glTF 2.0, sections 3.7 and 3.9, and of its extensions those that decide what is seen: KHR_texture_transform,
 KHR_materials_unlit, KHR_materials_pbrSpecularGlossiness (its diffuse part), KHR_mesh_quantization, EXT_texture_webp,
 and KHR_draco_mesh_compression by the package DracoPy. What is constant is folded into vertices: texture transforms into
 their coordinates, colour factors into their colours.
 
-Departures: triangles only, no points and lines; normal maps and metalness are left aside, and a glow texture is read
-with the coordinates of the colour texture, where there is one.
+Departures: triangles only, no points and lines; normal maps and metalness are ignored, and a glow texture is read with
+the coordinates of the colour texture, where there is one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from fourd_minimal.data.gltf_document import Document, fractions, numbers, whole
+from fourd_minimal.data.assets.document import Document, fractions, numbers
+from fourd_minimal.data.assets.surface import BLEND, MASK, OPAQUE, REPEAT, Surface
 
-OPAQUE, MASK, BLEND = 0, 1, 2
 MOST_VERTICES = 1 << 24
 """Of one asset: one large mesh may be drawn by thousands of nodes."""
-Attributes = Callable[[str], np.ndarray | None]
-"""From an attribute's name to its values, one row a vertex; None where a primitive has none."""
+USED = ("POSITION", "NORMAL", "COLOR_0", "TEXCOORD_", "JOINTS_", "WEIGHTS_")
+"""Attributes that decide what is seen."""
+Attributes = dict[str, np.ndarray]
+"""Values by an attribute's name, one row a vertex."""
 
 
 @dataclass
@@ -41,24 +43,28 @@ class Part:
     """(m,) where no clip says otherwise."""
 
 
-@dataclass
-class Texture:
-    pixels: np.ndarray
-    """(h, w, 4) bytes."""
-    wrap: tuple[int, int]
-    """Of u and v: 10497 repeats, 33071 clamps, 33648 mirrors."""
-
-
 class Meshes:
-    """Collects the primitives that nodes draw: parts, textures, and columns with a row for each vertex or triangle."""
+    """Collects what nodes draw: parts, textures, and columns with a row for each vertex or triangle."""
 
     def __init__(self, document: Document, largest_texture: int):
         self.document, self.largest = document, largest_texture
         self.parts: list[Part] = []
-        self.textures: list[Texture] = []
         self.columns: dict[str, list[np.ndarray]] = {}
-        self.found: dict[tuple, int] = {}
+        self.textures: dict[tuple[int, int, int], tuple[int, np.ndarray]] = {}
+        """From an image and how u and v go on beyond it to its number and pixels."""
         self.count = 0
+
+    def surface(self) -> Surface:
+        """Everything that was added but positions and normals, which change over time."""
+        texels, sheets, start = [np.full((1, 4), 255, np.uint8)], [[0, 1, 1, REPEAT, REPEAT]], 1
+        for (_, *wrap), (_, pixels) in self.textures.items():
+            h, w = pixels.shape[:2]
+            sheets.append([start, h, w, *wrap])
+            texels.append(pixels.reshape(-1, 4))
+            start += h * w
+        columns = dict(self.columns, texels=texels, sheets=[np.array(sheets)])
+        del columns["positions"], columns["normals"]
+        return Surface(**{name: torch.from_numpy(np.concatenate(arrays)) for name, arrays in columns.items()})
 
     def add(self, i: int, node: dict) -> None:
         """What node number i draws."""
@@ -68,11 +74,11 @@ class Meshes:
                 self._add(i, node, mesh, primitive)
 
     def _add(self, i: int, node: dict, mesh: dict, primitive: dict) -> None:
-        get, indices = self._attributes(primitive)
-        position = np.asarray(get("POSITION"), np.float32)
+        given, indices = self._attributes(primitive)
+        position = np.asarray(given["POSITION"], np.float32)
         n = len(position)
-        if position.shape[1] != 3 or not np.isfinite(position).all():
-            raise ValueError("a vertex is not three finite numbers")
+        if position.shape[1] != 3 or not np.isfinite(position).all() or any(len(a) != n for a in given.values()):
+            raise ValueError("a mesh has vertices that are not three finite numbers, or attributes of other lengths")
         faces = _triangles(np.arange(n) if indices is None else indices, primitive.get("mode", 4))
         if not len(faces):
             return
@@ -80,13 +86,13 @@ class Meshes:
             raise ValueError(f"a triangle names vertex {faces.max()} of {n}")
         morphs, morph_normals = self._morphs(primitive, n)
 
-        normal = get("NORMAL")
+        normal = given.get("NORMAL")
         if normal is None:  # section 3.7.2.1: flat ones, so no vertex is shared
             flat = faces.reshape(-1)
             position, n, faces = position[flat], len(flat), np.arange(len(flat)).reshape(-1, 3)
             a, b, c = position.reshape(-1, 3, 3).transpose(1, 0, 2)
             normal = np.repeat(np.cross(b - a, c - a), 3, axis=0)
-            given, get = get, lambda name: None if (values := given(name)) is None else values[flat]
+            given = {name: values[flat] for name, values in given.items()}
             morphs, morph_normals = None if morphs is None else morphs[:, flat], None
 
         if self.count + n > MOST_VERTICES:
@@ -95,39 +101,32 @@ class Meshes:
         if morphs is not None:
             weights = node.get("weights", mesh.get("weights", [0.0] * len(morphs)))
             part.morph_weights = numbers(weights, len(morphs), "the morph weights of a mesh").astype(np.float32)
-        if "skin" in node and get("JOINTS_0") is not None:
+        if "skin" in node and "JOINTS_0" in given:
             self.document.item("skins", node["skin"])
-            part.skin, (part.joints, part.weights) = node["skin"], _binding(get)
+            part.skin, (part.joints, part.weights) = node["skin"], _binding(given)
         self.parts.append(part)
-        normal = _unit(np.nan_to_num(np.asarray(normal, np.float32)))
-        self._columns(primitive, get, position, normal, faces + self.count)
+        normal = np.nan_to_num(np.asarray(normal, np.float32))
+        normal = normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-20)
+        columns = dict(positions=position, normals=normal, faces=faces + self.count)
+        for name, values in (columns | self._material(primitive, given, n, len(faces))).items():
+            self.columns.setdefault(name, []).append(values)
         self.count += n
 
     def _attributes(self, primitive: dict) -> tuple[Attributes, np.ndarray | None]:
         """The attributes, and the indices where it has some."""
-        names, document = primitive["attributes"], self.document
-        draco = primitive.get("extensions", {}).get("KHR_draco_mesh_compression")
-        compressed, indices = {}, None
-        if draco is not None:
-            compressed, indices = _decompressed(bytes(document.view(draco["bufferView"])[0]), draco["attributes"])
+        document, indices, found = self.document, None, {}
+        if draco := primitive.get("extensions", {}).get("KHR_draco_mesh_compression"):
+            found, indices = _decompressed(bytes(document.view(draco["bufferView"])[0]), draco["attributes"])
+            for name, values in found.items():
+                if document.item("accessors", primitive["attributes"][name]).get("normalized"):
+                    found[name] = fractions(values)
         elif "indices" in primitive:
             indices = document.accessor(primitive["indices"])[:, 0]
-        length = len(compressed["POSITION"]) if compressed else document.item("accessors", names["POSITION"])["count"]
-
-        def get(name: str) -> np.ndarray | None:
-            if name not in names:
-                return None
-            values = compressed[name] if name in compressed else document.accessor(names[name])
-            if name in compressed and document.item("accessors", names[name]).get("normalized"):
-                values = fractions(values) if values.dtype.kind in "iu" else values
-            if len(values) != length:
-                raise ValueError(f"a mesh has {length} vertices and {len(values)} values of {name}")
-            return values
-
-        return get, indices
+        rest = {k: i for k, i in primitive["attributes"].items() if k.startswith(USED) and k not in found}
+        return found | {name: document.accessor(i) for name, i in rest.items()}, indices
 
     def _morphs(self, primitive: dict, n: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Displacements of positions and of normals; 0 for targets that leave them alone."""
+        """Displacements of positions and of normals; 0 for targets without them."""
         targets = primitive.get("targets", [])
         found = []
         for name in ("POSITION", "NORMAL"):
@@ -138,72 +137,66 @@ class Meshes:
             found.append(np.stack(rows).astype(np.float32) if needed else None)
         return found[0], found[1]
 
-    def _columns(self, primitive: dict, get: Attributes, position, normal, faces) -> None:
-        """What the material says, for each vertex and each triangle."""
-        n, f = len(position), len(faces)
+    def _material(self, primitive: dict, given: Attributes, n: int, f: int) -> Attributes:
+        """Columns of `Surface` for n vertices and f triangles."""
         material = self.document.item("materials", primitive["material"]) if "material" in primitive else {}
         extensions, pbr = material.get("extensions", {}), material.get("pbrMetallicRoughness", {})
         factor, texture = pbr.get("baseColorFactor", [1, 1, 1, 1]), pbr.get("baseColorTexture")
         if gloss := extensions.get("KHR_materials_pbrSpecularGlossiness"):
             factor, texture = gloss.get("diffuseFactor", [1, 1, 1, 1]), gloss.get("diffuseTexture")
         colour = np.ones((n, 4), np.float32)
-        if (given := get("COLOR_0")) is not None:
-            colour[:, : given.shape[1]] = given
+        if "COLOR_0" in given:
+            colour[:, : given["COLOR_0"].shape[1]] = given["COLOR_0"]
         colour = np.nan_to_num(colour * numbers(factor, 4, "a material's colour").astype(np.float32)).clip(0, 1)
 
         unlit = "KHR_materials_unlit" in extensions
         glow = numbers(material.get("emissiveFactor", [0, 0, 0]), 3, "a material's glow") * (not unlit)
-        sheet, uv = self._texture(texture, get, n)
-        glow_sheet, glow_uv = self._texture(material.get("emissiveTexture") if glow.any() else None, get, n)
+        sheet, alpha, uv = self._texture(texture, given, n)
+        glow_sheet, _, glow_uv = self._texture(material.get("emissiveTexture") if glow.any() else None, given, n)
 
         mode = {"MASK": MASK, "BLEND": BLEND}.get(material.get("alphaMode"), OPAQUE)
-        if mode and colour[:, 3].min() > 0.98 and (sheet < 0 or self.textures[sheet].pixels[..., 3].min() > 250):
+        if mode and colour[:, 3].min() > 0.98 and alpha > 250:
             mode = OPAQUE  # files that say BLEND and have nothing to blend are common
-        columns = dict(
-            positions=position,
-            normals=normal,
-            uv=uv if sheet >= 0 else glow_uv,
+        return dict(
+            uv=uv if sheet else glow_uv,
             colours=colour,
             glow=np.tile(glow.astype(np.float32), (n, 1)),
             lit=np.full(n, not unlit),
-            faces=faces,
             texture=np.full(f, sheet),
             glow_texture=np.full(f, glow_sheet),
-            mode=np.full(f, mode, np.int8),
+            mode=np.full(f, mode),
             cutoff=np.full(f, float(material.get("alphaCutoff", 0.5)), np.float32),
             both_sides=np.full(f, bool(material.get("doubleSided"))),
         )
-        for name, values in columns.items():
-            self.columns.setdefault(name, []).append(values)
 
-    def _texture(self, info: dict | None, get: Attributes, n: int) -> tuple[int, np.ndarray]:
-        """A texture's number, -1 for none, and each vertex' place in it."""
+    def _texture(self, info: dict | None, given: Attributes, n: int) -> tuple[int, int, np.ndarray]:
+        """A texture's row in `Surface.sheets`, 0 for none, its smallest alpha, and each vertex' place in it."""
         uv = np.zeros((n, 2), np.float32)
         if info is None:
-            return -1, uv
+            return 0, 255, uv
         moved = info.get("extensions", {}).get("KHR_texture_transform", {})
-        given = get(f"TEXCOORD_{moved.get('texCoord', info.get('texCoord', 0))}")
+        places = given.get(f"TEXCOORD_{moved.get('texCoord', info.get('texCoord', 0))}")
         texture = self.document.item("textures", info["index"])
         image = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source", texture.get("source"))
-        if given is None or image is None:
-            return -1, uv
+        if places is None or image is None:
+            return 0, 255, uv
         sampler = self.document.item("samplers", texture["sampler"]) if "sampler" in texture else {}
-        key = (whole(image, "source"), sampler.get("wrapS", 10497), sampler.get("wrapT", 10497))
-        if key not in self.found:
-            self.textures.append(Texture(self.document.picture(image, self.largest), key[1:]))
-            self.found[key] = len(self.textures) - 1
+        key = (image, sampler.get("wrapS", REPEAT), sampler.get("wrapT", REPEAT))
+        if key not in self.textures:
+            self.textures[key] = len(self.textures) + 1, self.document.picture(image, self.largest)
+        number, pixels = self.textures[key]
 
         # KHR_texture_transform: scaled, then turned counterclockwise as seen on the picture, whose v runs down (the
         # listing in the extension's text turns the other way than its examples and all viewers; glTF issue 1563)
         (sx, sy), (x, y) = (numbers(moved.get(k, d), 2, k) for k, d in (("scale", [1, 1]), ("offset", [0, 0])))
         (turn,) = numbers([moved.get("rotation", 0)], 1, "rotation")
-        u, v = np.nan_to_num(np.asarray(given, np.float32)).T
+        u, v = np.nan_to_num(np.asarray(places, np.float32)).T
         c, s = np.cos(turn), np.sin(turn)
         uv[:, 0], uv[:, 1] = c * sx * u + s * sy * v + x, c * sy * v - s * sx * u + y
-        return self.found[key], uv
+        return number, int(pixels[..., 3].min()), uv
 
 
-def _decompressed(data: bytes, ids: dict[str, int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _decompressed(data: bytes, ids: dict[str, int]) -> tuple[Attributes, np.ndarray]:
     """Attributes and indices of a mesh that Draco has compressed."""
     try:
         import DracoPy
@@ -231,23 +224,19 @@ def _triangles(indices: np.ndarray, mode: int) -> np.ndarray:
     return faces[(a != b) & (b != c) & (a != c)]
 
 
-def _binding(get: Attributes) -> tuple[np.ndarray, np.ndarray]:
-    """The joints that vertices follow, and by how much, of all sets that there are."""
-    sets = [s for s in range(8) if get(f"JOINTS_{s}") is not None and get(f"WEIGHTS_{s}") is not None]
+def _binding(given: Attributes) -> tuple[np.ndarray, np.ndarray]:
+    """The joints that vertices follow, and by how much, of all sets of four."""
+    sets = [s for s in range(8) if {f"JOINTS_{s}", f"WEIGHTS_{s}"} <= given.keys()]
     if not sets:
         raise ValueError("a mesh has joints and no weights")
-    joints = np.concatenate([get(f"JOINTS_{s}") for s in sets], 1).astype(np.int64)
-    weights = np.concatenate([np.asarray(get(f"WEIGHTS_{s}"), np.float32) for s in sets], 1)
+    joints = np.concatenate([given[f"JOINTS_{s}"] for s in sets], 1).astype(np.int64)
+    weights = np.concatenate([np.asarray(given[f"WEIGHTS_{s}"], np.float32) for s in sets], 1)
     if joints.shape != weights.shape or joints.min() < 0:
         raise ValueError(f"a mesh has joints of shape {joints.shape} and weights of shape {weights.shape}")
     weights = np.nan_to_num(weights, posinf=0, neginf=0).clip(0)  # exporters write NaN where nothing is bound
     weights[weights.sum(1) == 0, 0] = 1
-    joints[weights == 0] = joints[weights > 0][0]  # what a weight of 0 names does not count
+    joints[weights == 0] = joints[weights > 0][0]  # joints of weight 0 do not count
     used, column = np.unique(joints, return_inverse=True)
     dense = np.zeros((len(joints), len(used)), np.float32)
     np.add.at(dense, (np.arange(len(joints))[:, None], column.reshape(joints.shape)), weights)
     return used, dense / dense.sum(1, keepdims=True)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-20)

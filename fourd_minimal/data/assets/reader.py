@@ -1,23 +1,24 @@
 """A .gltf or .glb file as arrays: what its meshes draw, the tree of its nodes, its skins and its clips.
 
-`gltf_document.py` reads accessors, pictures and clips, `gltf_mesh.py` what meshes draw. Only what the shown scene holds
-is read (glTF 2.0, section 3.5.1). Departures: lamps and cameras are left aside, and nodes called `*_collider`, which
-games use and never draw, are not drawn.
+Only what the shown scene holds is read (glTF 2.0, section 3.5.1). Departures: lamps and cameras are ignored, and nodes
+called `*_collider`, which games use and never draw, are not drawn.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fourd_minimal.data.gltf_document import Document, Track, numbers, whole
-from fourd_minimal.data.gltf_mesh import Meshes, Part, Texture
+from fourd_minimal.data.assets.animation import Clip
+from fourd_minimal.data.assets.document import Document, entry, numbers
+from fourd_minimal.data.assets.mesh import Meshes, Part
+from fourd_minimal.data.assets.surface import Surface
 
 
 @dataclass
 class Skin:
     joints: np.ndarray
-    """Node of each joint."""
+    """(j,) node of each joint."""
     inverse_bind: np.ndarray
     """(j, 4, 4)."""
 
@@ -37,43 +38,13 @@ class Asset:
     parts: list[Part]
     skins: dict[int, Skin]
     """Those that parts have, by their index in the file."""
-    clips: list[tuple[str, list[Track]]]
+    clips: list[Clip]
     positions: np.ndarray
     """(n, 3) in the space of the part's node."""
     normals: np.ndarray
     """(n, 3), length 1."""
-    uv: np.ndarray
-    """(n, 2) of the textures."""
-    colours: np.ndarray
-    """(n, 4) linear: vertex colour times base colour factor."""
-    glow: np.ndarray
-    """(n, 3) linear: light of its own."""
-    lit: np.ndarray
-    """(n,) whether light falls on it; an unlit material shows its colour."""
-    faces: np.ndarray
-    """(f, 3) of vertices, counterclockwise from the front."""
-    texture: np.ndarray
-    """(f,) into `textures`; -1 for none."""
-    glow_texture: np.ndarray
-    mode: np.ndarray
-    """(f,) OPAQUE, MASK or BLEND."""
-    cutoff: np.ndarray
-    """(f,) alpha below which a MASK is a hole."""
-    both_sides: np.ndarray
-    """(f,) whether the back is seen too."""
-    textures: list[Texture] = field(default_factory=list)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held by the arrays."""
-        holders = [
-            self,
-            *self.parts,
-            *self.skins.values(),
-            *self.textures,
-            *(t for _, tracks in self.clips for t in tracks),
-        ]
-        return sum(a.nbytes for holder in holders for a in vars(holder).values() if isinstance(a, np.ndarray))
+    surface: Surface
+    """Triangles, materials and textures."""
 
 
 def read_asset(path: str | Path, largest_texture: int = 512) -> Asset:
@@ -102,11 +73,9 @@ def read_asset(path: str | Path, largest_texture: int = 512) -> Asset:
         for part in meshes.parts:
             if part.skin is not None and part.joints.max() >= len(skins[part.skin].joints):
                 raise ValueError(f"a vertex names joint {part.joints.max()} of {len(skins[part.skin].joints)}")
-        tracks = [document.tracks(animation) for animation in document.all("animations")]
-        clips = list(zip(document.clip_names(), tracks, strict=True))
-        columns = {name: np.concatenate(arrays) for name, arrays in meshes.columns.items()}
-        tree = (parents, levels, _rest(nodes))
-        return Asset(document.path, *tree, meshes.parts, skins, clips, textures=meshes.textures, **columns)
+        positions, normals = (np.concatenate(meshes.columns[name]) for name in ("positions", "normals"))
+        tree, clips = (parents, levels, _rest(nodes)), document.clips()
+        return Asset(document.path, *tree, meshes.parts, skins, clips, positions, normals, meshes.surface())
 
 
 def _tree(nodes: list[dict]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -114,17 +83,15 @@ def _tree(nodes: list[dict]) -> tuple[np.ndarray, list[np.ndarray]]:
     parents = np.full(len(nodes), -1)
     for i, node in enumerate(nodes):
         for child in node.get("children", []):
-            if whole(child, "a child") >= len(nodes):
-                raise ValueError(f"node {i} has the child {child} of {len(nodes)} nodes")
+            entry(nodes, child, "nodes")
             if parents[child] != -1:
                 raise ValueError(f"node {child} has two parents")
             parents[child] = i
-    levels, level, reached = [], np.flatnonzero(parents == -1), 0
+    levels, level = [], np.flatnonzero(parents == -1)
     while len(level):
         levels.append(level)
-        reached += len(level)
         level = np.array([child for i in level for child in nodes[i].get("children", [])], int)
-    if reached < len(nodes):
+    if sum(map(len, levels)) < len(nodes):
         raise ValueError("its nodes form a circle")
     return parents, levels[1:]
 
@@ -158,9 +125,9 @@ def _rest(nodes: list[dict]) -> dict[str, np.ndarray]:
 
 def _skin(document: Document, skin: dict) -> Skin:
     """Its joints, and what takes the mesh at rest to each joint's space (section 3.7.3)."""
-    joints = np.array([whole(joint, "a joint") for joint in skin["joints"]], int)
-    if not len(joints) or joints.max() >= len(document.all("nodes")):
-        raise ValueError(f"a skin has {len(joints)} joints, or one that is not a node")
+    for joint in skin["joints"]:
+        document.item("nodes", joint)
+    joints = np.array(skin["joints"], int)
     inverse = np.tile(np.eye(4), (len(joints), 1, 1))
     if "inverseBindMatrices" in skin:
         given = document.accessor(skin["inverseBindMatrices"])[: len(joints)]

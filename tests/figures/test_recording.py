@@ -10,10 +10,9 @@ import torch
 from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import circular_trajectory, project
-from fourd_minimal.data import people
-from fourd_minimal.data.people import people_alpha, people_python
-from fourd_minimal.data.recording import (
+from figures import people
+from figures.people import people_alpha, people_python
+from figures.recording import (
     Y_UP,
     Camera,
     look_at,
@@ -22,6 +21,7 @@ from fourd_minimal.data.recording import (
     read_recording,
     see_through,
 )
+from fourd_minimal.cameras import circular_trajectory, project
 from fourd_minimal.data.video import write_video
 
 REAL = Path(__file__).parents[3] / "shared/data/multiview/pose2sim_Demo_SinglePerson"

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from figures.people import people_alpha
 from fourd_minimal.cameras import rays
-from fourd_minimal.data.people import people_alpha
-from fourd_minimal.data.tracks import triangulate
+from fourd_minimal.data.poses import triangulate
 from fourd_minimal.data.video import read_video
 
 Y_UP = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])

@@ -1,14 +1,8 @@
 """An asset at given times: keys become node transforms, morph targets and skins become positions of vertices.
 
-glTF 2.0, section 3.11 and appendix C. Between two keys at distance d, with u in [0, 1] from one to the other:
-
-    STEP          the earlier value
-    LINEAR        (1 - u) a + u b; rotations along the shorter arc of the sphere (slerp)
-    CUBICSPLINE   (2u^3 - 3u^2 + 1) a + d (u^3 - 2u^2 + u) out_a + (3u^2 - 2u^3) b + d (u^3 - u^2) in_b;
-                  rotations are normalised
-
-A vertex with morph targets moves by their weighted sum, then by its node, or, where it has a skin, by the weighted sum
-of its joints' matrices. All times are computed at once, in numpy, whose small arrays are faster than torch's.
+glTF 2.0, section 3.7.3 and appendix C. A vertex with morph targets moves by their weighted sum, then by its node, or,
+where it has a skin, by the weighted sum of its joints' matrices. All times are computed at once, in numpy, whose small
+arrays are faster than torch's.
 
 Departure: the normal of a vertex that several joints move is turned by the weighted sum of what turns it for each; its
 own matrix' inverse transpose is the same for one joint, and for joints that agree.
@@ -19,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fourd_minimal.data.gltf_document import Track
-from fourd_minimal.data.gltf_reader import Asset, Part
+from fourd_minimal.data.assets.animation import Track, sample_tracks
+from fourd_minimal.data.assets.mesh import Part
+from fourd_minimal.data.assets.reader import Asset
 
 Array = np.ndarray
 
@@ -33,53 +28,6 @@ class Pose(NamedTuple):
     """Length 1."""
     mirrored: Bool[Array, "t parts"]
     """Whether a part is seen as in a mirror, so that its triangles run clockwise (section 3.7.4)."""
-
-
-def sample_tracks(tracks: list[Track], times_s: Float[Array, " t"]) -> Float[Array, "t nodes width"]:
-    """The values of several tracks' nodes; before the first key and after the last, theirs.
-
-    Args:
-        tracks: of one path, one interpolation and one width; their nodes follow each other.
-        times_s: seconds.
-    """
-    path, how = tracks[0].path, tracks[0].interpolation
-    shares, spans, left, right = [], [], [], []
-    for track in tracks:
-        keys, n = track.times, len(track.nodes)
-        j = np.minimum(keys.searchsorted(times_s, side="right"), len(keys) - 1)
-        i = np.maximum(j - 1, 0)
-        span = keys[j] - keys[i]
-        share = np.where(span > 0, (times_s - keys[i]) / np.where(span > 0, span, 1), times_s >= keys[j]).clip(0, 1)
-        shares.append(np.repeat(share[:, None], n, 1))
-        spans.append(np.repeat(span[:, None], n, 1))
-        left.append(track.values[i])
-        right.append(track.values[j])
-    u, d = np.concatenate(shares, 1)[..., None], np.concatenate(spans, 1)[..., None]
-    a, b = np.concatenate(left, -2), np.concatenate(right, -2)
-    if how == "STEP":
-        return np.where(u < 1, a, b)
-    if how == "CUBICSPLINE":
-        (_, a, out_a), (in_b, b, _) = a.swapaxes(0, 1), b.swapaxes(0, 1)
-        result = (2 * u**3 - 3 * u**2 + 1) * a + d * (u**3 - 2 * u**2 + u) * out_a
-        result = result + (3 * u**2 - 2 * u**3) * b + d * (u**3 - u**2) * in_b
-    elif path == "rotation":
-        result = slerp(a, b, u)
-    else:
-        result = (1 - u) * a + u * b
-    if path == "rotation":
-        result = result / np.maximum(np.linalg.norm(result, axis=-1, keepdims=True), 1e-12)
-    return result
-
-
-def slerp(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"], u: Float[Array, "*b 1"]) -> Float[Array, "*b 4"]:
-    """From a to b along the shorter arc, at constant speed."""
-    cosine = (a * b).sum(-1, keepdims=True)
-    b, cosine = np.where(cosine < 0, -b, b), np.abs(cosine).clip(0, 1)
-    angle = np.arccos(cosine)
-    near = angle < 1e-3
-    sine = np.where(near, 1, np.sin(angle))
-    along = np.where(near, 1 - u, np.sin((1 - u) * angle) / sine)
-    return along * a + np.where(near, u, np.sin(u * angle) / sine) * b
 
 
 def matrices(
@@ -133,7 +81,7 @@ def pose(asset: Asset, clip: int | None, times_s: Float[Array, " t"], normals: b
         times_s: seconds, on the clip's own clock.
         normals: also compute those.
     """
-    tracks = [] if clip is None else asset.clips[clip][1]
+    tracks = [] if clip is None else asset.clips[clip].tracks
     world, weights = node_transforms(asset, tracks, np.asarray(times_s, np.float64))
     t, n = len(times_s), len(asset.positions)
     positions = np.empty((t, n, 3), np.float32)
