@@ -16,7 +16,6 @@ import torch
 from tqdm import tqdm
 
 from fourd_minimal.cli.main import program
-from fourd_minimal.cli.training_run import watched
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.curation import measure, verdict
@@ -34,6 +33,7 @@ from fourd_minimal.training.multiview_evaluation import (
     gain_table,
     score_table,
 )
+from fourd_minimal.training.run import watched
 from fourd_minimal.training.tables import made_by, table
 
 CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"

@@ -102,19 +102,19 @@ COMMANDS = {
         reads="assets objaverse kept",
     ),
     "train-wan": Command(
-        "cli.wan:TrainWan",
+        "pretrained.wan_training:TrainWan",
         "scale",
         "Synchronisation layers are trained inside the open video model Wan 2.1.",
         reads="settings.videos settings.shards",
     ),
     "generate-wan": Command(
-        "cli.wan:GenerateWan",
+        "pretrained.wan_generation:GenerateWan",
         "scale",
         "Two videos become a 4D grid with Wan 2.1.",
         reads="fixed-view freeze-time sync",
     ),
     "distil-pretrained": Command(
-        "cli.distil_pretrained:DistilPretrained",
+        "pretrained.caption_to_scene:DistilPretrained",
         "scale",
         "A caption becomes a dynamic NeRF, by score distillation from Stable Diffusion and AnimateDiff.",
     ),

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fourd_minimal.cli.training_run import announced, copied, every, how_made, watched, written
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
 from fourd_minimal.systems.weights import load_weights
 from fourd_minimal.training.devices import PLAIN, Scale
 from fourd_minimal.training.four_real_video import STAGES, train
+from fourd_minimal.training.run import announced, copied, every, how_made, watched, written
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from fourd_minimal.cli.training_run import announced, copied, every, how_made, watched, written
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.systems import four_diffusion
@@ -17,6 +16,7 @@ from fourd_minimal.systems.four_diffusion import FILES, FourDM
 from fourd_minimal.systems.weights import fingerprint, load_weights
 from fourd_minimal.training.devices import PLAIN, Scale
 from fourd_minimal.training.four_diffusion import train_four_dm
+from fourd_minimal.training.run import announced, copied, every, how_made, watched, written
 
 
 def published(preset: FourDMPreset, path: str | Path) -> tuple[FourDM, list[str]]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fourd_minimal.cli.training_run import announced, every, how_made, watched, written
 from fourd_minimal.configs.presets import device
 from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO, TextToVideoPreset
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.training.devices import PLAIN, Scale
+from fourd_minimal.training.run import announced, every, how_made, watched, written
 from fourd_minimal.training.text_to_video import train_text_to_video
 
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fourd_minimal.cli.training_run import announced, every, how_made, watched, written
 from fourd_minimal.configs.presets import device
 from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
 from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.training.devices import PLAIN, Scale
+from fourd_minimal.training.run import announced, every, how_made, watched, written
 from fourd_minimal.training.upsampler import train_upsampler
 
 

@@ -171,8 +171,8 @@ def imported(module, seen):
     [
         ("generate", "training data.gltf anywidget pretrained figures"),
         ("train", "viewers pretrained torch.distributed.fsdp figures"),
-        ("train-wan", "viewers figures"),
-        ("distil-pretrained", "training pretrained.encoders figures"),
+        ("train-wan", "viewers figures cli"),
+        ("distil-pretrained", "training pretrained.encoders figures cli"),
         ("multiview-video", "training data.people figures"),
     ],
 )
