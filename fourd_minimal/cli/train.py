@@ -6,7 +6,7 @@ from typing import Literal
 
 from fourd_minimal.configs.four_real_video import PRESETS, FourRealVideoPreset
 from fourd_minimal.configs.presets import device
-from fourd_minimal.systems.four_real_video import SHIPPED, FourRealVideo, FourRealVideoConfig, Part
+from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, Part
 from fourd_minimal.systems.weights import load_weights
 from fourd_minimal.training.devices import PLAIN, Scale
 from fourd_minimal.training.four_real_video import STAGES, train
@@ -43,7 +43,7 @@ class Train:
 
     @property
     def _earlier(self) -> Path:
-        return SHIPPED.get(str(self.start_from), self.start_from)
+        return FourRealVideo.folder(self.start_from)
 
     def _take_over(self, folder: Path) -> None:
         """Copy the stages before "joint", which are not trained again."""

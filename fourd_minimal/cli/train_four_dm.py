@@ -122,7 +122,7 @@ class TrainFourDM:
     def _stage(
         self, stage: four_diffusion.Part, earlier: Path | None, start: FourDM | None, encoders: nn.Module | None
     ) -> None:
-        folder = four_diffusion.SHIPPED.get(str(earlier), earlier)
+        folder = FourDM.folder(earlier) if earlier else None
         if folder and stage == "motion":
             copied(FILES["base"], folder, self.out)
         begin = folder or (self.out if stage == "motion" else None)

@@ -129,12 +129,6 @@ def test_what_a_noisy_frame_says_is_wieners_guess(model):
         assert_close(heard[-2].flatten(), best, atol=2e-3, rtol=0)
 
 
-def test_saved_and_loaded_it_is_the_same(model, tmp_path):
-    wake(model).save_pretrained(tmp_path, torch.float32)
-    small = some(2, 2, 3, 8, 8)
-    assert torch.equal(Upsampler.from_pretrained(tmp_path).upsample(small), model.upsample(small))
-
-
 def test_the_same_seed_gives_the_same_frames(model):
     small = some(2, 2, 3, 8, 8)
     once, again, other = (model.upsample(small, tau=0.1, seed=seed) for seed in (0, 0, 1))
@@ -154,9 +148,3 @@ def test_a_configuration_that_cannot_be_is_refused():
     refused(lambda: UpsamplerConfig(dit=CONFIG.dit, factor=1), "factor", 1)
     refused(lambda: UpsamplerConfig(dit=CONFIG.dit, most_augmentation=1.0), "most_augmentation", 1)
     refused(lambda: UpsamplerConfig(dit=VideoDiTConfig((16, 16), 4, 24, 1, 2)), "depth", 1)
-
-
-def test_weights_of_another_kind_are_refused(tmp_path, model):
-    refused(lambda: Upsampler.from_pretrained(tmp_path), tmp_path)
-    (tmp_path / "upsampler.safetensors").write_text("no weights")
-    refused(lambda: Upsampler.from_pretrained(tmp_path), "upsampler.safetensors")
