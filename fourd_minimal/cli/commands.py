@@ -26,7 +26,7 @@ class Command(NamedTuple):
     reads: str = ""
     """Flags whose files and folders must exist; this is checked before anything is imported."""
     presets: str | None = None
-    """`module:NAME` of the settings of each preset, the defaults of `--settings`."""
+    """`module:NAME` of the settings of each preset, the defaults of `--settings`; or of those of each `--system`."""
 
 
 COMMANDS = {
@@ -64,30 +64,9 @@ COMMANDS = {
     "train": Command(
         "cli.train:Train",
         "train",
-        "4Real-Video's model is trained: its base, its synchronisation layers, and both together.",
-        reads="start-from settings.shards",
-        presets="configs.four_real_video:PRESETS",
-    ),
-    "train-4dm": Command(
-        "cli.train_four_dm:TrainFourDM",
-        "train",
-        "4Diffusion's model 4DM is trained: its multi-view base, then its motion modules.",
+        "A model is trained: --system four-real-video (the default), four-diffusion, upsampler or text-to-video.",
         reads="start-from base-weights settings.shards",
-        presets="configs.four_diffusion:FOUR_DM",
-    ),
-    "train-upsampler": Command(
-        "cli.train_upsampler:TrainUpsampler",
-        "train",
-        "The diffusion upsampler of `fourd generate --upsample` is trained.",
-        reads="start-from",
-        presets="configs.upsampler:UPSAMPLERS",
-    ),
-    "train-text": Command(
-        "cli.train_text:TrainText",
-        "train",
-        "The text-to-video model of `fourd generate --text` is trained.",
-        reads="start-from",
-        presets="configs.text_to_video:TEXT_TO_VIDEO",
+        presets="cli.train:PRESETS",
     ),
     "curate": Command(
         "cli.curate:Curate",
@@ -121,6 +100,9 @@ COMMANDS = {
 }
 
 RENAMED = {
+    "train-4dm": "fourd train --system four-diffusion",
+    "train-upsampler": "fourd train --system upsampler",
+    "train-text": "fourd train --system text-to-video",
     "surround": "fourd multiview-video",
     "plan": "python -m figures.plan",
     "train-features": "python -m figures.train_features",

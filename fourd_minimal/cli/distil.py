@@ -37,7 +37,7 @@ class Distil:
     matte: Matte | None = None
     """The library that separates the object from its background."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     frame_by_frame: bool = False
     """The guidance model is 4DM's multi-view base, which denoises one moment at a time, in place of 4DM."""
     seed: int = 0

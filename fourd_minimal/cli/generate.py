@@ -52,9 +52,9 @@ class Generate:
     upsample: bool = False
     """Make every frame twice as large with the diffusion upsampler."""
     text_weights: str = "toy"
-    """The text-to-video model's weights are "toy", or a folder that `fourd train-text` wrote."""
+    """The text-to-video model's weights are "toy", or a folder that `fourd train --system text-to-video` wrote."""
     upsampler_weights: str = "toy"
-    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train --system upsampler` wrote."""
     steps: int | None = None
     """Sampling takes this many Euler steps: 8 by default, or 1 with --windows, where errors accumulate."""
     seed: int = 0

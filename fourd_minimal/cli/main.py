@@ -148,11 +148,18 @@ def load(place: str) -> Any:
 
 
 def with_settings(kind: Any, presets: Mapping[str, Any], flags: Sequence[str]) -> Any:
-    """A command that has presets, with the settings of the one after `--preset`, or of the one in force."""
+    """A command that has presets, with the settings of the one after `--preset`, or of the one in force.
+
+    Where every system has presets of its own, those of the one after `--system`, by default the first.
+    """
     from fourd_minimal.configs.presets import preset_name
 
     words = [word for flag in flags for word in flag.split("=", 1)]
-    named = [after for word, after in pairwise(words) if word == "--preset"]
-    name = named[-1] if named else preset_name()
+    given = {word[2:]: after for word, after in pairwise(words) if word in ("--preset", "--system")}
+    chosen = {}
+    if "cpu" not in presets:
+        system = given.get("system") if given.get("system") in presets else next(iter(presets))
+        presets, chosen = presets[system], dict(system=system)
+    name = given.get("preset") or preset_name()
     name = name if name in presets else "cpu"  # an unknown one is reported by the parser
-    return kind(preset=name, settings=presets[name])
+    return kind(**chosen, preset=name, settings=presets[name])

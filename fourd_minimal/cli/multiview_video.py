@@ -35,7 +35,7 @@ class MultiviewVideo:
     seed: int = 0
     """The noise that sampling starts from has this seed."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     out: Path = Path("fourd_out/multiview_video")
     """The results go into this folder."""
 

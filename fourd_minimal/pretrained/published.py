@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 
@@ -38,6 +40,33 @@ def load_model(kind: Any, name: str | Path, part: str = "", **options: Any) -> n
         where = f"{name}/{part}" if part else str(name)
         raise ValueError(f"{where!r} lacks {len(gaps)} tensors or has them in another shape, such as {gaps[0]}.")
     return model
+
+
+def load_unet(unet: nn.Module, path: str | Path) -> list[str]:
+    """Give 4DM's base the weights of ImageDream's U-Net, or of Stable Diffusion 2's, where ImageDream began.
+
+    Args:
+        unet: a `MultiviewUNet`, changed in place.
+        path: a safetensors file, with the names of ImageDream's code or of diffusers.
+
+    Returns:
+        the names of the weights that the file lacks, which stay as they were: none with ImageDream's.
+
+    Raises:
+        ValueError: no safetensors file, or one that does not fit.
+    """
+    from fourd_minimal.pretrained import image_dream_unet, stable_diffusion_unet
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is no file; expected ImageDream's or Stable Diffusion's U-Net as safetensors.")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
+    if image_dream_unet.is_image_dreams(state):
+        image_dream_unet.load_image_dream(unet, state)
+        return []
+    return stable_diffusion_unet.load_stable_diffusion(unet, state)
 
 
 def missing(reason: ImportError, extra: str = "pretrained") -> ValueError:

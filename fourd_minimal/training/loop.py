@@ -78,6 +78,13 @@ def seeded(run: int, number: int, part: int = 0, of: str = "") -> torch.Generato
     return torch.Generator().manual_seed(seed)
 
 
+def fresh(make: Callable[[], Model], seed: int) -> Model:
+    """A model with random weights that the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
+
+
 def prefetched(make: Callable[[int], Batch], numbers: range) -> Iterator[tuple[int, Batch]]:
     """The batch of every step, rendered while the step before it trains."""
     with ThreadPoolExecutor(1) as worker:

@@ -8,24 +8,16 @@ import pytest
 import torch
 from refused import refused
 from resuming import killed_and_resumed, last
-from safetensors.torch import save_file
-from tiny import unet_2d
-from torch import nn
 from torch.testing import assert_close
 
-from figures import hardware
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.render_shards import RenderShards
-from fourd_minimal.cli.train_four_dm import TrainFourDM, published
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.procedural import RADIUS, sample_scenes
 from fourd_minimal.data.shards import Shards, sample, write_tar
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
-from fourd_minimal.pretrained import image_dream_unet as image_dream
-from fourd_minimal.pretrained import stable_diffusion_unet as stable_diffusion
 from fourd_minimal.pretrained.encoders import Encoders
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
-from fourd_minimal.systems.weights import load_weights
 from fourd_minimal.training.four_diffusion import batch_loss, make_batch, orbits, train_four_dm
 
 SMOKE = FOUR_DM["smoke"]
@@ -262,62 +254,6 @@ def test_the_full_configuration_agrees_with_what_is_rendered():
     assert rendered.times >= cfg.times
     assert (cfg.unet.image_channels, cfg.unet.token_dim, cfg.unet.text_dim) == (4, 1280, 1024)
     assert cfg.object_frame and not FOUR_DM["cpu"].model.object_frame  # cameras as ImageDream's
-
-
-def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
-    """Stable Diffusion's names, or ImageDream's; the rest begins as it always does."""
-    cfg = LATENT.model.unet
-    theirs = unet_2d(cfg.widths, (1,), (2, 4), 1, 16, use_linear_projection=True).state_dict()
-    save_file(theirs, tmp_path / "stable.safetensors")
-    base, untrained = published(LATENT, tmp_path / "stable.safetensors")
-    assert torch.equal(base.unet.conv_in.weight, theirs["conv_in.weight"])
-    torch.manual_seed(LATENT.seed)
-    own = FourDM(LATENT.model, motion=False).unet.state_dict()
-    assert {"of_camera.0.weight", "resampler.queries"} < set(untrained)
-    assert all(torch.equal(base.unet.state_dict()[name], own[name]) for name in untrained)
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.conv_in.bias))
-    base, untrained = published(LATENT, tmp_path / "dream.safetensors")
-    assert untrained == [] and base.unet.conv_in.bias.eq(1).all() and len(base.motion) == len(base.unet.places)
-    (tmp_path / "broken.safetensors").write_bytes(b"half of it")
-    for name in ("broken.safetensors", "nowhere.safetensors"):
-        refused(partial(published, LATENT, tmp_path / name), name)
-
-
-def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards, tmp_path, monkeypatch):
-    """From published weights to motion; interrupted and run again it is the same; refusals."""
-    monkeypatch.setattr(hardware, "kind_here", lambda: "T4")  # measuring this CPU's bf16 takes minutes
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.out[2].bias))
-    save_file({"input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
-    preset = replace(LATENT, base_steps=0, shards=str(shards))
-    options = dict(settings=preset, encoders=encoder_folders, base_weights=tmp_path / "dream.safetensors")
-    TrainFourDM("full", "all", tmp_path / "whole", **options).run()
-    whole = FourDM.from_pretrained(tmp_path / "whole")
-    assert whole.unet.out[2].bias.eq(1).all()
-    base = FourDM.from_pretrained(tmp_path / "whole", motion=False)
-    killed = train_four_dm("motion", preset, tmp_path / "killed", base, checkpoint_every=1, encoders=encoders)
-    next(killed)
-    killed.close()
-    for _ in range(2):  # the second time there is nothing left to do
-        TrainFourDM("full", "motion", tmp_path / "killed", **options).run()
-        again = FourDM.from_pretrained(tmp_path / "killed")
-        assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    *_, notes = load_weights(tmp_path / "whole/motion.safetensors", FourDMConfig)
-    assert notes["made_by"].endswith(f"--stage motion --encoders {' '.join(encoder_folders)}")
-    for folder in ("whole", "killed"):
-        assert load_weights(tmp_path / folder / "base.safetensors", FourDMConfig)[2]["made_from"] == "dream.safetensors"
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.zeros_(unet.out[2].bias))
-    other, both = (
-        TrainFourDM("full", "motion", tmp_path / a, b, **options)
-        for a, b in (("killed", None), ("out", tmp_path / "whole"))
-    )
-    refused(other.run, "base.safetensors", "dream.safetensors")
-    refused(both.run, "--start-from", "--base-weights")
-    monkeypatch.setattr(image_dream, "is_image_dreams", lambda state: False)
-    monkeypatch.setattr(stable_diffusion, "load_stable_diffusion", lambda unet, state: ["of_camera.0.weight"])
-    for stage in ("all", "motion"):
-        refused(TrainFourDM("full", stage, tmp_path / "out", **options).run, 1, "of_camera.0.weight")
-    assert not (tmp_path / "out").exists()
 
 
 def test_cameras_can_be_told_in_the_objects_own_frame(shards):
