@@ -1,8 +1,7 @@
 """The commands of `fourd`: for each, what runs it and one sentence that says what it does.
 
-Nothing is imported here but a tuple with names, so that `fourd -h` and a mistyped word are answered at once. A command
-is a dataclass with a method `run`; every field is a flag, and below `settings` stand the values of its preset
-(`--settings.sync-batch 8`).
+Nothing heavy is imported here, so that `fourd -h` and a mistyped word are answered at once. A command is a dataclass
+with a method `run`; every field is a flag, and `settings` holds the values of its preset (`--settings.sync-batch 8`).
 """
 
 from typing import NamedTuple
@@ -20,9 +19,7 @@ class Command(NamedTuple):
     runs: str
     """`module:Class` below `fourd_minimal`, imported when the command is called."""
     group: str
-    """One of `GROUPS`."""
     help: str
-    """One sentence."""
     reads: str = ""
     """Flags whose files and folders must exist; this is checked before anything is imported."""
     presets: str | None = None
@@ -33,7 +30,7 @@ COMMANDS = {
     "generate": Command(
         "cli.generate:Generate",
         "use",
-        "Two videos, an animated asset or a caption become a 4D grid, to be looked at in a browser.",
+        "Two videos, an animated asset or a caption become a 4D grid, shown in a browser.",
         reads="fixed-view freeze-time asset weights text-weights upsampler-weights",
     ),
     "reconstruct": Command(

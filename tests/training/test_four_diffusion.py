@@ -30,13 +30,6 @@ def test_killed_and_resumed_equals_uninterrupted(part, tmp_path):
     killed_and_resumed(partial(train_four_dm, part, preset, base=base), tmp_path)
 
 
-def test_a_checkpoint_of_other_clips_is_refused(tmp_path):
-    base = FourDM(SMOKE.model, motion=False)
-    last(train_four_dm("motion", SMOKE, tmp_path, base))
-    others = replace(SMOKE, clips=((1, None),))
-    refused(lambda: next(train_four_dm("motion", others, tmp_path, base)), "motion_checkpoint.safetensors", "clips")
-
-
 def test_motion_leaves_the_base_alone():
     base = FourDM(SMOKE.model, motion=False)
     done = last(train_four_dm("motion", SMOKE, base=base)).averaged()
@@ -81,13 +74,6 @@ def test_batches_of_a_collection_hold_its_clips():
     clean = make_batch("motion", still, 0).clean
     assert_close(clean, clean[:, :1].expand_as(clean))
     assert not torch.equal(make_batch("motion", replace(SMOKE, clips=((1, None),)), 0).clean[:, 0], clean[:1, 0])
-
-
-def test_batches_are_a_function_of_seed_part_and_number():
-    one, again = make_batch("base", SMOKE, 3), make_batch("base", SMOKE, 3)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    for other in (make_batch("base", SMOKE, 4), make_batch("base", replace(SMOKE, seed=1), 3)):
-        assert not torch.equal(one.eps, other.eps) and not torch.equal(one.clean, other.clean)
 
 
 def test_levels_and_withheld_references_are_drawn_as_said():
@@ -193,24 +179,6 @@ def test_batches_of_shards_are_views_of_them(shards):
     other = make_batch("motion", preset, 5, 0, shrink=2)
     assert not torch.equal(batch.draws, other.draws) and not torch.equal(batch.clean, other.clean)
     assert not torch.equal(batch.draws[:, :, :4], batch.eps)
-
-
-def test_no_draw_decides_two_things(shards, monkeypatch):
-    """The source of views and times is none of those of the steps' noise."""
-    made = []
-    source = torch.Generator
-
-    class Noted(source):
-        def manual_seed(self, seed):
-            made.append(seed)
-            return super().manual_seed(seed)
-
-    monkeypatch.setattr(torch, "Generator", Noted)
-    preset = replace(LATENT, shards=str(shards))
-    for stage in ("base", "motion"):
-        made.clear()
-        make_batch(stage, preset, 3, 1)
-        assert len(made) == len(set(made)) >= 3
 
 
 def test_the_loss_is_that_of_latents(encoders, monkeypatch):
