@@ -63,7 +63,7 @@ class EvaluateDistil:
     preset: str = "cpu"
     """Whose settings are taken."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train --system four-diffusion` wrote."""
+    """"toy", or a folder that `fourd train-4dm` wrote."""
     creatures: tuple[int, ...] = (0, 1)
     """Held-out ones, by number."""
     assets: tuple[str, ...] = ()

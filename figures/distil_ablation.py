@@ -191,7 +191,7 @@ class AblateDistil:
     preset: str = "cpu"
     """Whose settings are taken."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train --system four-diffusion` wrote."""
+    """"toy", or a folder that `fourd train-4dm` wrote."""
     scenes: int = 8
     """Held-out creatures."""
     seeds: tuple[int, ...] = (0, 1)

@@ -37,7 +37,7 @@ class EvaluateFourDM:
     """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train --system four-diffusion` wrote."""
+    """"toy", or a folder that `fourd train-4dm` wrote."""
     scenes: int = 16
     """Held-out creatures."""
     seeds: tuple[int, ...] = (0, 1, 2)

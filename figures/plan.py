@@ -9,6 +9,7 @@ Nothing is trained and no device is needed: `cost.py` says what is counted, `sta
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ from figures.hardware import EFFICIENCY, Device, KindName, find_device
 from figures.stages import MAKERS, PresetName, Stage, StageName, System, find_stage
 from fourd_minimal.cli.main import program
 from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.devices import Scale
 from fourd_minimal.training.tables import made_by, table
 
 PAPER = {
@@ -95,9 +97,9 @@ class Plan:
             write_text(self.out / "plan.md", f"{text}\n\n{stamp}\n")
             write_text(self.out / "plan.json", json.dumps(numbers, indent=1))
 
-    def _one(self) -> tuple[str, dict]:
-        """A plan of the preset."""
-        stage, device = find_stage(self.system, self.stage, self.preset), find_device(self.kind)
+    def _one(self, settings: Any = None) -> tuple[str, dict]:
+        """A plan of the preset, or of these settings of it."""
+        stage, device = find_stage(self.system, self.stage, settings or self.preset), find_device(self.kind)
         options = dict(devices=self.devices, precision=self.precision, again=self.recompute)
         options |= dict(shard=self.shard, parts=self.parts)
         found = cost(stage, device, **options)
@@ -146,6 +148,20 @@ class Plan:
         says = {stage.says for key in PAPER if (stage := find_stage(*key)).says}
         title = f"The full configurations on {device.name}, bf16, as many as the papers had."
         return "\n\n".join([title, table(HEAD, rows), *NOTES, *sorted(says)]), numbers
+
+
+def announce(
+    system: System, stage: StageName | None, settings: Any, preset: str, devices: int, scale: Scale, kind: KindName
+) -> None:
+    """Print what a run with these settings will take; where nothing can be said, why."""
+    options = dict(precision=scale.precision, recompute=scale.recompute, shard=scale.shard)
+    try:
+        text = Plan(system, stage, preset, devices, kind, **options)._one(settings)[0]
+        for flag, ours in (("--recompute", "--scale.recompute"), ("--shard", "--scale.shard")):
+            text = text.replace(flag, ours)
+        print(text.replace("--parts", "--settings.parts"), flush=True)
+    except ValueError as error:
+        print(f"No plan of this run: {error}", flush=True)
 
 
 def report(stage: Stage, device: Device, devices: int, found: Cost) -> str:

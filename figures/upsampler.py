@@ -103,7 +103,7 @@ class Upsampling:
     """Measure the upsampler against bicubic interpolation and the truth."""
 
     weights: str = "toy"
-    """Of the upsampler: "toy", or a folder that `fourd train --system upsampler` wrote."""
+    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
     grid_weights: str = "toy"
     """Of the model whose grids are enlarged too."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"

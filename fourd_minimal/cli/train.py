@@ -176,7 +176,7 @@ def start_four_dm(run: Train, stage: str, earlier: Path | None) -> FourDM | None
 
 def published_base(run: Train) -> tuple[FourDM, list[str]]:
     """A base out of `base_weights`, and the names of what they lack, which is random."""
-    from fourd_minimal.pretrained.published import load_unet
+    from fourd_minimal.pretrained.four_dm_base import load_unet
 
     base = fresh(lambda: FourDM(run.settings.model, motion=False), run.settings.seed)
     return base, load_unet(base.unet, run.base_weights)

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 
@@ -24,7 +22,7 @@ def load(from_pretrained: Callable, name: str | Path, part: str = "", **options:
     except (OSError, ValueError, TypeError) as reason:
         said = " ".join(str(reason).strip().partition("\n")[0].rstrip(".").split())
         what = f"the {part} of {str(name)!r}" if part else repr(str(name))
-        expected = "expected a folder with it as safetensors, or a network connection"
+        expected = "a folder with it as safetensors, or a network, is wanted"
         raise ValueError(f"{what} cannot be loaded ({said}); {expected}.") from None
 
 
@@ -42,33 +40,6 @@ def load_model(kind: Any, name: str | Path, part: str = "", **options: Any) -> n
     return model
 
 
-def load_unet(unet: nn.Module, path: str | Path) -> list[str]:
-    """Give 4DM's base the weights of ImageDream's U-Net, or of Stable Diffusion 2's, where ImageDream began.
-
-    Args:
-        unet: a `MultiviewUNet`, changed in place.
-        path: a safetensors file, with the names of ImageDream's code or of diffusers.
-
-    Returns:
-        the names of the weights that the file lacks, which stay as they were: none with ImageDream's.
-
-    Raises:
-        ValueError: no safetensors file, or one that does not fit.
-    """
-    from fourd_minimal.pretrained import image_dream_unet, stable_diffusion_unet
-
-    if not Path(path).is_file():
-        raise ValueError(f"{path} is no file; expected ImageDream's or Stable Diffusion's U-Net as safetensors.")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}).") from None
-    if image_dream_unet.is_image_dreams(state):
-        image_dream_unet.load_image_dream(unet, state)
-        return []
-    return stable_diffusion_unet.load_stable_diffusion(unet, state)
-
-
 def missing(reason: ImportError, extra: str = "pretrained") -> ValueError:
     """Which package is not there, and which extra brings it."""
-    return ValueError(f'{reason.name or reason} is missing; expected: pip install "fourd-minimal[{extra}]".')
+    return ValueError(f'{reason.name or reason} is missing; pip install "fourd-minimal[{extra}]" is wanted.')

@@ -21,7 +21,7 @@ from fourd_minimal.configs.presets import device
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
 from fourd_minimal.pretrained import image_dream_unet, stable_diffusion_unet
 from fourd_minimal.pretrained.encoders import Encoders
-from fourd_minimal.pretrained.published import load_unet
+from fourd_minimal.pretrained.four_dm_base import load_unet
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo
