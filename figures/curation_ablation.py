@@ -17,7 +17,6 @@ from tqdm import tqdm
 from figures.four_diffusion import gain_table
 from figures.page import Page, check_choice, check_counts
 from fourd_minimal.cli.main import program
-from fourd_minimal.cli.training_run import watched
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.curation import measure, verdict
@@ -25,6 +24,7 @@ from fourd_minimal.data.procedural import CORRUPTED, HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.training.four_diffusion import orbits, train_four_dm
 from fourd_minimal.training.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, score_table
+from fourd_minimal.training.run import watched
 from fourd_minimal.training.tables import made_by, table
 
 CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"

@@ -25,11 +25,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourd_minimal.cli.main import program
-from fourd_minimal.cli.training_run import how_made, watched
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.procedural import COLOURS, HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.toy_features import ToyFeatures, ToyFeaturesConfig
 from fourd_minimal.training.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.training.run import how_made, watched
 from fourd_minimal.training.tables import table
 
 STILL, CAMERA = "still", "the camera moves"

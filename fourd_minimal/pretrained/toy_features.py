@@ -16,7 +16,6 @@ conditioned from 32 videos on.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fourd_minimal.metrics import check
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
-
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "toy_features"}
+from fourd_minimal.systems.weights import Pretrained
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,18 @@ class ToyFeaturesConfig:
             raise ValueError(f"frames is {self.frames}; expected at least 2.")
 
 
-class ToyFeatures(nn.Module):
-    """Pictures and videos in, features out."""
+class ToyFeatures(Pretrained):
+    """Pictures and videos in, features out.
+
+    >>> ToyFeatures.from_pretrained("toy").config.video_dim
+    16
+    """
+
+    config_class, shipped, file = ToyFeaturesConfig, "toy_features", "features.safetensors"
 
     def __init__(self, config: ToyFeaturesConfig):
         super().__init__()
         self.config = config
-        self.notes: dict = {}
-        """How loaded weights were made."""
         layers, given = [], 3
         for width in config.widths:
             kernel = 5 if given == 3 else 3
@@ -82,28 +83,6 @@ class ToyFeatures(nn.Module):
             nn.ModuleDict({name: nn.Linear(dim, len(answers)) for name, answers in labels})
             for dim, labels in ((config.picture_dim, config.labels[:-1]), (config.video_dim, config.labels))
         )
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "ToyFeatures":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> ToyFeatures.from_pretrained("toy").config.video_dim
-        16
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "features.safetensors"
-        tensors, config, notes = load_weights(path, ToyFeaturesConfig)
-        model = cls(config).requires_grad_(False)
-        model.notes = notes
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "features.safetensors", tensors, self.config, **notes)
 
     def pictures(self, pictures: Float[Tensor, "n *picture"]) -> Float[Tensor, "n d"]:
         """Features of pictures `(n, 3, h, w)` in [0, 1], of any size.

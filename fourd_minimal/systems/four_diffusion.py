@@ -35,9 +35,8 @@ from fourd_minimal.ddpm import NoiseSchedule, ddim
 from fourd_minimal.motion_module import MotionModule
 from fourd_minimal.multiview_unet import MultiviewUNet, MultiviewUNetConfig
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained, fingerprint, load_into, load_weights, save_weights
 
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_diffusion_toy"}
 Part = Literal["base", "motion"]
 FILES: dict[Part, str] = {"base": "base.safetensors", "motion": "motion.safetensors"}
 
@@ -96,8 +95,10 @@ def add_motion_modules(unet: MultiviewUNet, **options) -> MultiviewUNet:
     return unet
 
 
-class FourDM(nn.Module):
+class FourDM(Pretrained):
     """The multi-view video diffusion model."""
+
+    config_class, shipped, file = FourDMConfig, "four_diffusion_toy", FILES["base"]
 
     def __init__(self, config: FourDMConfig, motion: bool = True):
         super().__init__()
@@ -252,37 +253,42 @@ class FourDM(nn.Module):
         return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w").to(video)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "toy", motion: bool = True) -> "FourDM":
+    def from_pretrained(cls, name: str | Path = "toy", motion: bool | None = None) -> "FourDM":
         """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
 
         Args:
             name: "toy" or a folder with `base.safetensors`, and `motion.safetensors` where there is motion.
-            motion: without it, the base that 4DM began with, frame by frame.
+            motion: False gives the base that 4DM began with, frame by frame; by default, what the folder has.
 
         Raises:
             ValueError: a file is missing, cut short, of another kind or of another configuration.
         """
-        folder = SHIPPED.get(str(name), Path(name))
-        tensors, config, _ = load_weights(folder / FILES["base"], FourDMConfig)
+        folder = cls.folder(name)
+        tensors, config, notes = load_weights(folder / FILES["base"], FourDMConfig)
         model = cls(config, motion=False)
         load_into(model, tensors, folder / FILES["base"])
-        if motion:
+        if (folder / FILES["motion"]).exists() if motion is None else motion:
             began_with = fingerprint(model)
             tensors, config, notes = load_weights(folder / FILES["motion"], FourDMConfig)
             if config != model.config or notes.get("base") != began_with:
                 raise ValueError(f"{folder / FILES['motion']} was trained in another base than the one beside it.")
             add_motion_modules(model.unet, **config.motion_options)
             load_into(model.motion, tensors, folder / FILES["motion"])
+        model.notes = notes
         return model.requires_grad_(False)
 
-    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
+    def save_pretrained(
+        self, folder: str | Path, part: Part | None = None, dtype: torch.dtype = torch.float16, **notes
+    ) -> Path:
+        """Write a part into a file that `from_pretrained` reads, by default all that there are; `notes` go inside."""
+        if part is None:
+            path = self.save_pretrained(folder, "base", dtype, **notes)
+            return self.save_pretrained(folder, "motion", dtype, **notes) if [*self.motion.parameters()] else path
         base = {k: v for k, v in self.state_dict().items() if not k.startswith("unet.temporal.")}
         state = self.motion.state_dict() if part == "motion" else base
         if part == "motion":
             notes["base"] = fingerprint(base)
-        tensors = {k: v.to(dtype) for k, v in state.items()}
-        return save_weights(Path(folder) / FILES[part], tensors, self.config, **notes)
+        return save_weights(Path(folder) / FILES[part], state, self.config, dtype, **notes)
 
 
 def relative(c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:

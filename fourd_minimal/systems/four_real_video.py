@@ -36,12 +36,11 @@ from fourd_minimal.systems.conditioning import (
     linear_guess,
 )
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
-from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained, fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, nearest_seen, sigma_embedding
 
 Part = Literal["base", "sync", "joint"]
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,10 @@ class FourRealVideoConfig:
             raise ValueError(f"sync is {self.sync!r}; expected one of {', '.join(get_args(Design))}.")
 
 
-class FourRealVideo(nn.Module):
+class FourRealVideo(Pretrained):
     """The base model and its synchronisation layers."""
+
+    config_class, shipped, file = FourRealVideoConfig, "four_real_video_toy", "base.safetensors"
 
     def __init__(self, config: FourRealVideoConfig):
         super().__init__()
@@ -97,7 +98,7 @@ class FourRealVideo(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "toy", sync: Design = "soft", base_frozen: bool = False
+        cls, name: str | Path = "toy", sync: Design | None = None, base_frozen: bool = False
     ) -> "FourRealVideo":
         """Load the parts a training run left in a folder.
 
@@ -107,8 +108,8 @@ class FourRealVideo(nn.Module):
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: of `systems.designs`. Those without training need no file beside the base's; where there is one of the
-                base trained in that design, it is taken.
+            sync: of `systems.designs`; by default the one that the base's file names. Those without training need no
+                file beside the base's; where there is one of the base trained in that design, it is taken.
             base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
@@ -117,10 +118,11 @@ class FourRealVideo(nn.Module):
         >>> FourRealVideo.from_pretrained("toy").image_size
         (24, 24)
         """
-        folder = SHIPPED.get(str(name), Path(name))
-        base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
+        folder = cls.folder(name)
+        base, config, notes = load_weights(folder / cls.file, FourRealVideoConfig)
+        sync = sync or config.sync
         model = cls(replace(config, sync=sync)).requires_grad_(False)
-        load_into(model.base, base, folder / "base.safetensors")
+        load_into(model.base, base, folder / cls.file)
         part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
         if part == "joint" or sync not in UNTRAINED:
             path = folder / f"{sync}_{part}.safetensors"
@@ -130,12 +132,13 @@ class FourRealVideo(nn.Module):
             if part == "sync" and notes.get("base") != fingerprint(model.base):
                 raise ValueError(f"{path} was trained on another base than the one beside it.")
             load_into(model.part(part), tensors, path)
+        model.notes = notes
         return model
 
-    @staticmethod
-    def has_joint(name: str | Path, sync: Design = "soft") -> bool:
+    @classmethod
+    def has_joint(cls, name: str | Path, sync: Design = "soft") -> bool:
         """Whether a folder holds jointly trained weights."""
-        return (SHIPPED.get(str(name), Path(name)) / f"{sync}_joint.safetensors").exists()
+        return (cls.folder(name) / f"{sync}_joint.safetensors").exists()
 
     def part(self, name: Part) -> nn.Module:
         """What is trained, saved and loaded together."""
@@ -143,13 +146,21 @@ class FourRealVideo(nn.Module):
             return nn.ModuleDict({part: self.part(part) for part in ("base", "sync")})
         return self.base if name == "base" else trained_layers(self.streams)
 
-    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
+    def save_pretrained(
+        self, folder: str | Path, part: Part | None = None, dtype: torch.dtype = torch.float16, **notes
+    ) -> Path:
+        """Write one part into a file that `from_pretrained` reads, or, by default, "base" and "joint", which are all.
+
+        `notes` go inside.
+        """
+        if part is None:
+            self.save_pretrained(folder, "base", dtype, **notes)
+            part = "joint"
         name = "base" if part == "base" else f"{self.config.sync}_{part}"
-        tensors = {k: v.to(dtype) for k, v in self.part(part).state_dict().items()}
         if part == "sync":
             notes["base"] = fingerprint(self.base)
-        return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
+        state = self.part(part).state_dict()
+        return save_weights(Path(folder) / f"{name}.safetensors", state, self.config, dtype, **notes)
 
     def generate(
         self,

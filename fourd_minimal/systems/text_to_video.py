@@ -17,7 +17,6 @@ single word works as well: "box", "red".
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,10 +24,9 @@ from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig
 
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "text_to_video_toy"}
 SILENT = frozenset(["a", "an", "and", "on", "the", "ground"])
 """Words without a vector, which are skipped."""
 
@@ -58,35 +56,20 @@ class TextToVideoConfig:
             raise ValueError(f"text_dim is {self.dit.text_dim}; expected at least 1.")
 
 
-class TextToVideo(nn.Module):
-    """Captions in, videos out."""
+class TextToVideo(Pretrained):
+    """Captions in, videos out.
+
+    >>> TextToVideo.from_pretrained("toy").config.words[:2]
+    ('red', 'orange')
+    """
+
+    config_class, shipped, file = TextToVideoConfig, "text_to_video_toy", "text_to_video.safetensors"
 
     def __init__(self, config: TextToVideoConfig):
         super().__init__()
         self.config = config
         self.dit = VideoDiT(config.dit)
         self.words = nn.Embedding(1 + len(config.words), config.dit.text_dim)  # 0: no word
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "TextToVideo":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> TextToVideo.from_pretrained("toy").config.words[:2]
-        ('red', 'orange')
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "text_to_video.safetensors"
-        tensors, config, _ = load_weights(path, TextToVideoConfig)
-        model = cls(config).requires_grad_(False)
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "text_to_video.safetensors", tensors, self.config, **notes)
 
     def encode(self, captions: Sequence[str]) -> Int[Tensor, "b slots"]:
         """Captions -> numbers of words, each once, 0 where there is none.

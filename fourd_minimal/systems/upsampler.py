@@ -24,7 +24,6 @@ parametrisation, d, tau, alternating axes and mirroring are ours; so is the fact
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +33,10 @@ from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import add_noise, euler
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained
 from fourd_minimal.two_stream import columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig, sigma_embedding
 
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "upsampler_toy"}
 DETAIL = 0.1
 """r, the standard deviation assumed of x - up(s), pixels in [-1, 1]: 0.06 for `simple`, 0.11 for `creature`."""
 
@@ -94,39 +92,21 @@ def shrink(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b 
     return small.reshape(*frames.shape[:-3], *small.shape[1:])
 
 
-class Upsampler(nn.Module):
-    """Small grids in, large grids out."""
+class Upsampler(Pretrained):
+    """Small grids in, large grids out.
+
+    >>> Upsampler.from_pretrained("toy").config.small_size
+    (24, 24)
+    """
+
+    config_class, shipped, file = UpsamplerConfig, "upsampler_toy", "upsampler.safetensors"
 
     def __init__(self, config: UpsamplerConfig):
         super().__init__()
         self.config = config
         self.dit = VideoDiT(config.dit)
         dim = config.dit.dim
-        self.notes: dict = {}
-        """How loaded weights were made."""
         self.augmentation_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "Upsampler":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> Upsampler.from_pretrained("toy").config.small_size
-        (24, 24)
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "upsampler.safetensors"
-        tensors, config, notes = load_weights(path, UpsamplerConfig)
-        model = cls(config).requires_grad_(False)
-        model.notes = notes
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "upsampler.safetensors", tensors, self.config, **notes)
 
     def denoise(
         self,

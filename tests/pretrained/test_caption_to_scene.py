@@ -7,8 +7,8 @@ import pytest
 import torch
 from refused import refused, says
 
-from fourd_minimal.cli.distil_pretrained import CAPTION, DistilPretrained
 from fourd_minimal.data.video import count_frames, read_video
+from fourd_minimal.pretrained.caption_to_scene import CAPTION, DistilPretrained
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
 
 SMALL = replace(

@@ -1,4 +1,4 @@
-"""A training run from a shell: its plan, its progress, and notes on how the weights were made."""
+"""A training run as a program: its progress, its result on disk, and notes on how the weights were made."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -24,15 +24,6 @@ def watched(run: Iterator[Step], steps: int, name: str) -> Step:
     return step
 
 
-def announced(system: str, stage: str | None, run: Any) -> None:
-    """Of a full configuration: what it will take, before anything starts."""
-    if run.preset == "full" and world()[0] == 0:
-        from figures.hardware import kind_here  # the planner knows every system: only where it is asked
-        from figures.plan import announce
-
-        announce(system, stage, run.settings, run.preset, world()[1], run.scale, kind_here())
-
-
 def written(step: Step, save: Callable[[Any], Path]) -> None:
     """The result on disk, by the first of all processes; the others wait for it."""
     model = step.averaged()
@@ -48,14 +39,7 @@ def how_made(command: str, settings: Any, preset: Any, seconds: float) -> dict[s
     return dict(made_by=command, settings=changed, device=on, minutes=round(seconds / 60, 1))
 
 
-def copied(name: str, folder: Path, out: Path) -> None:
-    """The file of one folder, whole, in another."""
-    with whole_file(out / name) as draft:
-        draft.write_bytes((folder / name).read_bytes())
-
-
-def every(command: Any) -> int:
-    """Steps between a training command's checkpoints."""
-    if command.checkpoint_every is None:
-        return 1000 if command.preset == "full" else 100
-    return command.checkpoint_every
+def copied(path: Path, folder: Path) -> None:
+    """A file, whole, in another folder."""
+    with whole_file(folder / path.name) as draft:
+        draft.write_bytes(path.read_bytes())

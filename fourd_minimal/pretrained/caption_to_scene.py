@@ -29,22 +29,22 @@ from fourd_minimal.viewers.results_folder import SCENE_FILES, whole_folder, writ
 CAPTION = SceneConfig(
     nerf=DynamicNeRFConfig(blob=5.0, blob_radius=0.8), fov_deg=36.0, guidance=50.0, rescale=0.5, anchor=0.0
 )
-"""The paper's settings, without what wants a video."""
+"""The paper's settings, without the losses that need a video."""
 PRECISIONS = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 
 @dataclass(frozen=True)
 class DistilPretrained:
-    """Turn a caption into a scene that moves, with Stable Diffusion and AnimateDiff; wants the extra `pretrained`."""
+    """Turn a caption into a scene that moves, with Stable Diffusion and AnimateDiff; needs the extra `pretrained`."""
 
     prompt: str = ""
-    """The caption of what is to be seen: one object, moving."""
+    """The caption of the scene: one moving object."""
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """The guidance model: a Stable Diffusion 1 or 2, by its name or as a folder with safetensors."""
     motion: str | None = "guoyww/animatediff-motion-adapter-v1-5-2"
     """The motion adapter for the model; with None each frame is denoised by itself."""
     negative: str = "ugly, blurry, low quality"
-    """The caption to keep away from."""
+    """The negative caption of classifier-free guidance."""
     views: int = 4
     """So many views are denoised together in a guidance step."""
     times: int = 8

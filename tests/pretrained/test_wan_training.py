@@ -11,26 +11,24 @@ from resuming import killed_and_resumed, last
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from fourd_minimal.cli.wan import (
-    GenerateWan,
-    TrainWan,
-    WanPreset,
-    batch_loss,
-    frames_of,
-    learning_rate,
-    make_batch,
-    scenes,
-    train_wan,
-    videos,
-    videos_in,
-)
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.shards import FAILURES, Shards, sample, write_tar
 from fourd_minimal.data.video import write_video
 from fourd_minimal.pretrained.wan import TwoStreamWan
+from fourd_minimal.pretrained.wan_generation import GenerateWan
 from fourd_minimal.pretrained.wan_text import Contexts, contexts, embed_texts
+from fourd_minimal.pretrained.wan_training import (
+    TrainWan,
+    WanPreset,
+    batch_loss,
+    learning_rate,
+    make_batch,
+    make_frames,
+    train_wan,
+)
 from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.training.devices import Scale
+from fourd_minimal.training.loop import seeded
 from fourd_minimal.training.shard_frames import grids
 
 SIZES = dict(views=2, times=3, image_size=(32, 48), sources=(("simple", 1.0),), batch=2, parts=2, drop_text=0.5)
@@ -70,14 +68,14 @@ def test_only_sync_layers_are_trained_and_recomputing_changes_nothing(wan_folder
 def test_sync_layers_learn_a_grid_by_heart(model, texts):
     """The frozen base is random; what lies between its blocks can still bring the loss down."""
     preset = replace(PRESET, steps=60, pseudo_steps=0, lr=2e-2, batch=1, parts=1, drop_text=0.0)
-    grid = scenes(preset, 1, 2, 3, (32, 48), 0, 0)
+    grid = make_frames(preset, 1, 0, 0)
     losses = [step.loss for step in train_wan(model, preset, texts, frames=lambda *_: grid)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_the_loss_is_the_models_on_latents_with_its_texts(model, texts):
     preset = replace(PRESET, batch=4, parts=1)
-    batch = make_batch(preset, frames_of(preset), model.latent_shape((32, 48)), 5.0, 0, 0)
+    batch = make_batch(preset, partial(make_frames, preset), model.latent_shape((32, 48)), 5.0, 0, 0)
     assert batch.silent.any() and not batch.silent.all()
     freeze, dynamic, empty = texts
     rows = [(empty, empty) if silent else (freeze, dynamic) for silent in batch.silent]
@@ -89,54 +87,33 @@ def test_the_loss_is_the_models_on_latents_with_its_texts(model, texts):
 
 
 def test_batches_are_functions_of_their_numbers(model):
-    frames, latent = frames_of(PRESET), model.latent_shape((32, 48))
+    frames, latent = partial(make_frames, PRESET), model.latent_shape((32, 48))
     a, b, c, d = (make_batch(PRESET, frames, latent, 5.0, *numbers) for numbers in ((0, 0), (0, 0), (0, 1), (1, 0)))
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     for other in (c, d):
         assert not torch.equal(a.frames, other.frames) and not torch.equal(a.eps, other.eps)
 
 
-def test_first_flat_grids_of_fixed_view_videos_then_true_ones():
-    frames = frames_of(PRESET)
-    flat, true = (frames(2, 2, 3, (32, 48), number, 0) for number in (1, 2))
-    assert flat.shape == true.shape == (2, 2, 3, 3, 32, 48)
-    assert_close(flat[:, 0], scenes(PRESET, 2, 1, 3, (32, 48), 1, 0)[:, 0], rtol=0, atol=1e-5)
-    assert_close(true, scenes(PRESET, 2, 2, 3, (32, 48), 2, 0))
-
-
-def test_cameras_move_in_another_way_in_every_part(tmp_path):
-    write_video(torch.rand(1, 3, 32, 48).expand(3, -1, -1, -1), tmp_path / "still.mp4")
-    frames = frames_of(replace(PRESET, videos=str(tmp_path), time_stride=1))
-    one, other = (frames(1, 2, 3, (32, 48), 0, part) for part in (0, 1))
+def test_first_flat_grids_of_fixed_view_videos_then_true_ones(tmp_path):
+    """The frames of a flat grid's first row are the video's; its other rows move in another way in every part."""
+    write_video(torch.rand(1, 3, 32, 48, generator=seeded(0, 0)).expand(3, -1, -1, -1), tmp_path / "still.mp4")
+    preset = replace(PRESET, videos=str(tmp_path))
+    one, other, true = (make_frames(preset, 1, number, part) for number, part in ((1, 0), (1, 1), (2, 0)))
+    assert one.shape == true.shape == (1, 2, 3, 3, 32, 48)
     assert_close(one[:, 0], other[:, 0])
-    assert (one[:, 1] - other[:, 1]).abs().mean() > 0.05
+    assert (one[:, 1] - other[:, 1]).abs().mean() > 0.05 and (one[:, 0, 0] - one[:, 0, 2]).abs().max() < 1e-5
+    assert_close(true, make_frames(replace(PRESET, pseudo_steps=0), 1, 2, 0))
+    refused(lambda: make_frames(replace(preset, videos=str(tmp_path / "none")), 1, 0, 0), tmp_path / "none")
 
 
 def test_true_grids_come_out_of_shards(tmp_path):
     members = sample("000000", sample_scenes(1, 4, 6, (32, 48), 5, "creature", geometry=False))
     write_tar(tmp_path / "000000.tar", [(FAILURES, b"[]"), *members])
     preset = replace(PRESET, shards=str(tmp_path))
-    frames = frames_of(preset)
-    assert_close(frames(1, 2, 3, (32, 48), 2, 1), grids(Shards(tmp_path), 1, 2, 3, (32, 48), 2, 1, 2, preset.seed))
-    flat = frames(1, 2, 3, (32, 48), 0, 0)
-    assert_close(flat[:, 0], grids(Shards(tmp_path), 1, 1, 3, (32, 48), 0, 0, 2, preset.seed)[:, 0], rtol=0, atol=1e-4)
-
-
-def test_videos_are_cut_at_random_within_their_length(tmp_path):
-    levels = torch.linspace(0, 1, 12)[:, None, None, None].expand(-1, 3, 32, 48)
-    write_video(levels, tmp_path / "video.mp4")
-    preset = replace(PRESET, videos=str(tmp_path), time_stride=4)
-    paths = videos_in(tmp_path)
-    seen = [videos(preset, paths, 1, 1, 3, (32, 48), number, 0) for number in range(24)]
-    assert all(clip.shape == (1, 1, 3, 3, 32, 48) for clip in seen)
-    places = torch.stack([((clip.mean((-3, -2, -1))[0, 0] + 1) / 2 * 11) for clip in seen])
-    steps = places.diff(dim=1)
-    assert_close(steps[:, 0], steps[:, 1], rtol=0, atol=0.3)
-    assert {*steps[:, 0].round().int().tolist()} == {1, 2, 3, 4}
-    assert places.min() < 0.5 and places.max() > 10.5
-    assert_close(frames_of(preset)(1, 2, 3, (32, 48), 0, 0)[:, 0], seen[0][:, 0], rtol=0, atol=1e-4)
-    refused(lambda: videos(preset, paths, 1, 1, 13, (32, 48), 0, 0), "video.mp4", 12)
-    refused(lambda: frames_of(replace(preset, videos=str(tmp_path / "none"))), tmp_path / "none")
+    stored = partial(grids, Shards(tmp_path), 1)
+    assert_close(make_frames(preset, 1, 2, 1), stored(2, 3, (32, 48), 2, 1, 2, preset.seed))
+    flat = make_frames(preset, 1, 0, 0)
+    assert_close(flat[:, 0], stored(1, 3, (32, 48), 0, 0, 2, preset.seed)[:, 0], rtol=0, atol=1e-4)
 
 
 def test_the_rate_rises_and_falls_in_both_phases():
@@ -189,7 +166,7 @@ def test_what_cannot_run_is_said_before(model, texts, tmp_path):
 
 def test_prompts_are_left_out_as_often_as_the_preset_says():
     few = replace(PRESET, drop_text=0.1, batch=100, parts=1)
-    frames = lambda n, views, times, size, number, part: torch.zeros(n, views, times, 3, *size)  # noqa: E731
+    frames = lambda n, *_: torch.zeros(n, few.views, few.times, 3, *few.image_size)  # noqa: E731
     silent = torch.cat([make_batch(few, frames, (1, 1, 1), 1.0, number, 0).silent for number in range(5)])
     assert 0.05 < silent.float().mean() < 0.16
     for share, expected in ((0.0, False), (1.0, True)):
