@@ -9,7 +9,7 @@ import torch
 
 from figures.page import Page, check_counts
 from figures.reconstruction import Line, even_views, measure, reconstruct
-from figures.tracks import track_points, true_depth, true_tracks
+from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from figures.corruptions import CORRUPTIONS
+from fourd_minimal.data.corruptions import CORRUPTIONS
 from figures.optical_flow import match
 from figures.page import Page, check_choice, check_counts
 from fourd_minimal.anchor_loss import ssim

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from figures.corruptions import blur, colour_shift, noise
+from fourd_minimal.data.corruptions import blur, colour_shift, noise
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import frechet_distance, psnr

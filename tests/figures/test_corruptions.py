@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from figures.corruptions import (
+from fourd_minimal.data.corruptions import (
     CORRUPTIONS,
     blur,
     colour_shift,

@@ -54,7 +54,7 @@ def test_every_pair_is_asked_once_on_sides_that_vary_and_nothing_names_a_method(
     assert summary(answers, "motion")["a", "c"] == (2, 0, 0, 0.5)
 
 
-def test_junk_counts_for_nobody():
+def test_junk_counts_for_neither_method():
     answers = [Answer("fox", "shape", "a", "b", x) for x in (LEFT, RIGHT, RIGHT, JUNK)]
     answers += [Answer("fox", "shape", "b", "a", LEFT), Answer("fox", "motion", "a", "b", LEFT)]
     assert summary(answers, "shape") == {("a", "b"): (1, 3, 1, binomial(1, 4))}

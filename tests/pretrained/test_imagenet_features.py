@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from refused import refused
 from torch.testing import assert_close
 
-from figures.corruptions import blur, colour_shift, noise
+from fourd_minimal.data.corruptions import blur, colour_shift, noise
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.efficientnet_lite import PACKAGE, EfficientNetLite, EfficientNetLiteConfig
 from fourd_minimal.pretrained.imagenet_features import ImageNetFeatures

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from refused import refused
 from torch.testing import assert_close
 
-from figures.corruptions import CORRUPTIONS
+from fourd_minimal.data.corruptions import CORRUPTIONS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.toy_features import ToyFeatures, ToyFeaturesConfig
