@@ -1,7 +1,10 @@
+"""Cameras against closed forms and the pinhole matrix of computer vision."""
+
 import math
 
 import pytest
 import torch
+from parity import assert_same
 from refused import refused
 from torch.testing import assert_close
 
@@ -10,14 +13,12 @@ from fourd_minimal.cameras import check_poses, circular_trajectory, look_up, pix
 SIZE, FOV_DEG = (24, 40), 50.0
 
 
-@pytest.fixture
-def uniform():
-    generator = torch.Generator().manual_seed(0)
-    return lambda low, high, *shape: low + (high - low) * torch.rand(*shape, generator=generator)
+def uniform(low, high, *shape):
+    return low + (high - low) * torch.rand(*shape)
 
 
 @pytest.fixture
-def cameras(uniform):
+def cameras(seed):
     return circular_trajectory(uniform(-360, 360, 5, 3), uniform(-80, 80, 5, 3), uniform(1.5, 4, 5, 3))
 
 
@@ -26,7 +27,6 @@ def cameras(uniform):
     [
         (0, 0, (0, 0, 2)),
         (90, 0, (2, 0, 0)),
-        (180, 0, (0, 0, -2)),
         (-90, 0, (-2, 0, 0)),
         (0, 30, (0, 1, 3**0.5)),
         (90, -30, (3**0.5, -1, 0)),
@@ -46,9 +46,6 @@ def test_cameras_are_rigid_upright_and_look_at_the_origin(cameras):
     assert_close(rotation[..., 2], torch.nn.functional.normalize(position, dim=-1))  # -z looks at the origin
     assert_close(rotation[..., 1, 0], torch.zeros(5, 3))  # the horizon is level
     assert (rotation[..., 1, 1] > 0).all()
-    xy, depth = project(torch.zeros(3), cameras, FOV_DEG, SIZE)
-    assert_close(xy, torch.tensor([20.0, 12.0]).expand(5, 3, 2), atol=1e-4, rtol=0)
-    assert_close(depth, position.norm(dim=-1))
 
 
 def test_a_trajectory_broadcasts():
@@ -61,24 +58,26 @@ def test_pixel_centres_and_samples():
     assert_close(pixel_grid((2, 3))[1, 2, 0], torch.tensor([2.5, 1.5]))
     four = pixel_grid((2, 3), samples=2)
     assert_close(four[0, 1], torch.tensor([[1.25, 0.25], [1.75, 0.25], [1.25, 0.75], [1.75, 0.75]]))
-    assert_close(pixel_grid((2, 3), samples=3).mean(2), pixel_grid((2, 3))[:, :, 0])
 
 
 def test_right_is_right_and_up_is_up():
     """From azimuth 0 the world's x runs right in the picture and its y runs up, to smaller pixel rows."""
     points = torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 0.5, 0]])
     centre, right, up = project(points, circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)[0]
+    assert_close(centre, torch.tensor([20.0, 12.0]))
     assert right[0] > centre[0] and right[1] == centre[1]
     assert up[1] < centre[1] and up[0] == centre[0]
     (x, _), _ = project(torch.tensor([0.0, 0, -0.5]), circular_trajectory(90.0, 0.0, 3.0), FOV_DEG, SIZE)
     assert x > 20  # from +x, -z is on the right
 
 
-def test_the_field_of_view_is_vertical():
+def test_the_field_of_view_is_vertical_and_depth_is_negative_behind_the_camera():
     """A point at half the field of view lands on the picture's upper edge."""
-    height = 3 * math.tan(math.radians(FOV_DEG / 2))
-    (x, y), depth = project(torch.tensor([0.0, height, 0.0]), circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)
+    camera, height = circular_trajectory(0.0, 0.0, 3.0), 3 * math.tan(math.radians(FOV_DEG / 2))
+    (x, y), depth = project(torch.tensor([0.0, height, 0.0]), camera, FOV_DEG, SIZE)
     assert_close(torch.stack([x, y, depth]), torch.tensor([20.0, 0.0, 3.0]), atol=1e-4, rtol=0)
+    _, depth = project(torch.tensor([[0.0, 0, 4], [0, 0, 3]]), camera, FOV_DEG, SIZE)
+    assert_close(depth, torch.tensor([-1.0, 0.0]))
 
 
 def pinhole_matrix(c2w):
@@ -89,28 +88,25 @@ def pinhole_matrix(c2w):
     return k @ torch.diag(torch.tensor([1.0, -1, -1])) @ torch.linalg.inv(c2w)[..., :3, :]
 
 
-def test_projection_is_the_pinhole_matrix(uniform, cameras):
+def test_projection_is_the_pinhole_matrix(cameras):
     points = uniform(-1, 1, 7, 1, 1, 3).requires_grad_()
     homogeneous = torch.cat([points, torch.ones(7, 1, 1, 1)], -1)
     image = (pinhole_matrix(cameras) @ homogeneous[..., None])[..., 0]
-    ours, theirs = project(points, cameras, FOV_DEG, SIZE), (image[..., :2] / image[..., 2:], image[..., 2])
-    assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
-    weights = [torch.ones(7, 5, 3, 2), torch.ones(7, 5, 3)]
-    gradients = [torch.autograd.grad(outputs, points, weights) for outputs in (ours, theirs)]
-    assert_close(*gradients, atol=1e-2, rtol=1e-4)
+    theirs = image[..., :2] / image[..., 2:], image[..., 2]
+    ours = project(points, cameras, FOV_DEG, SIZE)
+    assert_same(ours, theirs, [points], dict(atol=1e-2, rtol=1e-4), atol=1e-3, rtol=1e-4)
 
 
 def test_rays_undo_the_pinhole_matrix(cameras):
     origins, directions = rays(cameras, FOV_DEG, SIZE)
     matrix = pinhole_matrix(cameras)
-    pixels = pixel_grid(SIZE)[:, :, 0]
-    homogeneous = torch.cat([pixels, torch.ones(*SIZE, 1)], -1)
+    homogeneous = torch.cat([pixel_grid(SIZE)[:, :, 0], torch.ones(*SIZE, 1)], -1)
     expected = torch.einsum("...ij,hwj->...hwi", torch.linalg.inv(matrix[..., :3]), homogeneous)
     assert_close(directions, expected, atol=1e-5, rtol=1e-4)
     assert_close(origins, -(torch.linalg.inv(matrix[..., :3]) @ matrix[..., 3:])[..., 0], atol=1e-5, rtol=1e-4)
 
 
-def test_points_on_rays_land_where_the_rays_began(uniform, cameras):
+def test_points_on_rays_land_where_the_rays_began(cameras):
     pixels, depth = uniform(-5, 45, 4, 6, 2), uniform(0.5, 9, 5, 3, 4, 6)
     origins, directions = rays(cameras, FOV_DEG, SIZE, pixels)
     points = origins[:, :, None, None] + depth[..., None] * directions
@@ -119,22 +115,8 @@ def test_points_on_rays_land_where_the_rays_began(uniform, cameras):
     assert_close(z, depth)
 
 
-def test_behind_the_camera_depth_is_negative():
-    _, depth = project(torch.tensor([[0.0, 0, 4], [0, 0, 3]]), circular_trajectory(0.0, 0.0, 3.0), FOV_DEG, SIZE)
-    assert_close(depth, torch.tensor([-1.0, 0.0]))
-
-
-def test_errors_name_the_argument():
-    refused(lambda: circular_trajectory(0.0, 90.0, 1.0), "elevation_deg", 90)
-    refused(lambda: circular_trajectory(0.0, torch.tensor([0.0, -95.0]), 1.0), "elevation_deg", 95)
-    refused(lambda: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), "radius", 0)
-    refused(lambda: rays(torch.eye(4), 0.0, SIZE), "fov_deg", 0)
-    refused(lambda: rays(torch.eye(4), 180.0, SIZE), "fov_deg", 180)
-
-
 def test_look_up_reads_pixels_at_their_centres():
-    frames = torch.rand(2, 5, 3, 6, 8)
-    centres = pixel_grid((6, 8))[:, :, 0].expand(2, 5, -1, -1, -1)
+    frames, centres = torch.rand(2, 5, 3, 6, 8), pixel_grid((6, 8))[:, :, 0].expand(2, 5, -1, -1, -1)
     assert_close(look_up(frames, centres), frames, atol=1e-5, rtol=0)
     right = look_up(frames, centres + torch.tensor([1.0, 0.0]))
     assert_close(right[..., :-1], frames[..., 1:], atol=1e-5, rtol=0)
@@ -142,11 +124,18 @@ def test_look_up_reads_pixels_at_their_centres():
     assert_close(down[..., :-1, :], frames[..., 1:, :], atol=1e-5, rtol=0)
 
 
-def test_poses_are_rotations(cameras):
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda c: circular_trajectory(0.0, torch.tensor([0.0, -95.0]), 1.0), ("elevation_deg", 95)),
+        (lambda c: circular_trajectory(0.0, 0.0, torch.tensor([1.0, 0.0])), ("radius", 0)),
+        (lambda c: rays(c, 180.0, SIZE), ("fov_deg", 180)),
+        (lambda c: check_poses(c, 0.0), ("fov_deg", 0)),
+        (lambda c: check_poses(1.1 * c, 40.0), ("c2w", "rotations")),
+        (lambda c: check_poses(c * torch.tensor([-1.0, 1, 1, 1]), 40.0), ("c2w", "mirrors")),
+        (lambda c: check_poses(c / 0, 40.0), ("c2w", "finite")),
+    ],
+)
+def test_bad_input_is_named(cameras, call, said):
     check_poses(cameras, 40.0)
-    mirrored, unset = cameras.clone(), cameras.clone()
-    mirrored[..., 0] *= -1
-    unset[0, 0, 0, 3] = torch.nan
-    for bad, fov_deg in ((1.1 * cameras, 40.0), (mirrored, 40.0), (unset, 40.0), (cameras, 0.0), (cameras, 180.0)):
-        with pytest.raises(ValueError, match="c2w" if fov_deg == 40 else "fov_deg"):
-            check_poses(bad, fov_deg)
+    refused(lambda: call(cameras), *said)

@@ -1,55 +1,36 @@
-"""The hash grid against nerfstudio's, against torch's own interpolation, and its derivatives against differences.
+"""The hash grid against nerfstudio's, against torch's own interpolation, and its derivatives against differences."""
 
-nerfstudio's dependencies contradict ours, so it comes alone: `pip install --no-deps nerfstudio==1.1.5`.
-"""
-
-import contextlib
 import itertools
-import sys
-from unittest.mock import MagicMock, patch
 
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from nerfstudio_parts import field_component
+from parity import assert_same
 from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.hash_grid import PRIMES, HashGrid, encode
 
 
-def nerfstudio_encoding(**options):
-    """Their plain torch one; what it imports on its way and does not use need not be there."""
-    unused = {name: MagicMock() for name in ("viser", "viser.transforms")}
-    for name in ("rich", "rich.console", "rich.progress", "rich.text"):
-        with contextlib.suppress(ModuleNotFoundError):
-            __import__(name)
-        unused[name] = sys.modules.get(name) or MagicMock()
-    with patch.dict(sys.modules, unused):
-        encodings = pytest.importorskip(
-            "nerfstudio.field_components.encodings", reason="needs pip install --no-deps nerfstudio==1.1.5"
-        )
-    return encodings.HashEncoding(implementation="torch", **options)
-
-
-def as_ours(table, levels=16):
-    return rearrange(table, "(l e) f -> l f e", l=levels).clone()
-
-
 def test_outputs_and_gradients_are_nerfstudios():
-    theirs = nerfstudio_encoding(num_levels=16, min_res=16, max_res=4096, log2_hashmap_size=12, hash_init_scale=1.0)
+    pytest.importorskip("nerfstudio", reason="needs pip install --no-deps nerfstudio==1.1.5")
+    encodings = field_component("encodings")
+    sizes = dict(num_levels=16, min_res=16, max_res=4096, log2_hashmap_size=12)
+    theirs = encodings.HashEncoding(implementation="torch", hash_init_scale=1.0, **sizes)
     ours = HashGrid(3, log2_table_size=12)
+    as_ours = lambda table: rearrange(table, "(l e) f -> l f e", l=16).clone()  # noqa: E731
     ours.table.data = as_ours(theirs.hash_table.detach())
-    x = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(500, 3)
     x = x[(x[:, None] * ours.scales[:, None] % 1 != 0).all(2).all(1)]  # on a border between cells, slopes are two
-    inputs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, expected = ours(inputs[0]), theirs(inputs[1])
-    assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-    (found * upstream).sum().backward()
-    (expected * upstream).sum().backward()
-    assert_close(ours.table.grad, as_ours(theirs.hash_table.grad), atol=1e-5, rtol=1e-5)
-    assert_close(inputs[0].grad, inputs[1].grad, atol=0.02, rtol=1e-4)  # thousands: 4096 cells per unit
+    x.requires_grad_()
+    found, expected = ours(x), theirs(x)
+    assert_same(found, expected, [x], dict(atol=0.02, rtol=1e-4), atol=1e-5, rtol=1e-5)  # 4096 cells: large gradients
+    upstream = torch.randn_like(found)
+    of_ours, of_theirs = ours(x).mul(upstream).sum(), theirs(x).mul(upstream).sum()
+    of_ours, of_theirs = torch.autograd.grad(of_ours, ours.table), torch.autograd.grad(of_theirs, theirs.hash_table)
+    assert_close(of_ours[0], as_ours(of_theirs[0]), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4])
@@ -64,7 +45,7 @@ def test_a_level_is_torchs_own_interpolation_of_hashed_corners(dim):
         for coordinate, prime in zip(corner, PRIMES, strict=False):
             entry ^= coordinate * prime
         corners[corner] = grid.table[0, :, entry % size]
-    x = torch.rand(200, dim, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(200, dim)
     volume, where = corners.movedim(-1, 0)[None], x * 2 - 1
     if dim == 4:
         low = (x[:, 3] * cells).floor()
@@ -85,32 +66,19 @@ def sample(volume, where):
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4])
-def test_derivatives_first_and_second_are_differences(dim):
+def test_second_derivatives_are_differences(dim):
     grid = HashGrid(dim, n_levels=2, log2_table_size=4, base_resolution=3, per_level_scale=2.0).double()
-    grid.table.data.normal_()
-    place = torch.rand(4, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    x = ((place * 5).floor() + 0.2 + 0.6 * place) / 6  # well inside a cell of both levels: no kinks nearby
-    inputs = x.requires_grad_(), grid.table.detach().clone().requires_grad_()
-
-    def encoded(x, table):
-        grid.table = torch.nn.Parameter(table) if not isinstance(table, torch.nn.Parameter) else table
-        return torch.func.functional_call(grid, {"table": table}, (x,))
-
-    assert torch.autograd.gradcheck(encoded, inputs)
-    assert torch.autograd.gradgradcheck(encoded, inputs)
+    table, place = torch.randn_like(grid.table).requires_grad_(), torch.rand(4, dim, dtype=torch.float64)
+    x = (((place * 5).floor() + 0.2 + 0.6 * place) / 6).requires_grad_()  # well inside cells: no kinks nearby
+    encoded = lambda x, table: torch.func.functional_call(grid, {"table": table}, (x,))  # noqa: E731
+    assert torch.autograd.gradgradcheck(encoded, (x, table))
 
 
 @pytest.mark.parametrize("dim", [2, 3, 4])
 def test_the_fast_one_is_the_plain_one(dim):
-    grid = HashGrid(dim, n_levels=4, log2_table_size=10)
-    x = torch.rand(300, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    grid, x = HashGrid(dim, n_levels=4, log2_table_size=10), torch.rand(300, dim).requires_grad_()
     fast, plain = grid(x), encode(x, grid.table, grid.scales)
-    assert torch.equal(fast, plain)
-    upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(1))
-    for found, expected in zip(
-        *(torch.autograd.grad(out, (x, grid.table), upstream) for out in (fast, plain)), strict=True
-    ):
-        assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert_same(fast, plain, [x, grid.table], dict(atol=1e-6, rtol=1e-4), atol=0, rtol=0)
 
 
 def test_blending_weights_sum_to_one_up_to_the_far_border():
@@ -133,7 +101,13 @@ def test_no_points_are_no_features():
     assert not grid.table.grad.any()
 
 
-def test_bad_input_is_named():
-    refused(lambda: HashGrid(3, n_levels=0), "n_levels", "0, 2, 16")
-    refused(lambda: HashGrid(5), "in_dim", 5)
-    refused(lambda: HashGrid(3, n_levels=1, log2_table_size=4)(torch.rand(5, 2)), "x", 2)
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: HashGrid(3, n_levels=0), ("n_levels", "0, 2, 16")),
+        (lambda: HashGrid(5), ("in_dim", 5)),
+        (lambda: HashGrid(3, n_levels=1, log2_table_size=4)(torch.rand(5, 2)), ("x", 2)),
+    ],
+)
+def test_bad_input_is_named(call, said):
+    refused(call, *said)
