@@ -9,7 +9,6 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.cameras import project as project_points
 from fourd_minimal.gaussians import BLUR, NEAR, TemporalDeformation, composite, project, render
 
 FOV_DEG, RADIUS = 40.0, 4.0
@@ -72,14 +71,6 @@ def test_projection_is_gsplats():
     assert_close(ours.conic, conic, atol=1e-5, rtol=1e-3)
     matrix = torch.stack([conic[..., [0, 1]], conic[..., [1, 2]]], -2)
     assert_close(ours.spread.square(), torch.linalg.inv(matrix).diagonal(dim1=-2, dim2=-1), atol=1e-2, rtol=1e-3)
-
-
-def test_centres_are_where_the_cameras_file_puts_points():
-    points, c2w = cloud()[0], cameras()
-    xy, depth = project_points(points, c2w[:, None], FOV_DEG, (20, 30))
-    ours = project(points[None], torch.full((300,), 0.1), c2w, FOV_DEG, (20, 30))
-    assert_close(ours.xy, xy, atol=1e-4, rtol=1e-4)
-    assert_close(ours.depth, depth)
 
 
 def test_compositing_is_nerfaccs():

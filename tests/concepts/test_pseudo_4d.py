@@ -13,7 +13,6 @@ from torch.testing import assert_close
 
 from fourd_minimal.pseudo_4d import AMPLITUDE, maps_along, pixel_centres, pseudo_grid, random_motions, transform
 
-COS, SIN = math.cos(0.4), math.sin(0.4)
 PATH = torch.linspace(0, 1, 4)
 
 
@@ -26,31 +25,6 @@ def test_the_maps_are_scipys_matrix_exponential(perspective):
     of = motions(perspective=perspective)
     expected = np.stack([[expm(float(s) * g) for s in PATH] for g in of.numpy()])
     assert_close(maps_along(of, PATH), torch.from_numpy(expected))
-
-
-@pytest.mark.parametrize("perspective", [False, True])
-def test_a_motion_is_a_group(perspective):
-    """It starts at the identity, two halves make a whole, and it can be undone."""
-    of = motions(perspective=perspective)
-    start, half, whole, back = maps_along(of, torch.tensor([0.0, 0.5, 1.0, -1.0])).unbind(1)
-    assert_close(start, torch.eye(3).expand(3, 3, 3))
-    assert_close(half @ half, whole)
-    assert_close(back @ whole, torch.eye(3).expand(3, 3, 3), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("g", "matrix"),
-    [
-        ([[0, 0, 0.3], [0, 0, -0.2], [0, 0, 0]], [[1, 0, 0.3], [0, 1, -0.2], [0, 0, 1]]),
-        ([[0, -0.4, 0], [0.4, 0, 0], [0, 0, 0]], [[COS, -SIN, 0], [SIN, COS, 0], [0, 0, 1]]),
-        ([[0.2, 0, 0], [0, 0.2, 0], [0, 0, 0]], [[math.exp(0.2), 0, 0], [0, math.exp(0.2), 0], [0, 0, 1]]),
-        ([[0, 0, 0], [0, 0, 0], [0.1, 0, 0]], [[1, 0, 0], [0, 1, 0], [0.1, 0, 1]]),
-    ],
-    ids=["shift", "rotation", "zoom", "perspective"],
-)
-def test_closed_forms(g, matrix):
-    maps = maps_along(torch.tensor([g], dtype=torch.float32), torch.tensor([1.0]))
-    assert_close(maps[0, 0], torch.tensor(matrix, dtype=torch.float32))
 
 
 def test_every_kind_of_motion_is_drawn_up_to_its_amplitude():

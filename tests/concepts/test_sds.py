@@ -105,15 +105,6 @@ def test_which_mode_of_two_depends_on_the_noise(highest, lowest, start, expected
     assert_close(found.median(), torch.tensor(expected, dtype=torch.float64), atol=0.15, rtol=0)
 
 
-def test_subtracting_the_noise_steadies_large_steps_and_unsteadies_small_ones():
-    """Variance of e - eps over that of e alone, for N(0, 1): (1 - s)^2 : s^2 with s = sqrt(1 - abar) of the noise."""
-    x = torch.zeros(20_000, 1, 1, 1, dtype=torch.float64)
-    for t, steadier in ((980, True), (30, False)):
-        with_eps = gradient(x, model_of(0.0, 1.0), ABAR, torch.tensor(t), 1.0, 0.0, "eps") * len(x)
-        alone = gaussian_noise((1 - ABAR[t]).sqrt() * torch.randn_like(x), t, 0.0, 1.0)
-        assert (with_eps.std() < alone.std()) == steadier
-
-
 def test_rescaling_is_the_papers():
     x, t, seed = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.tensor(700), torch.Generator()
 

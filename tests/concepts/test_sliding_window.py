@@ -68,13 +68,6 @@ def test_a_later_window_does_not_touch_what_an_earlier_one_made():
     assert made[1:, 1:].unique().tolist() == list(range(1, 10))
 
 
-def test_one_window_is_the_model_itself():
-    truth = a_grid(4, 5)
-    ((window, whole),) = slide(truth, lambda cells, known: sum_of_differences(truth, known), (4, 5))
-    assert tuple(window) == (0, 0)
-    assert_close(whole[1:, 1:], sum_of_differences(truth, None)[1:, 1:])
-
-
 @pytest.mark.parametrize(
     ("call", "said"),
     [
