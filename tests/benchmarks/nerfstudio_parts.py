@@ -1,6 +1,6 @@
 """nerfstudio's field components without its other dependencies, which contradict ours.
 
-    pip install --no-deps nerfstudio==1.1.5
+pip install --no-deps nerfstudio==1.1.5
 """
 
 import importlib
