@@ -48,12 +48,6 @@ def test_cameras_are_rigid_upright_and_look_at_the_origin(cameras):
     assert (rotation[..., 1, 1] > 0).all()
 
 
-def test_a_trajectory_broadcasts():
-    c2w = circular_trajectory(torch.tensor([[0.0], [90.0]]), torch.tensor([0.0, 30.0, 60.0]), 2.0)
-    assert_close(c2w[1, 2], circular_trajectory(90.0, 60.0, 2.0))
-    assert c2w.shape == (2, 3, 4, 4)
-
-
 def test_pixel_centres_and_samples():
     assert_close(pixel_grid((2, 3))[1, 2, 0], torch.tensor([2.5, 1.5]))
     four = pixel_grid((2, 3), samples=2)

@@ -60,12 +60,6 @@ def test_hard_starts_as_the_average(streams):
         assert_same((x_view, x_time), (average_sync(y_view, y_time),) * 2, streams[:2])
 
 
-@pytest.mark.parametrize("dim, cond_dim", [(96, 96), (64, 128)])
-def test_wide_hard_has_the_parameters_of_soft(dim, cond_dim):
-    wide, soft = (sum(p.numel() for p in layer(dim, cond_dim).parameters()) for layer in (WideHardSync, SoftSync))
-    assert abs(wide / soft - 1) < 0.01
-
-
 def test_the_hidden_layer_of_wide_hard_counts(streams):
     wide = shaken(WideHardSync(D, K), 1.0)
     x, _ = HardSync.forward(wide, *streams)

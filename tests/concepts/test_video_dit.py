@@ -73,15 +73,6 @@ def test_block_is_that_of_wan(dim, heads):
     assert_close(as_wan_names(of_ours), of_theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_without_text_the_block_is_the_one_with_silent_text():
-    silent, without = shaken(Block(24, 2, text_dim=10)), Block(24, 2)
-    nn.init.zeros_(silent.text_attention.to_out.weight)
-    nn.init.zeros_(silent.text_attention.to_out.bias)
-    without.load_state_dict({name: p for name, p in silent.state_dict().items() if not name.startswith("text")})
-    x, c, text = torch.randn(2, 12, 24), torch.randn(2, 3, 24), torch.randn(2, 5, 10)
-    assert_close(without(x, c), silent(x, c, text), atol=0, rtol=0)
-
-
 @pytest.mark.parametrize("head_dim", [2, 4, 10, 12, 16, 64])
 def test_rotary_positions_are_those_of_wan(head_dim):
     frames, rows, columns = 5, 3, 2
