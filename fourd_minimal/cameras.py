@@ -1,4 +1,4 @@
-"""Cameras on a circle: where they stand, which rays they cast, where a point lands.
+"""Cameras on a circle: their poses, the rays of their pixels, and the projection of points.
 
 Conventions (the one place): camera-to-world matrices `c2w`, x right, y up, looking along -z (OpenGL, NeRF); the world
 is y-up; the object fits the unit ball. Azimuth 0 stands on +z and turns towards +x; elevation lifts towards +y; angles
@@ -44,9 +44,9 @@ def circular_trajectory(
         *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in given)
     )
     if (elevation.abs() >= 90).any():
-        raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; it must lie strictly between -90 and 90.")
+        raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; expected more than -90 and less than 90.")
     if (radius <= 0).any():
-        raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
+        raise ValueError(f"radius reaches {radius.min():g}; expected a value above 0.")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
     zero, one = torch.zeros_like(a), torch.ones_like(a)
@@ -58,9 +58,9 @@ def circular_trajectory(
 
 
 def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
-    """Raise a ValueError unless these are rotations and a field of view."""
+    """Raise a ValueError unless `c2w` holds finite rotations and 0 < fov_deg < 180."""
     if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+        raise ValueError(f"fov_deg is {fov_deg}; expected a value between 0 and 180.")
     if not c2w.isfinite().all():
         raise ValueError("c2w has values that are not finite; expected poses.")
     turn = c2w[..., :3, :3]
@@ -72,7 +72,7 @@ def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
 def _half_height(fov_deg: float) -> float:
     """Half the height of the picture at a depth of 1."""
     if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+        raise ValueError(f"fov_deg is {fov_deg}; expected a value between 0 and 180.")
     return math.tan(math.radians(fov_deg) / 2)
 
 
@@ -90,7 +90,7 @@ def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 
 
 
 def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mode: str = "bilinear") -> Tensor:
-    """Frames at pixel positions (x, y), see above; beyond the rim a frame goes on as it ends.
+    """Frames at pixel positions (x, y), interpolated; outside of a frame its border continues.
 
     >>> look_up(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.5, 0.5], [1.0, 0.5]]]]))
     tensor([[[[0.0000, 0.5000]]]])
@@ -132,7 +132,7 @@ def rays(
 def project(
     points: Float[Tensor, "*batch 3"], c2w: Float[Tensor, "*cam 4 4"], fov_deg: float, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "*out 2"], Float[Tensor, "*out"]]:
-    """Where points in the world land: pixel positions (x, y) and depths along the viewing axis.
+    """Points in the world projected into the picture: pixel positions (x, y) and depths along the viewing axis.
 
     `points` and `c2w` broadcast over their leading axes. A depth of 0 or less lies behind the camera: its pixel
     position means nothing.

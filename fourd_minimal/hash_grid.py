@@ -6,7 +6,7 @@ their features. Level l has a grid of N_l = floor(N_min b^l) cells per side. Its
     h(corner) = (corner_1 pi_1 xor ... xor corner_d pi_d) mod T,    pi = 1, 2654435761, 805459861, 3674653429
 
 and a point's feature is the d-linear blend of its cell's 2^d corners. Collisions are left to the gradient: where two
-corners share an entry, it goes to where those who use it pull most.
+corners share an entry, the larger gradients decide.
 
 Speed, without a line of C++: points are the last axis, so that every step runs along memory; level by level, so that
 it stays in the cache; hashes are 32-bit, which wrap as they should; each feature is a table of its own, read by
@@ -27,7 +27,7 @@ PRIMES = (1, 2654435761, 805459861, 3674653429)
 
 
 def corners(x: Float[Tensor, "n d"], scale: Tensor, size: int) -> tuple[Int[Tensor, "c n"], Float[Tensor, "c n"]]:
-    """The 2^d entries around every point on one level, and how much each counts; differentiable in `x`.
+    """The 2^d entries around every point on one level, and the weight of each; differentiable in `x`.
 
     Args:
         x: points in [0, 1].
@@ -50,7 +50,7 @@ def corners(x: Float[Tensor, "n d"], scale: Tensor, size: int) -> tuple[Int[Tens
 def encode(
     x: Float[Tensor, "n d"], table: Float[Tensor, "l f e"], scales: Float[Tensor, " l"]
 ) -> Float[Tensor, "n lf"]:
-    """The encoding in plain torch, differentiable any number of times: what the fast one must equal."""
+    """The encoding in plain torch, differentiable any number of times: the reference for the fast one."""
     found = []
     for level, scale in zip(table, scales, strict=True):
         entry, weight = corners(x, scale, table.shape[2])
@@ -59,7 +59,7 @@ def encode(
 
 
 class _FastEncode(torch.autograd.Function):
-    """The same, with a backward that scatters; asked for second derivatives, it hands over to the plain one."""
+    """The same, with a backward that scatters; for second derivatives it falls back to `encode`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, table: Tensor, scales: Tensor, keep: bool) -> Tensor:
@@ -75,30 +75,30 @@ class _FastEncode(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, table, scales, *kept = ctx.saved_tensors
-        wants_x, wants_table, *_ = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # somebody will differentiate this again
-            expected = [a for a, wants in ((x, wants_x), (table, wants_table)) if wants]
+        needs_x, needs_table, *_ = ctx.needs_input_grad
+        if torch.is_grad_enabled():  # second derivatives
+            expected = [a for a, needed in ((x, needs_x), (table, needs_table)) if needed]
             found = iter(torch.autograd.grad(encode(x, table, scales), expected, grad, create_graph=True))
-            return next(found) if wants_x else None, next(found) if wants_table else None, None, None
-        to_x, to_table = torch.zeros_like(x), torch.zeros_like(table) if wants_table else None
+            return next(found) if needs_x else None, next(found) if needs_table else None, None, None
+        to_x, to_table = torch.zeros_like(x), torch.zeros_like(table) if needs_table else None
         upstream = rearrange(grad, "n (l f) -> l f n", f=table.shape[1]).contiguous()
         for number, (g, entry, weight) in enumerate(zip(upstream, kept[::2], kept[1::2], strict=True)):
             flat = entry.flatten()
-            if wants_table:
-                for row, pull in zip(to_table[number], g, strict=True):
-                    row.scatter_add_(0, flat.long(), (weight * pull).flatten())
-            if wants_x:
+            if needs_table:  # each entry gets the gradient of its points, times their weights
+                for row, upstream_row in zip(to_table[number], g, strict=True):
+                    row.scatter_add_(0, flat.long(), (weight * upstream_row).flatten())
+            if needs_x:  # the gradient at the weights, then through them to the points
                 pairs = zip(table[number], g, strict=True)
-                pull = sum(row.index_select(0, flat).view_as(weight) * one for row, one in pairs)
+                to_weight = sum(row.index_select(0, flat).view_as(weight) * one for row, one in pairs)
                 with torch.enable_grad():
                     here = x.detach().requires_grad_()
                     _, again = corners(here, scales[number], table.shape[2])
-                to_x += torch.autograd.grad(again, here, pull)[0]
-        return to_x if wants_x else None, to_table, None, None
+                to_x += torch.autograd.grad(again, here, to_weight)[0]
+        return to_x if needs_x else None, to_table, None, None
 
 
 class HashGrid(nn.Module):
-    """See above. Defaults are 4Diffusion's, for both of its grids: 17 million numbers, for a picture far too many.
+    """Features of points in [0, 1]. Defaults are 4Diffusion's, for both of its grids: 17 million parameters.
 
     Tables learn fast: Adam at 1e-2, and a small network behind them at 1e-3, is usual.
 

@@ -5,12 +5,12 @@ and decoder and one in the middle, and they are all that is trained. Its structu
 
     x + W_out block(W_in GroupNorm(x)),    W_out = 0 at the start: the identity
 
-where the block sees, at every place of the picture, the frames as a sequence:
+where the block reads, at every place of the picture, the frames as a sequence:
 
     h <- h + Attention(LayerNorm(h) + position)       twice (`n_attention`)
     h <- h + GEGLU(LayerNorm(h))
 
-Positions are sinusoidal, and enter each attention anew, so that the module knows which frame is which.
+Positions are sinusoidal and are added before each attention, which otherwise would not know the order of frames.
 
 Departures: none in what is computed. Dropout, 0 there, is left out, and `norm_over_clip` is diffusers' reading of the
 group norm, for its checkpoints.
@@ -61,19 +61,19 @@ class GEGLU(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """See above.
+    """Attention over time with a zero-initialised output, for the features of a frozen image model.
 
     Args:
         channels: of the feature map; divisible by `n_heads` and `norm_groups`.
         n_heads: of each attention.
         n_attention: attentions in a row.
-        max_frames: the longest clip it knows positions for.
+        max_frames: the longest clip that it has positions for.
         norm_groups: of the group norm.
         norm_over_clip: take the group norm's statistics over all frames at once, as diffusers' port does; AnimateDiff
             and 4Diffusion take them frame by frame.
 
     Raises:
-        ValueError: channels that do not divide, another number of them or of axes, or a clip that is too long.
+        ValueError: channels that heads or groups do not divide, another shape of input, or a clip that is too long.
 
     >>> module = MotionModule(64)
     >>> x = torch.randn(1, 8, 64, 4, 4)
@@ -106,12 +106,12 @@ class MotionModule(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        """Feature maps of the frames of b clips; each place of the picture by itself."""
+        """Feature maps of the frames of b clips; places of the picture do not mix, except in the group norm."""
         if x.ndim != 5 or x.shape[2] != self.proj_in.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (b, t, {self.proj_in.in_features}, h, w).")
         b, t, _, height, _ = x.shape
         if t > len(self.position):
-            raise ValueError(f"x has {t} frames; this module knows positions for {len(self.position)}.")
+            raise ValueError(f"x has {t} frames; expected at most {len(self.position)} (max_frames).")
         if self.norm_over_clip:
             h = rearrange(self.norm(rearrange(x, "b t c h w -> b c t h w")), "b c t h w -> (b h w) t c")
         else:
@@ -135,7 +135,7 @@ class MotionModule(nn.Module):
         expected = self.state_dict()
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         if missing or extra:
-            raise ValueError(f"state is no motion module of this kind: it lacks {missing} and has {extra} besides.")
+            raise ValueError(f"state lacks {missing} and has {extra} besides; expected a motion module of this kind.")
         for name, value in found.items():
             if value.shape != expected[name].shape:
                 raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {tuple(expected[name].shape)}.")
@@ -160,7 +160,7 @@ NAMES = {
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under our names, queries, keys and values joined; what is not understood keeps its name."""
+    """A state dict under our names, queries, keys and values joined; unknown names stay."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         match = next(((p, n) for p, n in NAMES.items() if re.fullmatch(p, name)), (None, name))

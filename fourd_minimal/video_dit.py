@@ -46,22 +46,24 @@ class VideoDiTConfig:
     text_dim: int = 0
     """Width of the text tokens; 0 leaves the cross-attention out."""
     refine: int = 0
-    """Channels of two convolutions behind the patches, at half the resolution; 0 leaves them out. They see the inputs
-    beside what the tokens say: they carry detail past large patches, and smooth what these do not agree on."""
+    """Channels of two convolutions after the patches, at half the resolution; 0 leaves them out. They read the inputs
+    beside the tokens' output: they carry detail past large patches, and smooth the seams between these."""
 
     def __post_init__(self):
         for name in ("patch", "dim", "depth", "heads", "channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if any(side % self.patch for side in self.image_size):
-            raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
+            raise ValueError(
+                f"patch is {self.patch}; expected a divisor of the sides of image_size, {self.image_size}."
+            )
         if self.refine and (self.patch % 2 or self.refine < 4 * self.channels):
             raise ValueError(
                 f"refine is {self.refine} with a patch of {self.patch}; expected {4 * self.channels} channels or more, "
                 "and an even patch."
             )
         if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
+            raise ValueError(f"heads is {self.heads}; expected a divisor of dim, {self.dim}, into parts of even width.")
 
 
 def nearest_seen(clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c h w"]:
@@ -164,13 +166,13 @@ class Block(nn.Module):
         angles: Float[Tensor, "*one n half"] | None = None,
         attend: Attend = F.scaled_dot_product_attention,
     ) -> Float[Tensor, "b n d"]:
-        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens.
+        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i has n / f tokens.
 
-        `attend` is what self-attention does with its heads' queries, keys and values: who sees whom.
+        `attend` computes self-attention from the heads' queries, keys and values; a mask can go there.
         """
         if len(c) != len(x) or x.shape[1] % c.shape[1]:
             raise ValueError(
-                f"c has shape {tuple(c.shape)}; x, {tuple(x.shape)}, needs one row per frame of each video."
+                f"c has shape {tuple(c.shape)}; expected one row per frame of each video of x, {tuple(x.shape)}."
             )
         if text is not None and self.text_attention is None:
             raise ValueError("text is given; only a model built with text_dim takes text.")
@@ -230,15 +232,15 @@ class VideoDiT(nn.Module):
         clean: Float[Tensor, "b t c h w"] | None = None,
         context: Context = "dynamic",
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"], Tensor | None]:
-        """Frames -> tokens, one condition per frame, the rotary angles all share, and what `unembed` refines with (None
-        without refinement). Arguments as in `forward`."""
+        """Frames -> tokens, one condition per frame, the rotary angles that all share, and the inputs that `unembed`
+        refines with (None without refinement). Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
         p, expected = self.config.patch, self.config.channels
         if channels != expected or h % p or w % p:
             expected = f"{expected} channels and sides that {p} divides"
             raise ValueError(f"x has frames of shape {(channels, h, w)}; expected {expected}.")
         if context not in CONTEXTS:
-            raise ValueError(f"context is {context!r}; it must be one of {CONTEXTS}.")
+            raise ValueError(f"context is {context!r}; expected one of {CONTEXTS}.")
         if (seen is None) != (clean is None):
             raise ValueError("seen and clean belong together: give both or neither.")
         if seen is None:
@@ -283,12 +285,12 @@ class VideoDiT(nn.Module):
         """Predict (velocity or clean frames: what it was trained for) from a noisy video.
 
         Args:
-            x: noisy frames; seen ones are clean. Of any size in patches: nothing depends on it but what was trained.
+            x: noisy frames; seen ones are clean. Of any size in patches, though trained on one.
             sigma: noise level of each frame in [0, 1]; 0 where a frame is seen.
-            seen: which frames are given. None: none.
-            clean: the given frames, in [-1, 1]; where `seen` is False it is not looked at.
+            seen: which frames condition the others; None for none.
+            clean: these frames, in [-1, 1]; ignored where `seen` is False.
             context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
-            text: tokens of width `text_dim`, when the model was built with text; None passes its layers over.
+            text: tokens of width `text_dim`, when the model was built with text; None skips its layers.
 
         Raises:
             ValueError: frames of another shape, an unknown context, `seen` without `clean`, text for a model without.

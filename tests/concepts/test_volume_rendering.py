@@ -4,50 +4,32 @@ import math
 
 import pytest
 import torch
+from parity import assert_same
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, rays
 from fourd_minimal.volume_rendering import Occupancy, composite, render_rays, through_box
 
 
-def samples(r=7, s=20):
-    generator = torch.Generator().manual_seed(0)
-    edges = torch.rand(r, s + 1, generator=generator).sort(-1).values * 3
-    return edges, torch.rand(r, s, generator=generator) * 4, torch.rand(r, s, 3, generator=generator)
-
-
 def test_outputs_and_gradients_are_nerfaccs():
     nerfacc = pytest.importorskip("nerfacc")
-    edges, sigma, rgb = samples()
-    start, end, deltas = edges[:, :-1], edges[:, 1:], edges.diff(dim=-1)
-    ours, theirs = sigma.clone().requires_grad_(), sigma.clone().requires_grad_()
-    seen = composite(ours, rgb, deltas)
-    weights, *_ = nerfacc.render_weight_from_density(start, end, theirs)
+    edges, rgb = torch.rand(7, 21).sort(-1).values * 3, torch.rand(7, 20, 3)
+    sigma = (torch.rand(7, 20) * 4).requires_grad_()
+    seen = composite(sigma, rgb, edges.diff(dim=-1))
+    weights, *_ = nerfacc.render_weight_from_density(edges[:, :-1], edges[:, 1:], sigma)
     colour = nerfacc.accumulate_along_rays(weights, rgb)
     opacity = nerfacc.accumulate_along_rays(weights, None)[:, 0]
-    assert_close(seen.weights, weights)
-    assert_close(seen.rgb, colour)
-    assert_close(seen.opacity, opacity)
-    upstream = torch.randn(colour.shape, generator=torch.Generator().manual_seed(1))
-    ((seen.rgb * upstream).sum() + seen.opacity.square().sum()).backward()
-    ((colour * upstream).sum() + opacity.square().sum()).backward()
-    assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+    theirs = colour, opacity, weights
+    assert_same((seen.rgb, seen.opacity, seen.weights), theirs, [sigma], dict(atol=1e-5, rtol=1e-4))
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 5.0, 1e6])
 def test_a_homogeneous_medium_obeys_beer_and_lambert(sigma):
     """However the way is cut into samples."""
-    edges, *_ = samples()
-    deltas, density = edges.diff(dim=-1).double(), torch.full((7, 20), sigma, dtype=torch.float64)
+    deltas, density = torch.rand(7, 20, dtype=torch.float64), torch.full((7, 20), sigma, dtype=torch.float64)
     seen = composite(density, torch.ones(7, 20, 3, dtype=torch.float64), deltas)
     assert_close(seen.opacity, 1 - torch.exp(-sigma * deltas.sum(-1)))
     assert_close(seen.over(0.25), (0.25 + 0.75 * seen.opacity)[:, None].expand(-1, 3))
-
-
-def test_what_is_in_front_hides_what_is_behind():
-    seen = composite(torch.tensor([1e4, 1e4]), torch.eye(3)[:2], torch.ones(2))
-    assert_close(seen.rgb, torch.tensor([1.0, 0.0, 0.0]))
-    assert_close(seen.over(torch.tensor([0.0, 0.0, 1.0])), torch.tensor([1.0, 0.0, 0.0]))
 
 
 def test_rays_enter_and_leave_the_box():
@@ -87,26 +69,26 @@ def test_stratified_samples_are_fair():
         return 100.0 * (points[:, 2].abs() < 0.01), torch.ones(len(points), 3)
 
     origin, direction = torch.tensor([[0.0, 0.0, 3.0]]).expand(4000, 3), torch.tensor([[0, 0, -1.0]]).expand(4000, 3)
-    generator, times = torch.Generator().manual_seed(0), torch.zeros(4000)
+    times = torch.zeros(4000)
     assert not render_rays(shell, origin, direction, times, 8).opacity.any()
-    found = render_rays(shell, origin, direction, times, 8, stratified=True, generator=generator).opacity
+    found = render_rays(shell, origin, direction, times, 8, stratified=True).opacity
     assert_close((found > 0.5).float().mean(), torch.tensor(2 * 0.01 / 0.25), atol=0.015, rtol=0)
 
 
-def test_a_field_is_asked_only_where_something_is_at_some_time():
+def test_a_field_is_evaluated_only_where_something_is_at_some_time():
     occupancy = Occupancy(16)
     occupancy.update(density, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
-    asked = []
+    evaluated = []
 
     def watched(points, times, directions):
-        asked.append(points)
+        evaluated.append(points)
         return ball(points, times, directions)
 
     origin, direction = rays(circular_trajectory(30.0, 10.0, 4.0), 40.0, (32, 32))
     given = origin.expand(1024, 3), direction.reshape(-1, 3)
     skipping = render_rays(watched, *given, torch.ones(1024), 64, occupancy)
     everything = render_rays(watched, *given, torch.ones(1024), 64)
-    assert len(asked[0]) < 0.5 * len(asked[1]) and asked[0].norm(dim=1).max() < 1.05
+    assert len(evaluated[0]) < 0.5 * len(evaluated[1]) and evaluated[0].norm(dim=1).max() < 1.05
     assert (skipping.opacity - everything.opacity).abs().mean() < 0.01
 
 
@@ -132,18 +114,9 @@ def test_rays_that_miss_and_empty_grids_show_the_background():
         assert seen.rgb.isfinite().all()
 
 
-def test_a_field_is_told_the_direction_of_its_ray():
+def test_a_field_gets_the_direction_of_its_ray():
     """Composited like a colour, whatever it is: here the direction itself, of length 1."""
     origin = torch.tensor([[0.0, 0.0, 3.0], [2.0, 0.0, 0.0]])
     direction = torch.tensor([[0.0, 0.0, -2.0], [-0.5, 0.0, 0.0]])
     seen = render_rays(lambda p, t, d: (torch.full((len(p),), 1e4), d), origin, direction, torch.zeros(2), 4)
     assert_close(seen.rgb, torch.tensor([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]]))
-
-
-def test_numbers_of_twice_the_length_stay_so():
-    origin, direction = torch.tensor([[0.0, 0.0, 3.0]]), torch.tensor([[0.0, 0.0, -1.0]])
-    fog = lambda p, t, d: (torch.full((len(p),), 0.5), torch.ones(len(p), 3))  # noqa: E731
-    given = (x.double() for x in (origin, direction, torch.zeros(1)))
-    seen = render_rays(lambda *a: tuple(x.double() for x in fog(*a)), *given, n_samples=8)
-    assert seen.rgb.dtype == torch.float64
-    assert_close(seen.opacity, 1 - torch.exp(torch.tensor([-1.0], dtype=torch.float64)))

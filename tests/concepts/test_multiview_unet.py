@@ -1,4 +1,4 @@
-"""The multi-view U-Net: who sees whom, what the reference and the cameras do, and the paper's size."""
+"""The multi-view U-Net: which slots attend to which, what the reference and the cameras do, and the paper's size."""
 
 from dataclasses import replace
 
@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import IPAdapterPlusImageProjection, get_timestep_embedding
+from parity import assert_same
 from refused import refused
+from tiny import shaken
 from torch.testing import assert_close
 
 from fourd_minimal.motion_module import MotionModule
@@ -22,25 +24,18 @@ from fourd_minimal.multiview_unet import (
 TINY = MultiviewUNetConfig(3, 2, (16, 32), 1, (1,), 16, 8, None, 12, 4, 24, 1, 1)
 
 
-def shaken(model):
-    """Layers that begin at zero no longer do."""
-    torch.manual_seed(1)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.15)
-    return model.requires_grad_(False)
-
-
-def inputs(b=1, v=4, size=16):
-    torch.manual_seed(0)
-    cameras = torch.eye(4).repeat(b, v, 1, 1)
-    cameras[..., :3, :] = torch.randn(b, v, 3, 4)
-    views, reference, tokens = torch.randn(b, v, 3, size, size), torch.randn(b, 3, size, size), torch.randn(b, 9, 12)
-    return views, torch.full((b,), 400), cameras, reference, tokens
-
-
 @pytest.fixture(scope="module")
 def model():
-    return shaken(MultiviewUNet(TINY))
+    torch.manual_seed(1)
+    return shaken(MultiviewUNet(TINY)).requires_grad_(False)
+
+
+@pytest.fixture
+def inputs(seed):
+    """Views, step, cameras, reference and tokens of six objects."""
+    cameras = torch.eye(4).repeat(6, 4, 1, 1)
+    cameras[..., :3, :] = torch.randn(6, 4, 3, 4)
+    return torch.randn(6, 4, 3, 8, 8), torch.full((6,), 400), cameras, torch.randn(6, 3, 8, 8), torch.randn(6, 9, 12)
 
 
 def test_steps_are_embedded_as_diffusers_does():
@@ -49,12 +44,7 @@ def test_steps_are_embedded_as_diffusers_does():
 
 
 def test_attention_is_torchs_with_several_contexts_summed():
-    torch.manual_seed(0)
-    attention, x, contexts = (
-        Attention(16, (8, 12), 4),
-        torch.randn(2, 5, 16),
-        (torch.randn(2, 3, 8), torch.randn(2, 7, 12)),
-    )
+    attention, x, contexts = Attention(16, (8, 12), 4), torch.randn(2, 5, 16), [torch.randn(2, 7, n) for n in (8, 12)]
     found = 0.0
     for to_kv, context in zip(attention.to_kv, contexts, strict=True):
         k, v = to_kv(context).chunk(2, -1)
@@ -76,63 +66,57 @@ def test_all_places_of_all_slots_read_each_other():
     assert (alone[[0, 2, 3]] == 0).all()
 
 
-def test_views_that_change_places_change_places(model):
-    """No view has a number: only cameras tell them apart."""
-    views, t, cameras, reference, tokens = inputs()
-    order = [2, 0, 3, 1]
-    found = model(views, t, cameras, reference, tokens)
-    assert_close(model(views[:, order], t, cameras[:, order], reference, tokens), found[:, order], atol=1e-4, rtol=1e-3)
-    assert (model(views, t, cameras[:, order], reference, tokens) - found).abs().max() > 1e-2
+def test_views_that_change_places_change_places(model, inputs):
+    """No view has a number: only cameras distinguish them."""
+    views, t, cameras, *others = inputs
+    order, found = [2, 0, 3, 1], model(*inputs)
+    assert_close(model(views[:, order], t, cameras[:, order], *others), found[:, order], atol=1e-4, rtol=1e-3)
+    assert (model(views, t, cameras[:, order], *others) - found).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("control", ["reference", "tokens"])
-def test_each_way_of_showing_the_reference_reaches_every_view(model, control):
-    views, t, cameras, reference, tokens = inputs()
-    found = model(views, t, cameras, reference, tokens)
-    gone = torch.zeros_like(reference) if control == "reference" else reference
-    empty = torch.zeros_like(tokens) if control == "tokens" else tokens
-    off = (model(views, t, cameras, gone, empty) - found).abs().amax((2, 3, 4))
-    assert (off > 1e-4).all()
+@pytest.mark.parametrize(
+    ("options", "control"),
+    [
+        (dict(), "reference"),
+        (dict(), "tokens"),
+        (dict(reference_slot=False, concat=True), "reference"),
+        (dict(reference_slot=False, pooled=True), "tokens"),
+    ],
+)
+def test_each_conditioning_path_reaches_every_view(inputs, options, control):
+    model = shaken(MultiviewUNet(replace(TINY, **options))).requires_grad_(False)
+    *others, reference, tokens = inputs
+    zeroed = (0 * reference, tokens) if control == "reference" else (reference, 0 * tokens)
+    assert ((model(*others, *zeroed) - model(*inputs)).abs().amax((2, 3, 4)) > 1e-4).all()
 
 
-@pytest.mark.parametrize("extra", ["concat", "pooled"])
-def test_the_toys_ways_do_too(extra):
-    config = replace(TINY, reference_slot=False, **{extra: True})
-    model = shaken(MultiviewUNet(config))
-    views, t, cameras, reference, tokens = inputs()
-    other = (torch.zeros_like(reference), tokens) if extra == "concat" else (reference, torch.zeros_like(tokens))
-    found = model(views, t, cameras, reference, tokens)
-    assert ((model(views, t, cameras, *other) - found).abs().amax((2, 3, 4)) > 1e-3).all()
-
-
-def test_distance_is_no_part_of_the_camera(model):
-    views, t, cameras, reference, tokens = inputs()
+def test_distance_is_no_part_of_the_camera(model, inputs):
+    views, t, cameras, *others = inputs
     far = cameras.clone()
     far[..., :3, 3] *= 3
-    assert_close(model(views, t, far, reference, tokens), model(views, t, cameras, reference, tokens))
+    assert_close(model(views, t, far, *others), model(*inputs))
 
 
-def test_a_camera_in_the_references_place_has_no_direction(model):
+def test_a_camera_in_the_references_place_has_no_direction(model, inputs):
     """Rounding leaves a translation of 1e-7 there; blown up to unit length it would point anywhere."""
-    views, t, cameras, reference, tokens = inputs()
+    views, t, cameras, *others = inputs
     here, nearly = cameras.clone(), cameras.clone()
     here[:, 0, :3, 3], nearly[:, 0, :3, 3] = 0.0, torch.tensor([3e-7, -2e-7, 1e-7])
-    found = [model(views, t, c2w, reference, tokens) for c2w in (here, nearly)]
+    found = [model(views, t, c2w, *others) for c2w in (here, nearly)]
     assert_close(*found, atol=1e-3, rtol=0)
-    assert (model(views, t, cameras, reference, tokens) - found[0]).abs().max() > 1e-3
+    assert (model(*inputs) - found[0]).abs().max() > 1e-3
 
 
 def test_the_resampler_is_ip_adapters():
     """Outputs and gradients, with diffusers' weights."""
-    torch.manual_seed(0)
     theirs = IPAdapterPlusImageProjection(12, 24, 24, depth=2, dim_head=64, heads=2, num_queries=4, ffn_ratio=4)
     ours = Resampler(replace(TINY, resampler_depth=2, resampler_heads=2))
     state = {"queries": theirs.latents[0]}
     for part in ("proj_in", "proj_out", "norm_out"):
         state |= {f"{part}.{k}": v for k, v in getattr(theirs, part).state_dict().items()}
+    names = {"ln0": "norm_tokens", "ln1": "norm_queries", "attn.to_q": "to_q", "attn.to_out.0": "to_out"}
+    names |= {"ff.0": "feed_forward.0", "ff.1.net.0.proj": "feed_forward.1", "ff.1.net.2": "feed_forward.3"}
     for i, layer in enumerate(theirs.layers):
-        names = {"ln0": "norm_tokens", "ln1": "norm_queries", "attn.to_q": "to_q", "attn.to_out.0": "to_out"}
-        names |= {"ff.0": "feed_forward.0", "ff.1.net.0.proj": "feed_forward.1", "ff.1.net.2": "feed_forward.3"}
         own = layer.state_dict()
         for name, value in own.items():
             stem, kind = name.rsplit(".", 1)
@@ -140,22 +124,15 @@ def test_the_resampler_is_ip_adapters():
                 state[f"layers.{i}.{names[stem]}.{kind}"] = value
         state[f"layers.{i}.to_kv.weight"] = torch.cat([own["attn.to_k.weight"], own["attn.to_v.weight"]])
     ours.load_state_dict(state)
-    tokens = torch.randn(2, 9, 12)
-    a, b = tokens.clone().requires_grad_(), tokens.clone().requires_grad_()
-    assert_close(ours(a), theirs(b), atol=1e-5, rtol=1e-4)
-    upstream = torch.randn(2, 4, 24)
-    ours(a).backward(upstream)
-    theirs(b).backward(upstream)
-    assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+    tokens = torch.randn(2, 9, 12, requires_grad=True)
+    assert_same(ours(tokens), theirs(tokens), [tokens], atol=1e-5, rtol=1e-4)
 
 
-def test_objects_of_a_batch_do_not_mix(model):
-    both = [torch.cat([a, a + (a.dtype.is_floating_point)]) for a in inputs()]
-    alone = model(*[a[:1] for a in both])
-    assert_close(model(*both)[:1], alone, atol=1e-5, rtol=1e-4)
+def test_objects_of_a_batch_do_not_mix(model, inputs):
+    assert_close(model(*inputs)[:1], model(*(a[:1] for a in inputs)), atol=1e-5, rtol=1e-4)
 
 
-def test_what_is_put_over_time_sees_each_slot_by_itself(model):
+def test_what_is_put_over_time_sees_each_slot_by_itself(model, inputs):
     """At every residual block, the frames of one slot are a clip; the reference's too."""
     seen = []
 
@@ -164,10 +141,9 @@ def test_what_is_put_over_time_sees_each_slot_by_itself(model):
             seen.append(tuple(x.shape))
             return x
 
-    views, t, cameras, reference, tokens = inputs(b=6)
-    plain, kept = model(views, t, cameras, reference, tokens), model.temporal
+    plain, kept = model(*inputs), model.temporal
     model.temporal = torch.nn.ModuleList(Spy() for _ in model.places)
-    watched = model(views, t, cameras, reference, tokens, frames=3)
+    watched = model(*inputs, frames=3)
     model.temporal = kept
     assert_close(watched, plain)
     assert len(seen) == len(model.places) and all(shape[:2] == (2 * 5, 3) for shape in seen)
@@ -179,12 +155,11 @@ def test_full_has_the_papers_size_and_places():
     with torch.device("meta"):
         base = MultiviewUNet(MultiviewUNetConfig())
         modules = [MotionModule(channels) for channels in base.places]
-        without = MultiviewUNet(MultiviewUNetConfig())
     assert len(modules) == 21
     count = lambda m: sum(p.numel() for p in m.parameters()) / 1e6  # noqa: E731
     assert sum(map(count, modules)) == pytest.approx(453, rel=0.02)
-    added = count(without.of_camera) + count(without.resampler)
-    for block in [*without.down, *without.up, without.middle]:
+    added = count(base.of_camera) + count(base.resampler)
+    for block in [*base.down, *base.up, base.middle]:
         if isinstance(block[1], JointTransformer):
             added += count(block[1].cross_attention.to_kv[1])
     assert count(base) - added == pytest.approx(865.9, rel=0.02)
