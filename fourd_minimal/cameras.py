@@ -43,6 +43,8 @@ def circular_trajectory(
     azimuth, elevation, radius = torch.broadcast_tensors(
         *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in given)
     )
+    if not all(angle.isfinite().all() for angle in (azimuth, elevation, radius)):
+        raise ValueError("azimuth_deg, elevation_deg or radius is not finite; expected finite numbers.")
     if (elevation.abs() >= 90).any():
         raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; it must lie strictly between -90 and 90.")
     if (radius <= 0).any():
@@ -63,9 +65,10 @@ def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
         raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
     if not c2w.isfinite().all():
         raise ValueError("c2w has values that are not finite; expected poses.")
-    turn = c2w[..., :3, :3]
-    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
-    if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():
+    turn = c2w[..., :3, :3].to(torch.promote_types(c2w.dtype, torch.float32))
+    with torch.autocast(turn.device.type, enabled=False):
+        off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    if not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
         raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); expected poses.")
 
 
@@ -125,7 +128,8 @@ def rays(
     x = (pixels[..., 0] - w / 2) * (2 * tan / h)
     y = (h / 2 - pixels[..., 1]) * (2 * tan / h)
     local = torch.stack([x, y, -torch.ones_like(x)], -1)
-    flat = torch.einsum("...ij,pj->...pi", c2w[..., :3, :3], local.reshape(-1, 3))
+    with torch.autocast(c2w.device.type, enabled=False):  # directions in half precision miss by pixels
+        flat = torch.einsum("...ij,pj->...pi", c2w[..., :3, :3], local.reshape(-1, 3))
     return c2w[..., :3, 3], flat.reshape(*c2w.shape[:-2], *local.shape)
 
 
@@ -142,7 +146,8 @@ def project(
     (tensor([16., 16.]), tensor(4.))
     """
     h, w = size
-    local = torch.einsum("...ji,...j->...i", c2w[..., :3, :3], points - c2w[..., :3, 3])
+    with torch.autocast(c2w.device.type, enabled=False):
+        local = torch.einsum("...ji,...j->...i", c2w[..., :3, :3], points - c2w[..., :3, 3])
     depth = -local[..., 2]
     focal = h / (2 * _half_height(fov_deg))
     safe = torch.where(depth.abs() < 1e-8, 1e-8, depth)

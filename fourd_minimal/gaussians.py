@@ -165,6 +165,14 @@ def render(
     (tensor([0.8414, 0.0000, 0.0000]), tensor(4.))
     """
     _check(points, radius, colour, opacity, c2w, fov_deg)
+    wide = torch.promote_types(points.dtype, torch.float32)  # places, depths and sums are float32 or wider throughout
+    cloud = (a.to(wide) for a in (points, radius, colour, opacity, c2w))
+    with torch.autocast(points.device.type, enabled=False):
+        seen = _render(*cloud, fov_deg, size, tile, blur)
+    return Picture(seen.rgb.to(points.dtype), seen.alpha.to(points.dtype), seen.depth.to(points.dtype))
+
+
+def _render(points, radius, colour, opacity, c2w, fov_deg: float, size: tuple[int, int], tile: int, blur: float):
     (h, w), b, n = size, len(c2w), len(radius)
     seen = project(points, radius, c2w, fov_deg, size, blur)
     order = seen.depth.argsort(-1)
@@ -182,7 +190,7 @@ def render(
         busy = counts.argsort(descending=True)
         lengths = counts[busy].tolist()
 
-    along = torch.arange(tile, device=points.device) + 0.5 - tile / 2
+    along = torch.arange(tile, device=points.device, dtype=points.dtype) + 0.5 - tile / 2
     y, x = (a.flatten() for a in torch.meshgrid(along, along, indexing="ij"))
     powers = torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)])
     pieces, first = [ordered.new_zeros(0, tile * tile, 5)], 0
@@ -217,12 +225,17 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
         )
     if not len(radius):
         raise ValueError("points has no Gaussians; expected at least one.")
-    if not radius.min() > 0:
-        raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
+    if not (radius.min() > 0 and radius.isfinite().all()):
+        raise ValueError(f"radius reaches {radius.min():g}; expected finite numbers above 0.")
+    if not (opacity.min() >= 0 and opacity.max() <= 1):
+        raise ValueError(f"opacity lies in [{opacity.min():g}, {opacity.max():g}]; expected [0, 1].")
+    if not (points.isfinite().all() and colour.isfinite().all()):
+        raise ValueError("points or colour is not finite; expected finite numbers.")
     if not 0 < fov_deg < 180:
         raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
     turn = c2w[..., :3, :3].float()
-    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    with torch.autocast(turn.device.type, enabled=False):
+        off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not c2w.isfinite().all() or not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
         raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors) or not finite.")
 
@@ -235,8 +248,7 @@ class TemporalDeformation(nn.Module):
 
     def __init__(self, width: int = 64, harmonics: int = 3):
         super().__init__()
-        self.register_buffer("time_rates", math.pi * torch.arange(1, harmonics + 1), persistent=False)
-        self.register_buffer("space_rates", math.pi * torch.tensor([0.5, 1.0]), persistent=False)
+        self.harmonics = harmonics
         layers = [nn.Linear(3 + 12 + 1 + 2 * harmonics, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(width, 3))
         nn.init.zeros_(self.mlp[-1].weight)
@@ -245,7 +257,9 @@ class TemporalDeformation(nn.Module):
     def forward(self, points: Float[Tensor, "n 3"], time: Float[Tensor, " b"]) -> Float[Tensor, "b n 3"]:
         """Offsets, in scene units; time in [0, 1]."""
         b, n = len(time), len(points)
-        a, q = time[:, None] * self.time_rates, (points[:, None] * self.space_rates[:, None]).flatten(1)
+        wide = torch.promote_types(points.dtype, torch.float32)
+        a = math.pi * time[:, None].to(wide) * torch.arange(1, self.harmonics + 1, device=time.device)
+        q = torch.cat([math.pi / 2 * points.to(wide), math.pi * points.to(wide)], -1)
         when = torch.cat([time[:, None], a.sin(), a.cos()], -1)
         where = torch.cat([points, q.sin(), q.cos()], -1)
-        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1))
+        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1).to(points))

@@ -123,6 +123,8 @@ def pseudo_grid(
     source = transform(points, back) / torch.tensor([w / h, 1.0]).to(maps)
     source = rearrange(source, "n v (h w) xy -> (n v) h w xy", h=h)
     frames = repeat(video, "n t c h w -> (n v) (t c) h w", v=v)  # all moments move alike: one sampling
-    moved = torch.nn.functional.grid_sample(frames, source.to(frames), padding_mode="reflection", align_corners=False)
+    wide = torch.promote_types(frames.dtype, source.dtype)  # places in half precision are off by pixels
+    sampling = dict(padding_mode="reflection", align_corners=False)
+    moved = torch.nn.functional.grid_sample(frames.to(wide), source.to(wide), **sampling).to(video.dtype)
     inside = (source.abs() <= 1).all(-1).unflatten(0, (n, v)) & before_horizon.view(n, v, h, w)
     return rearrange(moved, "(n v) (t c) h w -> n v t c h w", v=v, t=t), inside

@@ -28,6 +28,13 @@ def _like(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
 
 
+def _check_pair(x: Tensor, eps: Tensor) -> None:
+    if x.shape != eps.shape:
+        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
+    if not (x.is_floating_point() and eps.is_floating_point()):
+        raise ValueError(f"x and eps have types {x.dtype} and {eps.dtype}; expected floating point.")
+
+
 def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor | float) -> Float[Tensor, "..."]:
     """Go a share `sigma` of the way from data to noise: x_sigma = (1 - sigma) x + sigma eps.
 
@@ -48,8 +55,7 @@ def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor 
     tensor([[0.0000, 0.0000, 0.0000],
             [0.2500, 0.2500, 0.2500]])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     if isinstance(sigma, Tensor) and sigma.shape != x.shape[: sigma.ndim]:
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}; it must match leading axes of x, {tuple(x.shape)}.")
     sigma = _like(sigma, x)
@@ -62,8 +68,7 @@ def velocity(x: Float[Tensor, "..."], eps: Float[Tensor, "..."]) -> Float[Tensor
     >>> velocity(torch.tensor([1.0]), torch.tensor([3.0]))
     tensor([2.])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     return eps - x
 
 

@@ -95,11 +95,12 @@ def score_distillation(
         raise ValueError(f"t is {t}; expected a step of the schedule, 0 to {len(abar) - 1},.")
     if form not in ("x0", "eps"):
         raise ValueError(f"form is {form!r}; expected 'x0' or 'eps'.")
-    signal, noise = abar[t].to(x).sqrt(), (1 - abar[t]).to(x).sqrt()
+    wide = torch.promote_types(x.dtype, torch.float32)  # 1 - abar is small, and the loss a sum of many
+    signal, noise = abar[t].to(x.device, wide).sqrt(), (1 - abar[t].to(x.device, wide)).sqrt()
     with torch.no_grad():
-        eps = torch.randn(x.shape, generator=generator).to(x)
+        eps = torch.randn(x.shape, generator=generator).to(x.device, wide)
         z = signal * x + noise * eps
-        shown, nothing = guess(z, t)
+        shown, nothing = (predicted.to(wide) for predicted in guess(z.to(x.dtype), t))
         e = nothing + guidance * (shown - nothing)
         if form == "eps":
             target = x - (e - eps)
@@ -108,4 +109,4 @@ def score_distillation(
             if rescale:
                 target = target * (1 - rescale + rescale * unguided.std() / target.std())
     images = x[..., 0, 0, 0].numel()
-    return Distilled(0.5 * (x - target).square().sum() / images, target)
+    return Distilled(0.5 * (x - target).square().sum() / images, target.to(x.dtype))
