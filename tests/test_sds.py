@@ -101,7 +101,7 @@ def mixture(z, t, means=(-1.0, 1.0), shares=(0.3, 0.7), variance=0.01):
 
 
 @pytest.mark.parametrize(
-    ("highest", "lowest", "annealed", "start", "wanted"),
+    ("highest", "lowest", "annealed", "start", "expected"),
     [
         (0.10, 0.02, False, -0.4, -1.0),  # small noise: the nearest mode, though it is the lesser one
         (0.10, 0.02, False, 0.4, 1.0),

@@ -155,7 +155,7 @@ def test_a_model_that_sees_no_noise_wants_what_is_rendered(model, video, monkeyp
     assert looks[0].rgb.mean().item() == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("wanted, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
+@pytest.mark.parametrize("expected, loss", [(1.0, 0.0), (0.0, 0.5 * 3 * 2**2)])
 def test_where_nothing_is_the_render_is_white(expected, loss, model, video, monkeypatch):
     """Rays that miss the box, and a model that wants to see white there, or black: 1/2 |x - x0|^2 in [-1, 1]."""
     n = 5
