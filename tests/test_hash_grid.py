@@ -41,7 +41,7 @@ def test_outputs_and_gradients_are_nerfstudios():
     ours = HashGrid(3, log2_table_size=12)
     ours.table.data = as_ours(theirs.hash_table.detach())
     x = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))
-    x = x[(x[:, None] * ours.scales[:, None] % 1 != 0).all(2).all(1)]  # on a border between cells, slopes are two
+    x = x[(x[:, None] * torch.tensor(ours.scales)[:, None] % 1 != 0).all(2).all(1)]  # on a border between cells, slopes are two
     inputs = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = ours(inputs[0]), theirs(inputs[1])
     assert_close(found, expected, atol=1e-5, rtol=1e-5)
