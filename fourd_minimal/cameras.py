@@ -61,8 +61,7 @@ def circular_trajectory(
 
 def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
     """Raise a ValueError unless these are rotations and a field of view."""
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    _half_height(fov_deg)
     if not c2w.isfinite().all():
         raise ValueError("c2w has values that are not finite; expected poses.")
     turn = c2w[..., :3, :3].to(torch.promote_types(c2w.dtype, torch.float32))
@@ -74,8 +73,8 @@ def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
 
 def _half_height(fov_deg: float) -> float:
     """Half the height of the picture at a depth of 1."""
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not 1e-3 <= fov_deg <= 179.999:
+        raise ValueError(f"fov_deg is {fov_deg}; expected an angle between 0 and 180, and not next to them.")
     return math.tan(math.radians(fov_deg) / 2)
 
 
@@ -87,6 +86,8 @@ def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 
             [1.5000, 0.5000]])
     """
     h, w = size
+    if min(h, w, samples) < 1:
+        raise ValueError(f"size is {(h, w)} with {samples} samples; expected at least 1 of each.")
     y, x = (((torch.arange(n * samples) + 0.5) / samples) for n in (h, w))
     yx = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
     return rearrange(yx.flip(-1), "(h sy) (w sx) c -> h w (sy sx) c", sy=samples, sx=samples)

@@ -96,7 +96,7 @@ def project(
     half = torch.tensor([w / 2, h / 2]).to(slope)
     bound = 1.3 * half / focal  # far outside of the picture the linear approximation explodes: hold it
     u = torch.maximum(torch.minimum(slope, bound), -bound)
-    across = (focal * radius / z).square()
+    across = (focal * radius / z).clamp(max=1e6).square()  # larger ones fill any picture, and their squares overflow
     variance = across[..., None] * (1 + u.square()) + blur
     mixed = across * u[..., 0] * u[..., 1]
     det = variance[..., 0] * variance[..., 1] - mixed.square()
@@ -231,8 +231,8 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
         raise ValueError(f"opacity lies in [{opacity.min():g}, {opacity.max():g}]; expected [0, 1].")
     if not (points.isfinite().all() and colour.isfinite().all()):
         raise ValueError("points or colour is not finite; expected finite numbers.")
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not 1e-3 <= fov_deg <= 179.999:
+        raise ValueError(f"fov_deg is {fov_deg}; expected an angle between 0 and 180, and not next to them.")
     turn = c2w[..., :3, :3].float()
     with torch.autocast(turn.device.type, enabled=False):
         off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()

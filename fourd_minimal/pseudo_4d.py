@@ -36,13 +36,13 @@ def random_motions(
         perspective: homographies instead of affine maps.
 
     Raises:
-        ValueError: `strength` is negative.
+        ValueError: `n` or `strength` is negative, or not finite.
 
     >>> random_motions(2, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 3])
     """
-    if not strength >= 0:
-        raise ValueError(f"strength is {strength}; it must be at least 0.")
+    if n < 0 or not 0 <= strength <= 1e6:
+        raise ValueError(f"n, strength are {n}, {strength}; expected a count, and a finite number of at least 0.")
     limit = {kind: strength * amplitude for kind, amplitude in AMPLITUDE.items()}
     draw = iter((2 * torch.rand(8, n, generator=generator) - 1).unbind())
     right, down = (limit["shift"] * next(draw) for _ in range(2))

@@ -14,6 +14,7 @@ References: diffusers' `FlowMatchEulerDiscreteScheduler` (same sign and directio
 `flow_matching`'s `CondOTProbPath` (whose time is 1 - sigma, so its velocity has the opposite sign).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -80,8 +81,8 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     >>> shift_sigma(torch.tensor([0.0, 0.5, 1.0]), 3.0)
     tensor([0.0000, 0.7500, 1.0000])
     """
-    if shift <= 0:
-        raise ValueError(f"shift is {shift}; it must be above 0 (1 changes nothing).")
+    if not 0 < shift < math.inf:
+        raise ValueError(f"shift is {shift}; expected a finite number above 0 (1 changes nothing).")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 

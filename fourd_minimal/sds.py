@@ -93,6 +93,8 @@ def score_distillation(
     """
     if not 0 <= t < len(abar):
         raise ValueError(f"t is {t}; expected a step of the schedule, 0 to {len(abar) - 1},.")
+    if not abs(guidance) <= 1e4 or not 0 <= rescale <= 1:
+        raise ValueError(f"guidance, rescale are {guidance}, {rescale}; expected a finite number, and a share of 1.")
     if form not in ("x0", "eps"):
         raise ValueError(f"form is {form!r}; expected 'x0' or 'eps'.")
     wide = torch.promote_types(x.dtype, torch.float32)  # 1 - abar is small, and the loss a sum of many
