@@ -138,6 +138,8 @@ def ddim(
     >>> sample.round(decimals=1)
     tensor([2.])
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected a number in [0, 1].")
     steps = schedule.visited(n_steps)
     for t, following in zip(steps, [*steps[1:], None], strict=True):
         now = torch.tensor(t, device=x.device)

@@ -14,7 +14,6 @@ References: diffusers' `FlowMatchEulerDiscreteScheduler` (same sign and directio
 `flow_matching`'s `CondOTProbPath` (whose time is 1 - sigma, so its velocity has the opposite sign).
 """
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -49,7 +48,7 @@ def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor 
         x_sigma, the shape of `x`.
 
     Raises:
-        ValueError: `eps` and `x` differ in shape, or `sigma` has more axes than `x`.
+        ValueError: `eps` and `x` differ in shape or are no floating point, or `sigma` does not fit or is out of range.
 
     >>> x, eps = torch.zeros(2, 3), torch.ones(2, 3)
     >>> add_noise(x, eps, torch.tensor([0.0, 0.25]))
@@ -60,6 +59,8 @@ def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor 
     if isinstance(sigma, Tensor) and sigma.shape != x.shape[: sigma.ndim]:
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}; it must match leading axes of x, {tuple(x.shape)}.")
     sigma = _like(sigma, x)
+    if not torch.compiler.is_compiling() and sigma.numel() and not 0 <= sigma.min() <= sigma.max() <= 1:
+        raise ValueError(f"sigma lies in [{sigma.min():g}, {sigma.max():g}]; expected noise levels in [0, 1].")
     return (1 - sigma) * x + sigma * eps
 
 
@@ -81,8 +82,8 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     >>> shift_sigma(torch.tensor([0.0, 0.5, 1.0]), 3.0)
     tensor([0.0000, 0.7500, 1.0000])
     """
-    if not 0 < shift < math.inf:
-        raise ValueError(f"shift is {shift}; expected a finite number above 0 (1 changes nothing).")
+    if not 1e-4 <= shift <= 1e4:
+        raise ValueError(f"shift is {shift}; expected a number from 1e-4 to 1e4 (1 changes nothing).")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
