@@ -9,9 +9,9 @@ import torch
 
 from figures.page import Page, check_counts
 from figures.reconstruction import Line, even_views, measure, reconstruct
-from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.training.evaluation import in_words, paired

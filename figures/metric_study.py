@@ -31,12 +31,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from fourd_minimal.data.corruptions import CORRUPTIONS
 from figures.optical_flow import match
 from figures.page import Page, check_choice, check_counts
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.presets import device
+from fourd_minimal.data.corruptions import CORRUPTIONS
 from fourd_minimal.data.procedural import FAMILIES, HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.metrics import frechet_distance

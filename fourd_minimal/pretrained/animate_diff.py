@@ -77,8 +77,8 @@ def load_motion_adapter(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> lis
             module.load_animatediff(parts[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        known = next((v.shape[-2] for k, v in parts[name].items() if k.endswith(".pe")), len(module.position))
-        module.position = module.position[:known]
+        known = next((v.shape[-2] for k, v in parts[name].items() if k.endswith(".pe")), module.max_frames)
+        module.max_frames = known
     return [name for name in names if name not in parts]
 
 

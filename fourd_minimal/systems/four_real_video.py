@@ -278,13 +278,14 @@ class FourRealVideo(Pretrained):
         as_rows = tuple(rearrange(a, "b v t ... -> (b v) t ...") for a in (x, levels, seen, clean))
         tokens_view, c_view, angles_view, detail_view = self.base.embed(*as_columns, "freeze")
         tokens_time, c_time, angles_time, detail_time = self.base.embed(*as_rows, "dynamic")
+        angles_time = angles_view if v == t else angles_time  # one tensor: the streams go through a block as one batch
         x_view, x_time = from_columns(tokens_view, v, t), from_rows(tokens_time, v, t)
 
         # The blocks, synchronised.
         conditions = (
             (c_view, None, angles_view),
             (c_time, None, angles_time),
-            self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim)),
+            self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim).to(x)),
             observe,
         )
         if isinstance(self.streams, Sequential4D | Fused4D):  # one stream, which starts as the mean of the two

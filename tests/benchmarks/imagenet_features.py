@@ -71,7 +71,7 @@ def found_among_all(features: Float[Tensor, "n v t d"], turns: int) -> float:
 def sizes(network: EfficientNetLite, grids: Grids, asked: tuple[int, ...] = (64, 96, SIZE, 160, 224)) -> str:
     rows, frames = [], grids.flatten(0, 2)
     for size in asked:
-        kinds = [ImageNetFeatures(network, size, grain) for level in (NOISE, 0)]
+        kinds = [ImageNetFeatures(network, size, level) for level in (NOISE, 0)]
         seen = [features.embed(frames).unflatten(0, grids.shape[:3]) for features in kinds]
         shares = (", ".join(f"{100 * found_among_all(x, turns):.0f}" for turns in (1, 2, 3)) for x in seen)
         (took,) = seconds(lambda plain=kinds[1]: plain.embed(frames[:64]), clock=time.process_time, summary=min)

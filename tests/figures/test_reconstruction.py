@@ -6,8 +6,8 @@ from torch.testing import assert_close
 
 from figures import reconstruction
 from figures.reconstruction import bent, cases, estimated, even_views, measure
-from fourd_minimal.data.tracks import true_depth, true_tracks
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
+from fourd_minimal.data.tracks import true_depth, true_tracks
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 
