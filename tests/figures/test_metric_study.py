@@ -26,7 +26,7 @@ from figures.metric_study import (
     video,
 )
 from figures.train_features import FEATURES
-from fourd_minimal.data.corruptions import frozen_motion, noise, swapped_views, time_shuffle
+from fourd_minimal.data.corruptions import noise
 from fourd_minimal.data.procedural import HELD_OUT
 from fourd_minimal.metrics import clip_c, clip_i, psnr
 from fourd_minimal.pretrained.perceptual import Perceptual
