@@ -22,11 +22,10 @@ from fourd_minimal.configs.upsampler import UPSAMPLERS
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler
-from fourd_minimal.systems.weights import fingerprint
 from fourd_minimal.training.devices import PLAIN, Scale, world
 from fourd_minimal.training.four_diffusion import train_four_dm
 from fourd_minimal.training.four_real_video import train
-from fourd_minimal.training.loop import Step, fresh
+from fourd_minimal.training.loop import Step
 from fourd_minimal.training.run import copied, how_made, watched, written
 from fourd_minimal.training.text_to_video import train_text_to_video
 from fourd_minimal.training.upsampler import train_upsampler
@@ -77,8 +76,8 @@ class Train:
                 print(f"Its memory and hours (in a checkout): {self._plan(stage)}", flush=True)
             every = self.checkpoint_every or (1000 if self.preset == "full" else 100)
             given = stage, self.settings, self.folder, start, every, device(), self.scale
-            steps = SYSTEMS[self.system].train(*given, **encoders)
-            step = watched(steps, self.steps(stage), stage or self.system)
+            run = SYSTEMS[self.system].train(*given, **encoders)
+            step = watched(run, self.steps(stage), stage or self.system)
             notes = how_made(self._line(stage), self.settings, SYSTEMS[self.system].presets[self.preset], step.seconds)
             notes |= dict(after=dict(start.notes)) if earlier else {}
             notes |= dict(made_from=self.base_weights.name) if self.base_weights and stage == "base" else {}
@@ -123,10 +122,9 @@ class Train:
 
     def _line(self, stage: str) -> str:
         """The command that makes the weights of a stage, but for its settings."""
-        parts = dict(system=self.system, preset=self.preset, stage=stage, start_from=self.start_from)
+        parts = {} if self.system == "four-real-video" else dict(system=self.system)
+        parts |= dict(preset=self.preset, stage=stage, start_from=self.start_from)
         parts |= dict(encoders=self.encoders and " ".join(self.encoders))
-        if self.system == "four-real-video":
-            parts.pop("system")
         return " ".join(["fourd train", *(f"--{k.replace('_', '-')} {v}" for k, v in parts.items() if v)])
 
     def _plan(self, stage: str) -> str:
@@ -167,32 +165,14 @@ def start_four_dm(run: Train, stage: str, earlier: Path | None) -> FourDM | None
         if stage == "motion":
             copied(FourDM.folder(earlier) / FourDM.file, run.folder)
         return FourDM.from_pretrained(earlier, motion=stage == "motion")
-    if run.base_weights and stage == "base":
-        return published_base(run)[0]
-    if run.base_weights and (run.stage == "motion" or not run.steps("base")):
-        keep_published_base(run)
+    if run.base_weights and (stage == "base" or run.stage == "motion" or not run.steps("base")):
+        from fourd_minimal.pretrained.four_dm_base import keep, published_base
+
+        base, lacks = published_base(run.settings.model, run.base_weights, run.settings.seed)
+        if stage == "base":
+            return base
+        keep(base, run.folder, run.base_weights, lacks)
     return None if stage == "base" else FourDM.from_pretrained(run.folder, motion=False)
-
-
-def published_base(run: Train) -> tuple[FourDM, list[str]]:
-    """A base out of `base_weights`, and the names of what they lack, which is random."""
-    from fourd_minimal.pretrained.four_dm_base import load_unet
-
-    base = fresh(lambda: FourDM(run.settings.model, motion=False), run.settings.seed)
-    return base, load_unet(base.unet, run.base_weights)
-
-
-def keep_published_base(run: Train) -> None:
-    """Write a base that is not trained as the file that training would leave."""
-    base, untrained = published_base(run)
-    if untrained:
-        some = f"{len(untrained)} tensors, such as {untrained[0]}"
-        raise ValueError(f"{run.base_weights} lacks {some}; --stage base and --settings.base-steps train them.")
-    path = run.folder / FourDM.file
-    if not path.exists():
-        base.save_pretrained(run.folder, "base", made_from=run.base_weights.name)
-    elif fingerprint(FourDM.from_pretrained(run.folder, motion=False)) != fingerprint(base):
-        raise ValueError(f"{path} is there, and is not {run.base_weights}; expected another folder.")
 
 
 SYSTEMS: dict[str, System] = {
