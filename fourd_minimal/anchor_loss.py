@@ -27,13 +27,24 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
     """Structural similarity of pictures in [0, 1]; 1 for the same.
 
     Raises:
-        ValueError: pictures smaller than a window.
+        ValueError: pictures smaller than a window, or values outside of [0, 1].
 
     >>> ssim(torch.full((1, 3, 16, 16), 0.2), torch.full((1, 3, 16, 16), 0.8))             # flat: only means differ
     tensor([0.4707])
     """
     if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"pictures are {a.shape[-2]} x {a.shape[-1]} pixels; expected at least {WINDOW} x {WINDOW}.")
+    for name, picture in () if torch.compiler.is_compiling() else (("a", a), ("b", b)):
+        if not picture.is_floating_point() or not (picture.min() >= -0.1 and picture.max() <= 1.1):
+            low, high = picture.min().item(), picture.max().item()
+            raise ValueError(f"{name} has type {picture.dtype} and lies in [{low:.4g}, {high:.4g}]; expected [0, 1].")
+    with torch.autocast(
+        a.device.type, enabled=False
+    ):  # spreads are differences of squares: half precision has none left
+        return _ssim(a.to(wide := torch.promote_types(a.dtype, torch.float32)), b.to(wide)).to(a.dtype)
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
     offset = torch.arange(WINDOW, dtype=a.dtype, device=a.device) - WINDOW // 2
     bell = (-offset.square() / (2 * SIGMA**2)).exp()
     window = (bell / bell.sum()).expand(a.shape[1] * 5, 1, 1, WINDOW)

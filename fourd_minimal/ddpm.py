@@ -47,10 +47,15 @@ class NoiseSchedule:
         self.abar = (1 - betas).cumprod(0).float()
 
     def _scales(self, x: Tensor, t: Int[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
-        """sqrt(abar) and sqrt(1 - abar), with as many axes as x."""
+        """sqrt(abar) and sqrt(1 - abar), with as many axes as x; float32 or wider, since 1 - abar is small."""
+        if not x.is_floating_point():
+            raise ValueError(f"x has type {x.dtype}; expected floating point.")
+        if t.shape != x.shape[: t.ndim]:
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected the leading axes of x, {tuple(x.shape)}.")
         if t.min() < 0 or t.max() >= self.n_steps:
             raise ValueError(f"t lies in {t.min()} to {t.max()}; expected steps 0 to {self.n_steps - 1}.")
-        abar = self.abar.to(x.device)[t].reshape(*t.shape, *[1] * (x.ndim - t.ndim)).to(x.dtype)
+        abar = self.abar.to(x.device)[t].reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+        abar = abar.to(torch.promote_types(x.dtype, torch.float32))
         return abar.sqrt(), (1 - abar).sqrt()
 
     def add_noise(self, x: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
@@ -60,38 +65,38 @@ class NoiseSchedule:
         tensor([0.0683])
         """
         signal, noise = self._scales(x, t)
-        return signal * x + noise * eps
+        return (signal * x + noise * eps).to(x.dtype)
 
     def velocity(self, x: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
         """v of (x, eps)."""
         signal, noise = self._scales(x, t)
-        return signal * eps - noise * x
+        return (signal * eps - noise * x).to(x.dtype)
 
     def x0_from_eps(
         self, z: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
         """The clean x, from z_t and its noise."""
         signal, noise = self._scales(z, t)
-        return (z - noise * eps) / signal
+        return ((z - noise * eps) / signal).to(z.dtype)
 
     def eps_from_x0(self, z: Float[Tensor, "*b"], x0: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
         """The noise, from z_t and its clean x."""
         signal, noise = self._scales(z, t)
-        return (z - signal * x0) / noise
+        return ((z - signal * x0) / noise).to(z.dtype)
 
     def x0_from_velocity(
         self, z: Float[Tensor, "*b"], v: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
         """The clean x, from z_t and its velocity."""
         signal, noise = self._scales(z, t)
-        return signal * z - noise * v
+        return (signal * z - noise * v).to(z.dtype)
 
     def eps_from_velocity(
         self, z: Float[Tensor, "*b"], v: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
         """The noise, from z_t and its velocity."""
         signal, noise = self._scales(z, t)
-        return noise * z + signal * v
+        return (noise * z + signal * v).to(z.dtype)
 
     def visited(self, n_steps: int) -> list[int]:
         """The steps that DDIM takes, the noisiest first: evenly spaced, and 1 at the end (ImageDream's choice).
@@ -133,6 +138,8 @@ def ddim(
     >>> sample.round(decimals=1)
     tensor([2.])
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected a number in [0, 1].")
     steps = schedule.visited(n_steps)
     for t, following in zip(steps, [*steps[1:], None], strict=True):
         now = torch.tensor(t, device=x.device)

@@ -96,7 +96,7 @@ def project(
     half = torch.tensor([w / 2, h / 2]).to(slope)
     bound = 1.3 * half / focal  # far outside of the picture the linear approximation explodes: hold it
     u = torch.maximum(torch.minimum(slope, bound), -bound)
-    across = (focal * radius / z).square()
+    across = (focal * radius / z).clamp(max=1e6).square()  # larger ones fill any picture, and their squares overflow
     variance = across[..., None] * (1 + u.square()) + blur
     mixed = across * u[..., 0] * u[..., 1]
     det = variance[..., 0] * variance[..., 1] - mixed.square()
@@ -130,9 +130,9 @@ def _tile_lists(
     return image * low.shape[1] + which, touched.sum(-1).flatten()
 
 
-def _monomials(tile: int, device: torch.device) -> Float[Tensor, "6 pixels"]:
+def _monomials(tile: int, like: Tensor) -> Float[Tensor, "6 pixels"]:
     """x^2, x y, y^2, x, y and 1 of every pixel of a tile, in pixels from its centre."""
-    along = torch.arange(tile, device=device) + 0.5 - tile / 2
+    along = torch.arange(tile, device=like.device, dtype=like.dtype) + 0.5 - tile / 2
     y, x = (a.flatten() for a in torch.meshgrid(along, along, indexing="ij"))
     return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)])
 
@@ -172,6 +172,14 @@ def render(
     (tensor([0.8414, 0.0000, 0.0000]), tensor(4.))
     """
     _check(points, radius, colour, opacity, c2w, fov_deg)
+    wide = torch.promote_types(points.dtype, torch.float32)  # places, depths and sums are float32 or wider throughout
+    cloud = (a.to(wide) for a in (points, radius, colour, opacity, c2w))
+    with torch.autocast(points.device.type, enabled=False):
+        seen = _render(*cloud, fov_deg, size, tile, blur)
+    return Picture(seen.rgb.to(points.dtype), seen.alpha.to(points.dtype), seen.depth.to(points.dtype))
+
+
+def _render(points, radius, colour, opacity, c2w, fov_deg: float, size: tuple[int, int], tile: int, blur: float):
     (h, w), b, n = size, len(c2w), len(radius)
     seen = project(points, radius, c2w, fov_deg, size, blur)
     # one row per ellipse, front first: centre, conic, log opacity, then what is composited: colour, depth, 1
@@ -192,7 +200,7 @@ def render(
         lengths = counts[busy].tolist()
 
     # tile by tile, exponents as products of matrices
-    powers = _monomials(tile, points.device)
+    powers = _monomials(tile, points)
     pieces, first = [ordered.new_zeros(0, tile * tile, 5)], 0
     while first < len(lengths) and (longest := lengths[first]):
         last = first  # tiles with lists of like length go together, so that little is padded
@@ -227,12 +235,17 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
         )
     if not len(radius):
         raise ValueError("points has no Gaussians; expected at least one.")
-    if not radius.min() > 0:
-        raise ValueError(f"radius reaches {radius.min():g}; expected a value above 0.")
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; expected a value between 0 and 180.")
+    if not (radius.min() > 0 and radius.isfinite().all()):
+        raise ValueError(f"radius reaches {radius.min():g}; expected finite numbers above 0.")
+    if not (opacity.min() >= 0 and opacity.max() <= 1):
+        raise ValueError(f"opacity lies in [{opacity.min():g}, {opacity.max():g}]; expected [0, 1].")
+    if not (points.isfinite().all() and colour.isfinite().all()):
+        raise ValueError("points or colour is not finite; expected finite numbers.")
+    if not 1e-3 <= fov_deg <= 179.999:
+        raise ValueError(f"fov_deg is {fov_deg}; expected an angle between 0 and 180, and not next to them.")
     turn = c2w[..., :3, :3].float()
-    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    with torch.autocast(turn.device.type, enabled=False):
+        off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not c2w.isfinite().all() or not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
         raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors) or not finite.")
 
@@ -245,8 +258,7 @@ class TemporalDeformation(nn.Module):
 
     def __init__(self, width: int = 64, harmonics: int = 3):
         super().__init__()
-        self.register_buffer("time_rates", math.pi * torch.arange(1, harmonics + 1), persistent=False)
-        self.register_buffer("space_rates", math.pi * torch.tensor([0.5, 1.0]), persistent=False)
+        self.harmonics = harmonics
         layers = [nn.Linear(3 + 12 + 1 + 2 * harmonics, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(width, 3))
         nn.init.zeros_(self.mlp[-1].weight)
@@ -255,7 +267,9 @@ class TemporalDeformation(nn.Module):
     def forward(self, points: Float[Tensor, "n 3"], time: Float[Tensor, " b"]) -> Float[Tensor, "b n 3"]:
         """Offsets, in scene units; time in [0, 1]."""
         b, n = len(time), len(points)
-        a, q = time[:, None] * self.time_rates, (points[:, None] * self.space_rates[:, None]).flatten(1)
+        wide = torch.promote_types(points.dtype, torch.float32)
+        a = math.pi * time[:, None].to(wide) * torch.arange(1, self.harmonics + 1, device=time.device)
+        q = torch.cat([math.pi / 2 * points.to(wide), math.pi * points.to(wide)], -1)
         when = torch.cat([time[:, None], a.sin(), a.cos()], -1)
         where = torch.cat([points, q.sin(), q.cos()], -1)
-        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1))
+        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1).to(points))

@@ -23,8 +23,8 @@ Of a matcher, which finds the pixels of one picture in another, each with a conf
 
     confidence      the share of pixels whose confidence is above a threshold, for each threshold
 
-Flicker and reprojection need true flow, depth and cameras: `training/consistency.py`. Networks:
-`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`, `figures/matching.py`, `pretrained/video_score.py`.
+Flicker and reprojection want true flow, depth and cameras: `training/evaluation.py`. Networks:
+`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`. A matcher without one: `figures/optical_flow.py`.
 """
 
 import warnings

@@ -27,10 +27,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def sinusoids(n: int, channels: int) -> Float[Tensor, "n channels"]:
+def sinusoids(n: int, channels: int, device: torch.device | str | None = None) -> Float[Tensor, "n channels"]:
     """Position 0, 1, ... as sines (even channels) and cosines (odd channels) of falling frequency."""
-    angle = torch.arange(n)[:, None] * torch.exp(torch.arange(0, channels, 2) * (-math.log(10_000.0) / channels))
+    rate = torch.exp(torch.arange(0, channels, 2, device=device) * (-math.log(10_000.0) / channels))
+    angle = torch.arange(n, device=device)[:, None] * rate
     return rearrange(torch.stack([angle.sin(), angle.cos()], -1), "n c two -> n (c two)")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, fused; written out where that has no forward-mode derivative (`torch.func.jvp`).
+
+    For a second backward pass choose `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v)
+    except NotImplementedError:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
 class TemporalAttention(nn.Module):
@@ -44,7 +56,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, h: Float[Tensor, "n t c"]) -> Float[Tensor, "n t c"]:
         q, k, v = rearrange(self.to_qkv(h), "n t (three heads c) -> three n heads t c", three=3, heads=self.n_heads)
-        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "n heads t c -> n t (heads c)"))
+        return self.to_out(rearrange(attend(q, k, v), "n heads t c -> n t (heads c)"))
 
 
 class GEGLU(nn.Module):
@@ -101,7 +113,7 @@ class MotionModule(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(n_attention))
         self.attentions = nn.ModuleList(TemporalAttention(channels, n_heads) for _ in range(n_attention))
         self.ff_norm, self.ff = nn.LayerNorm(channels), GEGLU(channels)
-        self.register_buffer("position", sinusoids(max_frames, channels), persistent=False)
+        self.max_frames = max_frames
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
@@ -110,17 +122,23 @@ class MotionModule(nn.Module):
         if x.ndim != 5 or x.shape[2] != self.proj_in.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (b, t, {self.proj_in.in_features}, h, w).")
         b, t, _, height, _ = x.shape
-        if t > len(self.position):
-            raise ValueError(f"x has {t} frames; expected at most {len(self.position)} (max_frames).")
+        if t > self.max_frames:
+            raise ValueError(f"x has {t} frames; this module knows positions for {self.max_frames}.")
         if self.norm_over_clip:
             h = rearrange(self.norm(rearrange(x, "b t c h w -> b c t h w")), "b c t h w -> (b h w) t c")
         else:
             h = rearrange(self.norm(x.flatten(0, 1)), "(b t) c h w -> (b h w) t c", b=b)
         h = self.proj_in(h)
+        position = self.position[:t].to(h)
         for norm, attention in zip(self.norms, self.attentions, strict=True):
-            h = h + attention(norm(h) + self.position[:t])
+            h = h + attention(norm(h) + position)
         h = h + self.ff(self.ff_norm(h))
         return x + rearrange(self.proj_out(h), "(b h w) t c -> b t c h w", b=b, h=height)
+
+    @property
+    def position(self) -> Float[Tensor, "max_frames c"]:
+        """Made anew: a buffer would be rounded by a cast of the module, and lost by `to_empty`."""
+        return sinusoids(self.max_frames, self.proj_in.in_features, self.proj_in.weight.device)
 
     def load_animatediff(self, state: Mapping[str, Tensor]) -> None:
         """Weights of one AnimateDiff module, as its authors or as diffusers name them.

@@ -36,13 +36,13 @@ def random_motions(
         perspective: homographies instead of affine maps.
 
     Raises:
-        ValueError: `strength` is negative.
+        ValueError: `n` or `strength` is negative, or not finite.
 
     >>> random_motions(2, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 3])
     """
-    if not strength >= 0:
-        raise ValueError(f"strength is {strength}; expected at least 0.")
+    if n < 0 or not 0 <= strength <= 1e6:
+        raise ValueError(f"n, strength are {n}, {strength}; expected a count, and a finite number of at least 0.")
     limit = {kind: strength * amplitude for kind, amplitude in AMPLITUDE.items()}
     draw = iter((2 * torch.rand(8, n, generator=generator) - 1).unbind())
     right, down = (limit["shift"] * next(draw) for _ in range(2))
@@ -123,6 +123,8 @@ def pseudo_grid(
     source = transform(points, back) / torch.tensor([w / h, 1.0]).to(maps)
     source = rearrange(source, "n v (h w) xy -> (n v) h w xy", h=h)
     frames = repeat(video, "n t c h w -> (n v) (t c) h w", v=v)  # one map for all moments: one sampling
-    moved = torch.nn.functional.grid_sample(frames, source.to(frames), padding_mode="reflection", align_corners=False)
+    wide = torch.promote_types(frames.dtype, source.dtype)  # places in half precision are off by pixels
+    sampling = dict(padding_mode="reflection", align_corners=False)
+    moved = torch.nn.functional.grid_sample(frames.to(wide), source.to(wide), **sampling).to(video.dtype)
     inside = (source.abs() <= 1).all(-1).unflatten(0, (n, v)) & before_horizon.view(n, v, h, w)
     return rearrange(moved, "(n v) (t c) h w -> n v t c h w", v=v, t=t), inside

@@ -28,6 +28,13 @@ def _like(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
 
 
+def _check_pair(x: Tensor, eps: Tensor) -> None:
+    if x.shape != eps.shape:
+        raise ValueError(f"eps has shape {tuple(eps.shape)}; expected that of x, {tuple(x.shape)}.")
+    if not (x.is_floating_point() and eps.is_floating_point()):
+        raise ValueError(f"x and eps have types {x.dtype} and {eps.dtype}; expected floating point.")
+
+
 def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor | float) -> Float[Tensor, "..."]:
     """The point at `sigma` on the path from data to noise: x_sigma = (1 - sigma) x + sigma eps.
 
@@ -41,18 +48,19 @@ def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor 
         x_sigma, the shape of `x`.
 
     Raises:
-        ValueError: `eps` and `x` differ in shape, or `sigma` has more axes than `x`.
+        ValueError: `eps` and `x` differ in shape or are no floating point, or `sigma` does not fit or is out of range.
 
     >>> x, eps = torch.zeros(2, 3), torch.ones(2, 3)
     >>> add_noise(x, eps, torch.tensor([0.0, 0.25]))
     tensor([[0.0000, 0.0000, 0.0000],
             [0.2500, 0.2500, 0.2500]])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; expected that of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     if isinstance(sigma, Tensor) and sigma.shape != x.shape[: sigma.ndim]:
         raise ValueError(f"sigma has shape {tuple(sigma.shape)}; expected leading axes of x, {tuple(x.shape)}.")
     sigma = _like(sigma, x)
+    if not torch.compiler.is_compiling() and sigma.numel() and not 0 <= sigma.min() <= sigma.max() <= 1:
+        raise ValueError(f"sigma lies in [{sigma.min():g}, {sigma.max():g}]; expected noise levels in [0, 1].")
     return (1 - sigma) * x + sigma * eps
 
 
@@ -62,8 +70,7 @@ def velocity(x: Float[Tensor, "..."], eps: Float[Tensor, "..."]) -> Float[Tensor
     >>> velocity(torch.tensor([1.0]), torch.tensor([3.0]))
     tensor([2.])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; expected that of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     return eps - x
 
 
@@ -75,8 +82,8 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     >>> shift_sigma(torch.tensor([0.0, 0.5, 1.0]), 3.0)
     tensor([0.0000, 0.7500, 1.0000])
     """
-    if shift <= 0:
-        raise ValueError(f"shift is {shift}; expected a value above 0 (1 changes nothing).")
+    if not 1e-4 <= shift <= 1e4:
+        raise ValueError(f"shift is {shift}; expected a number from 1e-4 to 1e4 (1 changes nothing).")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 

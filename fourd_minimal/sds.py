@@ -93,13 +93,16 @@ def score_distillation(
     """
     if not 0 <= t < len(abar):
         raise ValueError(f"t is {t}; expected a step of the schedule, 0 to {len(abar) - 1}.")
+    if not abs(guidance) <= 1e4 or not 0 <= rescale <= 1:
+        raise ValueError(f"guidance, rescale are {guidance}, {rescale}; expected a finite number, and a share of 1.")
     if form not in ("x0", "eps"):
         raise ValueError(f"form is {form!r}; expected 'x0' or 'eps'.")
-    signal, noise = abar[t].to(x).sqrt(), (1 - abar[t]).to(x).sqrt()
+    wide = torch.promote_types(x.dtype, torch.float32)  # 1 - abar is small, and the loss a sum of many
+    signal, noise = abar[t].to(x.device, wide).sqrt(), (1 - abar[t].to(x.device, wide)).sqrt()
     with torch.no_grad():
-        eps = torch.randn(x.shape, generator=generator).to(x)
+        eps = torch.randn(x.shape, generator=generator).to(x.device, wide)
         z = signal * x + noise * eps
-        conditional, unconditional = guess(z, t)
+        conditional, unconditional = (predicted.to(wide) for predicted in guess(z.to(x.dtype), t))
         e = unconditional + guidance * (conditional - unconditional)
         if form == "eps":
             target = x - (e - eps)
@@ -108,4 +111,4 @@ def score_distillation(
             if rescale:
                 target = target * (1 - rescale + rescale * unguided.std() / target.std())
     images = x[..., 0, 0, 0].numel()
-    return Distilled(0.5 * (x - target).square().sum() / images, target)
+    return Distilled(0.5 * (x - target).square().sum() / images, target.to(x.dtype))

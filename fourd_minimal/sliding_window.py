@@ -95,7 +95,7 @@ def slide(
     known[0], known[:, 0] = True, True
     for window in windows(*grid.shape[:2], size):
         here = slice(window.view, window.view + size[0]), slice(window.time, window.time + size[1])
-        kept = known[here][..., None, None, None]
+        kept = known[here].clone()[..., None, None, None]  # a copy: gradients need it as it is now
         made = complete(torch.where(kept, grid[here], 0.0), known[here].clone())  # nothing unknown leaks in
         if made.shape != grid[here].shape:
             raise ValueError(f"complete gave {tuple(made.shape)}; expected a window, {tuple(grid[here].shape)}.")

@@ -16,6 +16,7 @@ The paper's 600M model has text; here it is optional (`text_dim`). What the outp
 the caller's choice.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -81,8 +82,9 @@ def nearest_seen(clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]) -
 
 
 def sigma_embedding(sigma: Float[Tensor, "..."], dim: int) -> Float[Tensor, "... dim"]:
-    """Sines and cosines of 1000 sigma at `dim / 2` frequencies from 1 down to 1/10000."""
-    frequencies = torch.exp(torch.arange(dim // 2, device=sigma.device) * (-torch.log(torch.tensor(1e4)) / (dim // 2)))
+    """Sines and cosines of 1000 sigma at `dim / 2` frequencies from 1 down to 1/10000; float32 or wider."""
+    sigma = sigma.to(torch.promote_types(sigma.dtype, torch.float32))  # half of 1000 sigma is no angle
+    frequencies = torch.exp(torch.arange(dim // 2, device=sigma.device) * (-math.log(1e4) / (dim // 2)))
     angles = 1000 * sigma[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 
@@ -114,6 +116,17 @@ def rotate(x: Float[Tensor, "b h n d"], angles: Float[Tensor, "*one n half"]) ->
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, fused; written out where that has no forward-mode derivative (`torch.func.jvp`).
+
+    For a second backward pass choose `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v)
+    except NotImplementedError:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys (over all heads at once, as in Wan)."""
 
@@ -131,7 +144,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         context: Tensor | None = None,
         angles: Tensor | None = None,
-        attend: Attend = F.scaled_dot_product_attention,
+        attend: Attend = attention,
     ):
         q = self.norm_q(self.to_q(x))
         k, v = self.to_kv(x if context is None else context).chunk(2, -1)
@@ -164,7 +177,7 @@ class Block(nn.Module):
         c: Float[Tensor, "b f d"],
         text: Float[Tensor, "b m k"] | None = None,
         angles: Float[Tensor, "*one n half"] | None = None,
-        attend: Attend = F.scaled_dot_product_attention,
+        attend: Attend = attention,
     ) -> Float[Tensor, "b n d"]:
         """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i has n / f tokens.
 
@@ -248,9 +261,9 @@ class VideoDiT(nn.Module):
         mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
         frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
         tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
-        c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
+        c = self.sigma_in(sigma_embedding(sigma, self.config.dim).to(x))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
-        angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
+        angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x.device)
         return tokens, c, angles[None], frames if self.refine else None
 
     def unembed(

@@ -48,10 +48,18 @@ def composite(sigma: Float[Tensor, "*r s"], rgb: Float[Tensor, "*r s c"], deltas
     >>> composite(fog, torch.ones(10, 3), torch.full((10,), 0.2)).opacity
     tensor(0.6321)
     """
+    dtype, wide = rgb.dtype, torch.promote_types(rgb.dtype, torch.float32)
+    sigma, rgb, deltas = (a.to(wide) for a in (sigma, rgb, deltas))  # sums along the ray are float32 or wider
     thickness = sigma * deltas
+    if (
+        not torch.compiler.is_compiling()
+        and thickness.numel()
+        and not 0 <= thickness.min() <= thickness.max() < torch.inf
+    ):
+        raise ValueError("sigma or deltas is negative or not finite; expected densities and lengths of 0 or more.")
     before = F.pad(thickness.cumsum(-1)[..., :-1], (1, 0))
     weights = (-before).exp() * -torch.expm1(-thickness)
-    return Seen((weights[..., None] * rgb).sum(-2), weights.sum(-1), weights)
+    return Seen(*(a.to(dtype) for a in ((weights[..., None] * rgb).sum(-2), weights.sum(-1), weights)))
 
 
 def through_box(

@@ -1,4 +1,4 @@
-"""Every notebook: checks that tell a solution from a starter, outputs of one clean run, pictures that have words."""
+"""Every notebook: checks that fail on the starter and pass on the solution, outputs of one clean run, alt texts."""
 
 import json
 import re

@@ -1,18 +1,18 @@
 """Is 4DM better than its base, frame by frame? Against the truth, and against what needs no model.
 
 The base makes every frame by itself, from noise that is new for every frame, or the same for all. New noise flickers;
-shared noise may freeze. So flicker is measured by distance from the TRUTH's change, and a frozen video loses:
+shared noise may freeze. So flicker is measured by the distance from the TRUTH's change, and a frozen video loses:
 
     first      root mean square of (x_{t+1} - x_t) - (the truth's)
     second     the same for (x_{t+2} - 2 x_{t+1} + x_t)
 
 Pixels in [0, 1]; over the object: what it covers in the truth in any frame of that view.
 
-Departures: the paper's table has CLIP-I, CLIP-C (which compares moments), FVD, LPIPS and PSNR; change over time is
-measured here against the truth's, since a frozen video is best in CLIP-C.
+Departures: the paper's table has CLIP-I, CLIP-C (which compares frames of one video), FVD, LPIPS and PSNR; change over
+time is measured here against the truth's, since a frozen video is best in CLIP-C.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from figures.verdicts import interval, paired, told
 from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.training.evaluation import interval, paired
 from fourd_minimal.training.tables import table
 
 Videos = Float[Tensor, "b f v c h w"]
@@ -70,16 +70,12 @@ def base_per_frame(
     guidance: float = 2.0,
     seed: int = 0,
 ) -> Videos:
-    """Every frame by itself; pixels in [-1, 1].
+    """Every frame by itself, by the base without motion modules; pixels in [-1, 1].
 
     Args:
-        base: without motion modules.
-        video: the input videos.
-        cameras: relative to its camera.
+        base, video, cameras: the model, the input videos, and cameras relative to the video's.
         shared: every frame begins with the noise of the first; else with its own.
-        n_steps: of DDIM.
-        guidance: 1 is none.
-        seed: of the noise.
+        n_steps, guidance, seed: of DDIM; guidance 1 is none.
     """
     b, f, c, h, w = video.shape
     v, generator = cameras.shape[1], torch.Generator().manual_seed(seed)
@@ -100,7 +96,7 @@ def score(method: str, made: Videos, truth: Videos, seed: int = 0) -> Score:
     on, error = covered(truth), (made - truth).square()
     sums, counts = [], []
     for order in (0, 1, 2):
-        if truth.shape[1] <= order:  # a single picture has no change
+        if truth.shape[1] <= order:  # a single frame has no change
             off, where = error[:, :0], on[:, :0]
         else:
             off = (made.diff(n=order, dim=1) - truth.diff(n=order, dim=1)).square() if order else error
@@ -125,14 +121,10 @@ def compare(
     """Every method with every seed, one after the other: its score, and its videos in [0, 1].
 
     Args:
-        model: 4DM.
-        base: the same without motion modules.
-        truth: what each view shows, in [-1, 1]; with one frame only the base is compared.
-        video: the input videos, in [-1, 1].
-        cameras: relative to the video's.
-        n_steps: of DDIM.
-        guidance: 1 is none.
-        seeds: of the noise.
+        model, base: 4DM, and the same without motion modules.
+        truth, video, cameras: all views and the input videos, in [-1, 1]; cameras relative to the video's. Where the
+            truth has a single frame, only the base is compared.
+        n_steps, guidance, seeds: of DDIM; guidance 1 is none.
         only: these methods.
     """
     options = n_steps, guidance
@@ -164,8 +156,8 @@ def score_table(scores: Sequence[Score]) -> str:
             columns += [[s.change(order) for s in runs] for order in (1, 2)]
         cells = []
         for digits, values in zip((2, 2, 4, 4), columns, strict=False):
-            mean, half = interval(values)
-            cells.append(f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else ""))
+            middle, half = interval(values)
+            cells.append(f"{middle:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else ""))
         rows.append([method, *cells])
     head = ["method", "PSNR, all pixels, dB", "PSNR, object, dB", "first difference", "second difference"]
     return table(head[: len(rows[0])], rows)
@@ -174,24 +166,6 @@ def score_table(scores: Sequence[Score]) -> str:
 def gain(scores: Sequence[Score], better: str, other: str, what: str = "error") -> tuple[float, float, float]:
     """How much nearer to the truth one method is than another, in dB, with its 95% interval over scenes and seeds.
 
-    Args:
-        scores: of both, on the same scenes.
-        better, other: methods.
-        what: "error" (PSNR over the object), "first" or "second" (the same for the differences).
+    `what` is "error" (PSNR over the object), "first" or "second" (the same for the differences).
     """
     return paired([[getattr(s, what) for s in scores if s.method == method] for method in (better, other)])
-
-
-def gain_table(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]], judge: bool = True) -> str:
-    """Questions down; PSNR over the object, and how much nearer the differences are to the truth's.
-
-    Args:
-        scores: of all methods that are asked about.
-        questions: each with the method that should be better, and the other.
-        judge: say the verdict beside each gain.
-    """
-    rows = []
-    for question, (better, other) in questions.items():
-        gains = (gain(scores, better, other, what) for what in ("error", "first", "second"))
-        rows.append([question, *(told(found, judge) for found in gains)])
-    return table(["", "PSNR, object", "first difference", "second difference"], rows)

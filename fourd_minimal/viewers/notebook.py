@@ -1,7 +1,7 @@
-"""How every notebook begins: what a result depends on is said, colours can be told apart by all, pictures have words.
+"""The set-up of every notebook: style, seed, what a result depends on, and alternative texts of pictures.
 
-The palette is Okabe and Ito's (2008), made for colour-blind readers. The words of a picture, for those who cannot see
-it, are its titles and axes; notebooks keep them beside the picture, as `alt`.
+The palette is Okabe and Ito's (2008), made for colour-blind readers. A figure's alternative text is its titles and
+axes; notebooks store it beside the picture, as `alt`.
 """
 
 import platform
@@ -51,10 +51,10 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
         seed: of torch's global generator.
 
     Returns:
-        Device, name of the preset, seed and the sizes in force.
+        Device, name of the preset, seed and its sizes.
 
     Raises:
-        ValueError: `FOURD_PRESET` holds no preset's name.
+        ValueError: `FOURD_PRESET` is not the name of a preset.
 
     >>> device, preset, seed, sizes = start(smoke=dict(scenes=2), otherwise=dict(scenes=64))  # doctest: +ELLIPSIS
     20..., fourd_minimal ..., torch ..., Python ...
@@ -65,7 +65,7 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
     sizes = dict(smoke if preset == "smoke" else otherwise)
     plt.rcParams.update(STYLE)
     torch.manual_seed(seed)
-    keep_words_with_pictures()
+    keep_alt_texts()
     print(f"{date.today()}, fourd_minimal {fourd_minimal.__version__}, torch {torch.__version__}, ", end="")
     print(f"Python {platform.python_version()}")
     print(f"device {device.type}, preset {preset}, seed {seed}")
@@ -74,7 +74,7 @@ def start(smoke: Mapping[str, Any], otherwise: Mapping[str, Any], seed: int = 0)
 
 
 def picture(x: Tensor) -> Tensor:
-    """What a model works on, in [-1, 1], as a picture in [0, 1].
+    """A model's pixels, in [-1, 1], as a picture in [0, 1].
 
     >>> picture(torch.tensor([-1.5, 0.0, 1.0])).tolist()
     [0.0, 0.5, 1.0]
@@ -89,14 +89,14 @@ def show(
     headings: Mapping[int, str] | None = None,
     shades: int = 256,
 ) -> None:
-    """Displays lines of pictures, each behind its label.
+    """Displays rows of pictures, each beside its label.
 
     Args:
-        rows: label -> pictures `(n, 3, h, w)` in [0, 1]; or pairs of them, where labels come twice.
-        alt: what is to be seen, in words.
-        target: screen pixels that a picture is brought near to.
-        headings: number of a picture in its line -> what stands above it.
-        shades: of each colour; a few keep a notebook small.
+        rows: label -> pictures `(n, 3, h, w)` in [0, 1]; or pairs of them, where labels repeat.
+        alt: alternative text.
+        target: approximate size of a picture on screen, in pixels.
+        headings: column -> text above it.
+        shades: of each colour; few keep a notebook small.
     """
     from IPython.display import Image, display
 
@@ -105,30 +105,32 @@ def show(
     display(Image(png(((sheet / step).round() * step).astype("uint8")), alt=alt))
 
 
-def words(figure: Figure) -> str:
-    """What a figure says of itself: its titles, then what its axes show.
+def alt_text(figure: Figure) -> str:
+    """A figure's titles, then the labels of its axes.
 
     >>> figure, axis = plt.subplots()
     >>> _ = axis.set(title="Loss falls", xlabel="step", ylabel="loss")
-    >>> words(figure)
+    >>> alt_text(figure)
     'Loss falls. Axes: step, loss.'
     """
     titles = [figure.get_suptitle(), *(axis.get_title(where) for axis in figure.axes for where in ("left", "center"))]
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    said = "; ".join(dict.fromkeys(" ".join(title.split()) for title in titles if title)) or "A picture without a title"
+    title = (
+        "; ".join(dict.fromkeys(" ".join(title.split()) for title in titles if title)) or "A picture without a title"
+    )
     shown = ", ".join(dict.fromkeys(" ".join(label.split()) for label in labels if label))
-    return f"{said.rstrip('.')}. Axes: {shown}." if shown else f"{said.rstrip('.')}."
+    return f"{title.rstrip('.')}. Axes: {shown}." if shown else f"{title.rstrip('.')}."
 
 
-def keep_words_with_pictures() -> None:
-    """From now on a notebook's figures carry their `words` as `alt`; without IPython nothing happens."""
+def keep_alt_texts() -> None:
+    """From now on a notebook stores figures with their `alt_text`; without IPython nothing happens."""
     try:
         from IPython import get_ipython
     except ImportError:
         return
     if (shell := get_ipython()) is None:
         return
-    plt.close(plt.figure())  # the inline backend says how to draw figures when it meets the first one
+    plt.close(plt.figure())  # the inline backend registers its formatter with the first figure
     formatter = shell.display_formatter.formatters["image/png"]
     if Figure not in formatter or hasattr(draw := formatter.lookup_by_type(Figure), "of_figures"):
         return
@@ -136,7 +138,7 @@ def keep_words_with_pictures() -> None:
     def described(figure: Figure) -> tuple[Any, dict[str, Any]]:
         picture = draw(figure)
         drawn, known = picture if isinstance(picture, tuple) else (picture, {})
-        return drawn, {**known, "alt": words(figure)}
+        return drawn, {**known, "alt": alt_text(figure)}
 
     described.of_figures = True
     formatter.for_type(Figure, described)

@@ -26,7 +26,7 @@ from fourd_minimal.data.corruptions import blur, colour_shift, noise
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite
-from fourd_minimal.pretrained.imagenet_features import GRAIN, SIZE, ImageNetFeatures
+from fourd_minimal.pretrained.imagenet_features import NOISE, SIZE, ImageNetFeatures
 from fourd_minimal.training.tables import table
 
 Grids = Float[Tensor, "n v t 3 h w"]
@@ -48,7 +48,7 @@ WRONG: dict[str, tuple[Callable, tuple[float, ...]]] = {
 
 def what_it_sees(network: EfficientNetLite, grids: Grids) -> str:
     truth = grids[:, 0, 0]
-    distances = [ImageNetFeatures(network, grain=grain).perceptual_distance for grain in (GRAIN, 0)]
+    distances = [ImageNetFeatures(network, noise=level).perceptual_distance for level in (NOISE, 0)]
     others = [distance(truth, truth.roll(1, 0)).mean() for distance in distances]
     cases = [("30 degrees further round", "", grids[:, 1, 0]), ("a third of the clip later", "", grids[:, 0, 1])]
     cases += [(name, str(a), corrupt(truth[None], a)[0]) for name, (corrupt, amounts) in WRONG.items() for a in amounts]
@@ -71,7 +71,7 @@ def found_among_all(features: Float[Tensor, "n v t d"], turns: int) -> float:
 def sizes(network: EfficientNetLite, grids: Grids, asked: tuple[int, ...] = (64, 96, SIZE, 160, 224)) -> str:
     rows, frames = [], grids.flatten(0, 2)
     for size in asked:
-        kinds = [ImageNetFeatures(network, size, grain) for grain in (GRAIN, 0)]
+        kinds = [ImageNetFeatures(network, size, level) for level in (NOISE, 0)]
         seen = [features.embed(frames).unflatten(0, grids.shape[:3]) for features in kinds]
         shares = (", ".join(f"{100 * found_among_all(x, turns):.0f}" for turns in (1, 2, 3)) for x in seen)
         (took,) = seconds(lambda plain=kinds[1]: plain.embed(frames[:64]), clock=time.process_time, summary=min)
@@ -86,7 +86,7 @@ def videos(network: EfficientNetLite, n: int, times: int = 8) -> str:
     corrupted = {"true": others, "still": others[:, 0 * order], "a third as fast": others[:, order // 3]}
     corrupted |= {"reversed": others[:, order.flip(0)], "noise of 0.01": noise(others, 0.01), "blur": blur(others, 1)}
     rows = [[kind] for kind in corrupted]
-    for features in (ImageNetFeatures(network, grain=grain) for grain in (GRAIN, 0)):
+    for features in (ImageNetFeatures(network, noise=level) for level in (NOISE, 0)):
         truth = features.embed_video(reference)
         found = [frechet_distance(truth, features.embed_video(made)) for made in corrupted.values()]
         for row, distance in zip(rows, found, strict=True):

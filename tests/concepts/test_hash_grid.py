@@ -23,7 +23,9 @@ def test_outputs_and_gradients_are_nerfstudios():
     as_ours = lambda table: rearrange(table, "(l e) f -> l f e", l=16).clone()  # noqa: E731
     ours.table.data = as_ours(theirs.hash_table.detach())
     x = torch.rand(500, 3)
-    x = x[(x[:, None] * ours.scales[:, None] % 1 != 0).all(2).all(1)]  # on a border between cells, slopes are two
+    x = x[
+        (x[:, None] * torch.tensor(ours.scales)[:, None] % 1 != 0).all(2).all(1)
+    ]  # on a border between cells, slopes are two
     x.requires_grad_()
     found, expected = ours(x), theirs(x)
     assert_same(found, expected, [x], dict(atol=0.02, rtol=1e-4), atol=1e-5, rtol=1e-5)  # 4096 cells: large gradients

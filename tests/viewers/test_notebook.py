@@ -1,4 +1,4 @@
-"""The start of a notebook: what it says, what it sets, and the words that pictures keep."""
+"""The start of a notebook: what it prints and sets, and the alternative texts of pictures."""
 
 import re
 import subprocess
@@ -42,17 +42,17 @@ def test_the_seed_is_torchs():
     assert torch.equal(drawn, torch.rand(4))
 
 
-def test_words_are_titles_and_axes():
+def test_alt_texts_are_titles_and_axes():
     figure, axes = plt.subplots(1, 2)
     figure.suptitle("Both fall")
     for axis in axes:
         axis.set(title="loss\nof one", xlabel="step")
-    assert re.search("Both fall.*loss of one.*step", notebook.words(figure)) and notebook.words(plt.figure())
+    assert re.search("Both fall.*loss of one.*step", notebook.alt_text(figure)) and notebook.alt_text(plt.figure())
 
 
 @pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")
 @pytest.mark.parametrize("kind", [dict, list])
-def test_lines_of_pictures_are_shown_with_their_words(kind, monkeypatch):
+def test_rows_of_pictures_are_shown_with_their_alt_text(kind, monkeypatch):
     from IPython import display
 
     shown = []
@@ -69,7 +69,7 @@ def test_lines_of_pictures_are_shown_with_their_words(kind, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("IPython") is None, reason="needs IPython: pip install -e '.[notebooks]'")
-def test_a_figure_shown_in_a_notebook_keeps_its_words(tmp_path):
+def test_a_figure_in_a_notebook_keeps_its_alt_text(tmp_path):
     script = tmp_path / "cells.ipy"
     script.write_text("""
 %matplotlib inline
