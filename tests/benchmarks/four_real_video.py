@@ -3,8 +3,7 @@
     python tests/benchmarks/four_real_video.py
 
 1. A training step of the video DiT's blocks against the same shapes through diffusers' Wan blocks.
-2. Milliseconds per rendered 32-pixel frame of every procedural family.
-3. Seconds and peak memory of one 8x8 grid, 8 Euler steps, at the sizes of the `cpu` and the `gpu` preset.
+2. Seconds and peak memory of one 8x8 grid, 8 Euler steps, at the sizes of the `cpu` and the `gpu` preset.
 """
 
 import subprocess
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from figures.memory import peak_mib
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.configs.presets import device
-from fourd_minimal.data.procedural import FAMILIES, sample_scenes
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.video_dit import Block, rotary_angles
 
@@ -60,13 +58,6 @@ def blocks_against_diffusers(name: str, batch: int = 24) -> None:
     print(f"diffusers {b * 1e3:.0f} ms, ratio {a / b:.2f} (expected: at most 1.0)")
 
 
-def rendering() -> None:
-    for family in FAMILIES:
-        draw = [lambda f=family, g=geometry: sample_scenes(8, 8, 8, 32, 1, f, geometry=g) for geometry in (False, True)]
-        plain, full = (1e3 * taken / (8 * 64) for taken in seconds(*draw, summary=min))
-        print(f"  {family:9s} {plain:.2f} ms per frame, with depth, flow and visibility {full:.2f}")
-
-
 def one_grid(name: str) -> None:
     """Run alone in a process of its own, so that the peak is this grid's."""
     config = replace(PRESETS[name].model, views=8, times=8)
@@ -85,8 +76,6 @@ if __name__ == "__main__":
         print(f"{machine()}\nTraining step of the blocks:")
         for name in ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",):
             blocks_against_diffusers(name)
-        print("Rendering on the CPU:")
-        rendering()
         print("One grid, random weights:", flush=True)
         for name in ("cpu", "gpu"):
             subprocess.run([sys.executable, __file__, name], check=True)

@@ -4,12 +4,10 @@
 
     python tests/benchmarks/fused_attention.py
 
-1. Forward, and with backward; how far outputs and gradients are from the dense ones; peak memory of a process.
+1. Forward, and with backward; how far outputs and gradients are from the dense ones.
 2. A whole layer of the video transformer on a grid: two streams against one fused stream.
 """
 
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -19,7 +17,6 @@ from einops import rearrange
 from timing import machine, seconds, trained
 from torch import Tensor
 
-from figures.memory import peak_mib
 from fourd_minimal.fused_attention import Fused4D, fused_attention, masked_attention
 from fourd_minimal.two_stream import both_streams
 from fourd_minimal.video_dit import Block, rotary_angles
@@ -69,17 +66,8 @@ def attentions(side: int, rounds: int) -> None:
     for (name, way), one, two in zip(WAYS.items(), forwards, steps, strict=True):
         off = [f"{(a - b).abs().max().item():.0e}" for a, b in zip(both(way), truth, strict=True)]
         exact = f"off by {', '.join(off)}" if "fused" in name else ""
-        peak = subprocess.run([sys.executable, __file__, name, str(side)], check=True, capture_output=True, text=True)
-        print(f"  {name:24s} forward {one * 1e3:6.0f} ms, and backward {two * 1e3:6.0f} ms ", end="")
-        print(f"({steps[0] / two:.1f}x), peak {peak.stdout.strip():>4s} MiB  {exact}")
-
-
-def one_peak(name: str, side: int) -> None:
-    """Run alone in a process of its own, so that the peak is this attention's."""
-    WAYS[name](*inputs(1)).sum().backward()  # whatever is loaded at the first call
-    qkv, before = inputs(side), peak_mib()
-    WAYS[name](*qkv).square().mean().backward()
-    print(f"{peak_mib() - before:.0f}")
+        speed = f"forward {one * 1e3:6.0f} ms, and backward {two * 1e3:6.0f} ms ({steps[0] / two:.1f}x)"
+        print(f"  {name:24s} {speed}  {exact}")
 
 
 def layers(side: int, rounds: int) -> None:
@@ -94,11 +82,8 @@ def layers(side: int, rounds: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if len(sys.argv) > 1:
-        one_peak(sys.argv[1], int(sys.argv[2]))
-    else:
-        print(machine())
-        for side, rounds in ((4, 15), (8, 5)):
-            print(f"Attention on {side}x{side} frames of {TOKENS} tokens, {DIM} channels in {HEADS} heads:")
-            attentions(side, rounds)
-            layers(side, rounds)
+    print(machine())
+    for side, rounds in ((4, 15), (8, 5)):
+        print(f"Attention on {side}x{side} frames of {TOKENS} tokens, {DIM} channels in {HEADS} heads:")
+        attentions(side, rounds)
+        layers(side, rounds)

@@ -81,16 +81,16 @@ def sizes(network: EfficientNetLite, grids: Grids, asked: tuple[int, ...] = (64,
 
 def videos(network: EfficientNetLite, n: int, times: int = 8) -> str:
     """Half of the videos are the reference; the others are corrupted, or left alone."""
-    drawn = [sample_scenes(n, 1, times, PIXELS, HELD_OUT + i, "creature", geometry=False).rgb[:, 0] for i in range(8)]
-    reference, others = torch.cat(drawn)[::2], torch.cat(drawn)[1::2]
-    order, features = torch.arange(times), [ImageNetFeatures(network, noise=level) for level in (NOISE, 0)]
+    drawn = sample_scenes(8 * n, 1, times, PIXELS, HELD_OUT, "creature", geometry=False).rgb[:, 0]
+    (reference, others), order = (drawn[::2], drawn[1::2]), torch.arange(times)
     corrupted = {"true": others, "still": others[:, 0 * order], "a third as fast": others[:, order // 3]}
     corrupted |= {"reversed": others[:, order.flip(0)], "noise of 0.01": noise(others, 0.01), "blur": blur(others, 1)}
-    found = {
-        kind: [frechet_distance(f.embed_video(reference), f.embed_video(made)) for f in features]
-        for kind, made in corrupted.items()
-    }
-    rows = [(kind, *(f"{a / b:.2f}" for a, b in zip(d, found["true"], strict=True))) for kind, d in found.items()]
+    rows = [[kind] for kind in corrupted]
+    for features in (ImageNetFeatures(network, noise=level) for level in (NOISE, 0)):
+        truth = features.embed_video(reference)
+        found = [frechet_distance(truth, features.embed_video(made)) for made in corrupted.values()]
+        for row, distance in zip(rows, found, strict=True):
+            row.append(f"{distance / found[0]:.2f}")
     return table(("Videos", "Frechet distance, over true ones'", "No noise"), rows)
 
 

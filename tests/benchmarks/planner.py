@@ -59,6 +59,9 @@ RUNS = {
 }
 ALLOCATORS = {"handed back": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "kept": {}}
 
+FORMS = (("mib", (".0f", ".2f")), ("seconds", (".2f", ".2f")))
+"""How each is written, and how its ratio."""
+
 
 def random_batch(system: str, preset):
     cfg = preset.model
@@ -115,10 +118,6 @@ def page(numbers: list[dict], steps: int) -> str:
     made += f"{machine()}, shared CPU, median of {steps - 1} steps, fp32."
     about = __doc__.split("\n\n", 2)[2].strip().split("\n\n")
     return "\n\n".join([made, table([*head, "ratio"], rows), *(text.replace("\n", " ") for text in about)]) + "\n"
-
-
-FORMS = (("mib", (".0f", ".2f")), ("seconds", (".2f", ".2f")))
-"""How each is written, and how its ratio."""
 
 
 if __name__ == "__main__":
