@@ -64,7 +64,7 @@ class EvaluateDistil:
     preset: str = "cpu"
     """The settings come from this preset."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     creatures: tuple[int, ...] = (0, 1)
     """These held-out creatures, by number, become scenes."""
     assets: tuple[str, ...] = ()

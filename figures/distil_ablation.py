@@ -172,7 +172,7 @@ class AblateDistil:
     preset: str = "cpu"
     """The settings come from this preset."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     scenes: int = 8
     """So many held-out creatures."""
     seeds: tuple[int, ...] = (0, 1)

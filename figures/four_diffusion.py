@@ -47,7 +47,7 @@ class EvaluateFourDM:
     """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
 
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     scenes: int = 16
     """So many held-out creatures are the test."""
     seeds: tuple[int, ...] = (0, 1, 2)

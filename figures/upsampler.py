@@ -101,7 +101,7 @@ class Upsampling:
     """Measure the upsampler against bicubic interpolation and the truth."""
 
     weights: str = "toy"
-    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train --system upsampler` wrote."""
     grid_weights: str = "toy"
     """The model with these weights makes the grids that are enlarged too."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
