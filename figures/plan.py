@@ -17,7 +17,6 @@ from figures.hardware import EFFICIENCY, Device, KindName, find_device
 from figures.page import Page
 from figures.stages import MAKERS, PresetName, Stage, StageName, System, find_stage
 from fourd_minimal.cli.main import program
-from fourd_minimal.training.devices import Scale
 from fourd_minimal.training.tables import made_by, table
 
 PAPER = {
@@ -124,20 +123,6 @@ class Plan:
         says = {stage.says for key in PAPER if (stage := find_stage(*key)).says}
         title = f"The full configurations on {device.name}, bf16, as many as the papers had."
         return "\n\n".join([title, table(HEAD, rows), *NOTES, *sorted(says)]), numbers
-
-
-def announce(
-    system: System, stage: StageName | None, settings: Any, preset: str, devices: int, scale: Scale, kind: KindName
-) -> None:
-    """Print what a run with these settings will take; where nothing can be said, why."""
-    options = dict(precision=scale.precision, recompute=scale.recompute, shard=scale.shard)
-    try:
-        text = Plan(system, stage, preset, devices, kind, **options)._one(settings)[0]
-        for flag, ours in (("--recompute", "--scale.recompute"), ("--shard", "--scale.shard")):
-            text = text.replace(flag, ours)
-        print(text.replace("--parts", "--settings.parts"), flush=True)
-    except ValueError as error:
-        print(f"No plan of this run: {error}", flush=True)
 
 
 def report(stage: Stage, device: Device, devices: int, found: Cost) -> str:

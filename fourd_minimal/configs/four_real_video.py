@@ -92,11 +92,18 @@ PRESETS = {
             VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, refine=32), views=8, times=8, spread=0.4
         ),
         sources=(("characters", 0.7), ("simple", 0.1), ("hard", 0.1), ("creature", 0.1)),
-        **dict(base_steps=2000, base_frames=((0, 4, 24), (1600, 8, 16)), base_lr=1.5e-3),
+        base_steps=2000,
+        base_frames=((0, 4, 24), (1600, 8, 16)),
+        base_lr=1.5e-3,
         grid_windows=((0.0, 4, 4), (0.6, 6, 3), (0.85, 8, 2)),
-        **dict(sync_steps=2300, sync_pseudo_steps=2000, joint_steps=8000, joint_lr=1.2e-3),
-        **dict(share_any_cells=0.3, ema=0.999, grid_ema=0.998),
-    ),
+        share_any_cells=0.3,
+        sync_steps=2300,
+        sync_pseudo_steps=2000,
+        joint_steps=8000,
+        joint_lr=1.2e-3,
+        ema=0.999,
+        grid_ema=0.998,
+    ),  # fmt: skip
     "full": FourRealVideoPreset(
         # section 4.1: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids
         FourRealVideoConfig(

@@ -50,7 +50,15 @@ UPSAMPLERS = {
     ),
     "full": UpsamplerPreset(
         UpsamplerConfig(VideoDiTConfig((288, 512), patch=8, dim=1024, depth=24, heads=16), factor=4),
-        **dict(views=8, times=8, sources=(("creature", 1.0),)),  # stand where the paper has videos
-        **dict(steps=500_000, batch=24, lr=1e-4, warmup=1000, ema=0.9999, parts=24, share_pure_noise=0.0),
+        views=8,
+        times=8,
+        sources=(("creature", 1.0),),  # stand where the paper has videos
+        steps=500_000,
+        batch=24,
+        lr=1e-4,
+        warmup=1000,
+        ema=0.9999,
+        parts=24,
+        share_pure_noise=0.0,
     ),
 }
