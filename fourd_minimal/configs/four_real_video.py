@@ -103,7 +103,7 @@ PRESETS = {
         joint_lr=1.2e-3,
         ema=0.999,
         grid_ema=0.998,
-    ),  # fmt: skip
+    ),
     "full": FourRealVideoPreset(
         # section 4.1: a pixel-space DiT of 600M parameters, 24 blocks of 1024 channels, 36x64 then 72x128; 8x8 grids
         FourRealVideoConfig(

@@ -8,8 +8,7 @@ The base model denoises single videos. `denoise_grid` runs its frozen blocks as 
 
 Departures from the paper, which leaves these open: the network predicts the clean frames, from which the velocity
 follows, v = (x_sigma - x) / sigma; the output is the mean of both streams; one noise level for all unknown cells; soft
-layers start at eq. 13, not at the identity. And one departure proper: beside the paper's recipe (a frozen base, only
-the synchronisation is trained) we also train both together, because our base is tiny; the numbers stand side by side.
+layers start at eq. 13, not at the identity. Beside the paper's recipe, a frozen base, we also train both together.
 """
 
 from collections.abc import Callable, Iterator
@@ -52,20 +51,16 @@ class FourRealVideoConfig:
     times: int = 8
     sync: Design = "soft"
     """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
-
     spread: float = 0.0
     """Root mean square difference of frames to the nearest known one, in [-1, 1], assumed: the network predicts the
     error of `linear_guess`, in units of its deviation. 0: it predicts the frames themselves."""
-
     shift: float = 3.0
     """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
 
     def __post_init__(self):
-        if self.shift <= 0:
-            raise ValueError(f"shift is {self.shift}; expected above 0 (1 changes nothing).")
-        for name in ("views", "times"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 2.")
+        for name, least in dict(views=2, times=2, shift=1e-4).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}.")
         if self.sync not in get_args(Design):
             raise ValueError(f"sync is {self.sync!r}; expected one of {', '.join(get_args(Design))}.")
 
@@ -108,8 +103,7 @@ class FourRealVideo(Pretrained):
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: of `systems.designs`; by default the one that the base's file names. Those without training need no
-                file beside the base's; where there is one of the base trained in that design, it is taken.
+            sync: of `systems.designs`; by default the one that the base's file names.
             base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
