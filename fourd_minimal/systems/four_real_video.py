@@ -171,8 +171,7 @@ class FourRealVideo(Pretrained):
             freeze_time: `(v, 3, h, w)`. The camera moves, the scene rests: the first column. 2 to `views` frames.
             n_steps: Euler steps. One gives a blurred mean, more give one sample.
             seed: of the noise.
-            windows: take videos of any length, and complete the grid window by window (`sliding_window`). Errors grow:
-                a window starts from the predictions of the one before.
+            windows: take videos of any length, and complete the grid window by window; errors add up.
 
         Raises:
             ValueError: frames of another size than `image_size`, too few or too many, NaN or outside [0, 1], or first
@@ -198,8 +197,7 @@ class FourRealVideo(Pretrained):
             n_steps, seed: see `generate`.
 
         Raises:
-            ValueError: a mask of another shape, of no cell or all; more cells than `views` x `times`; frames of another
-                size, NaN or outside [0, 1].
+            ValueError: a mask of another shape, of no cell or all; too many cells; frames that do not fit or hold NaN.
         """
         if cells.ndim != 5:
             raise ValueError(f"cells has shape {tuple(cells.shape)}; expected (views, times, 3, height, width).")
