@@ -31,7 +31,6 @@ from fourd_minimal.systems.designs import Design
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 from fourd_minimal.systems.weights import fingerprint, whole_file
 from fourd_minimal.training.evaluation import (
-    STUDENT_95,
     TRIVIAL,
     flicker,
     hidden_from_fixed_view,
@@ -79,13 +78,7 @@ ARMS = {
 
 
 def preset_of(arm: Arm, preset: FourRealVideoPreset, steps: int, rate: float, seed: int) -> FourRealVideoPreset:
-    """The one preset of all arms, with what this arm and this run change.
-
-    Raises:
-        ValueError: an arm that is not trained.
-    """
-    if arm.pseudo is None:
-        raise ValueError(f"arm is {arm}; only arms that are trained have a preset.")
+    """The one preset of all arms, with what this trained arm and this run change."""
     counts = dict(sync_steps=steps, sync_pseudo_steps=round(arm.pseudo * steps), joint_steps=steps)
     model = replace(preset.model, sync=arm.design)
     return replace(preset, model=model, seed=seed, sync_lr=rate, joint_lr=rate, **counts)
@@ -173,21 +166,8 @@ class Ablation:
     sampler_steps: tuple[int, ...] = (1, 8)
     device: str | torch.device = "cpu"
 
-    def __post_init__(self):
-        for name in ("steps", "rate_steps", "scenes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not self.rates or not all(0 < rate < 1 for rate in self.rates):
-            raise ValueError(f"rates is {self.rates}; expected one or more numbers between 0 and 1.")
-        if not 1 <= len(self.seeds) <= max(STUDENT_95):
-            raise ValueError(f"seeds is {self.seeds}; expected 1 to {max(STUDENT_95)}.")
-
     def run(self, arms: dict[str, Arm] = ARMS) -> Iterator[str]:
-        """Do what is missing, yielding a line for whatever was done.
-
-        Raises:
-            ValueError: the folder holds results of other settings.
-        """
+        """Do what is missing, yielding a line for whatever was done; refuses a folder of other settings."""
         self._check_settings(arms)
         yield from self._baselines()
         for name, arm in arms.items():
@@ -208,19 +188,11 @@ class Ablation:
 
     def results(self, arms: dict[str, Arm] = ARMS) -> dict[str, list[dict]]:
         """What is there so far of these arms and seeds: baseline or arm -> one entry per seed."""
-        found: dict[str, list[dict]] = {}
+        found = {}
         for name in ("truth", *TRIVIAL, *arms):
             paths = [self._path(name, seed) for seed in self.seeds]
-            if runs := [self._read(path) for path in paths if path.exists()]:
-                found[name] = runs
-        return found
-
-    def finished(self, arms: dict[str, Arm] = ARMS) -> int:
-        """How much of `run` is done already, in lines."""
-        paths = [self._path(name, 0) for name in ("truth", *TRIVIAL)]
-        for name, arm in arms.items():
-            paths += [self._path(name, what) for what in ((0,) if arm.pseudo is None else ("rate", *self.seeds))]
-        return sum(path.exists() for path in paths)
+            found[name] = [self._read(path) for path in paths if path.exists()]
+        return {name: runs for name, runs in found.items() if runs}
 
     @cached_property
     def records(self) -> dict[str, SceneRecord]:
@@ -281,7 +253,8 @@ class Ablation:
             for n in self.sampler_steps:
                 scores[f"{family}, {n}"] = score(predict(model, record.rgb, n), record)
         cost = dict(parameters=sum(p.numel() for p in model.part(arm.part).parameters()), flops=flops(model))
-        result = dict(arm=name, seed=seed, device=device_name(self.device), scores=scores)
+        on = torch.cuda.get_device_name() if "cuda" in str(self.device) else "cpu"
+        result = dict(arm=name, seed=seed, device=on, scores=scores)
         return self._write(self._path(name, seed), result | cost | notes)
 
     def _path(self, name: str, what: int | str) -> Path:
@@ -296,12 +269,6 @@ class Ablation:
         with whole_file(path) as draft:
             draft.write_text(json.dumps(content), encoding="utf-8")
         return path.stem
-
-
-def device_name(device: str | torch.device) -> str:
-    """ "cpu", or what the GPU calls itself."""
-    device = torch.device(device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def slug(name: str) -> str:

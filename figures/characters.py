@@ -1,11 +1,6 @@
-"""One frame of every character of the collection, with whom to name and under which licence.
+"""One frame of every character of the collection (`fourd fetch-characters`), with whom to name and which licence."""
 
-    python figures/characters.py
-
-writes characters.png and characters.md beside itself. It wants the collection: `fourd fetch-characters`.
-"""
-
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +9,14 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 
 from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.cli.main import program
 from fourd_minimal.data import gltf
 from fourd_minimal.data.characters import load
 from fourd_minimal.data.collection import Asset, assets
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
+from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.training.tables import made_by, table
 
-HERE = Path(__file__).parent
 COLUMNS, SIDE, LINE = 16, 92, 11
 BACKGROUND = 0.88
 INK = (90, 90, 90)
@@ -27,12 +24,12 @@ INK = (90, 90, 90)
 
 def frame(asset: Asset) -> np.ndarray:
     """A third of the way through the clip that `render_asset` chooses, as (h, w, 3) bytes."""
-    loaded = load(asset.path)
-    clip = gltf.choose_clip(loaded.asset, None)
-    times_s = gltf.moments(gltf.clips(loaded.asset)[clip], 2, (0.33, 0.34))[:1]
+    parsed = load(asset.path)
+    clip = gltf.choose_clip(parsed, None)
+    times_s = gltf.moments(parsed.clips[clip], 2, (0.33, 0.34))[:1]
     c2w = circular_trajectory(torch.tensor([40.0]), 15.0, RADIUS)
-    options = dict(drawn=loaded.surface, fill=0.92, background=(BACKGROUND,) * 3, oversample=5, geometry=False)
-    rgb = gltf.render(loaded.asset, clip, times_s, c2w, FOV_DEG, SIDE, **options).rgb[0, 0, 0]
+    options = dict(fill=0.92, background=(BACKGROUND,) * 3, oversample=5, geometry=False)
+    rgb = gltf.render(parsed, clip, times_s, c2w, FOV_DEG, SIDE, **options).rgb[0, 0, 0]
     return (rearrange(rgb, "c h w -> h w c") * 255).round().byte().numpy()
 
 
@@ -48,27 +45,33 @@ def sheet(found: list[Asset]) -> Image.Image:
     return paper
 
 
-def table(found: list[Asset]) -> str:
+def credits(found: list[Asset]) -> str:
     """Whom to name, for each picture."""
-    lines = [
-        f"One frame of each of the {len(found)} animated characters that `sample_characters` draws from, a third "
-        "of the way through its liveliest clip that stays in place. Made by `python figures/characters.py`, "
-        f"{date.today()}.",
-        "",
-        "| | asset | kind | split | licence | by | from |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for i, a in enumerate(found):
         source = f"[{a.repo}](https://github.com/{a.repo}/tree/{a.commit})"
-        lines.append(f"| {i + 1} | {a.id} | {a.kind} | {a.split} | {a.licence} | {a.attribution} | {source} |")
-    return "\n".join(lines) + "\n"
+        rows.append([str(i + 1), a.id, a.kind, a.split, a.licence, a.attribution, source])
+    return (
+        f"One frame of each of the {len(found)} animated characters that `sample_characters` draws from, a third "
+        f"of the way through its liveliest clip that stays in place. {made_by('python -m figures.characters')}\n\n"
+        f"{table(['', 'asset', 'kind', 'split', 'licence', 'by', 'from'], rows)}\n"
+    )
 
 
-def main() -> None:
-    found = sorted(assets(), key=lambda asset: (asset.kind, asset.family, asset.id))
-    sheet(found).save(HERE / "characters.png", optimize=True)
-    (HERE / "characters.md").write_text(table(found), encoding="utf-8")
+@dataclass(frozen=True)
+class Characters:
+    """Draw one frame of every character, and say whom to name for it."""
+
+    out: Path = Path("figures")
+    """`characters.png` and `characters.md` go into this folder."""
+
+    def run(self) -> None:
+        """Write both."""
+        found = sorted(assets(), key=lambda asset: (asset.kind, asset.family, asset.id))
+        with whole_file(self.out / "characters.png") as draft:
+            sheet(found).save(draft, "PNG", optimize=True)
+        write_text(self.out / "characters.md", credits(found))
 
 
 if __name__ == "__main__":
-    main()
+    program(Characters)

@@ -35,7 +35,7 @@ UPDATE = dict(clipping=12, adamw=28, average=12)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run asks of each device; memory in bytes."""
+    """What a run asks of each device: memory in bytes, `flops` and `seconds` of a step, `hours` of all steps."""
 
     parameters: int
     trained: int
@@ -46,13 +46,10 @@ class Cost:
     activations: float
     exchange: float
     flops: float
-    """Of a step, on one device."""
     seconds: float
-    """Of a step."""
     memory_bound: float
     """Share of the seconds that go to operations which wait for memory."""
     hours: float
-    """Of all steps."""
     micro_batch: int
     times: int
     """How many micro-batches a device works off in a step."""
@@ -77,14 +74,9 @@ class Traced(NamedTuple):
 
 
 def trace(stage: Stage, n: int, precision: Precision = "fp32", again: bool = False, accumulate: bool = False) -> Traced:
-    """Run one micro-batch of each case without storage.
+    """Run one micro-batch of n of each case without storage.
 
-    Args:
-        stage: whose loss.
-        n: how many there are in the micro-batch.
-        precision: bf16 is autocast's.
-        again: recompute each block in the backward pass.
-        accumulate: gradients are there before.
+    bf16 is autocast's; `again`: blocks are recomputed in the backward pass; `accumulate`: gradients are there before.
     """
     tallies = []
     with FakeTensorMode(), warnings.catch_warnings():
@@ -125,14 +117,8 @@ def cost(
 ) -> Cost:
     """What a stage costs on `devices` of a kind.
 
-    Args:
-        stage: what is trained.
-        device: on what.
-        devices: how many.
-        precision: of products and attention.
-        again: recompute activations.
-        shard: share weights, gradients, moments and averages out.
-        parts: of a batch; the preset's when left out.
+    `again`: activations are recomputed; `shard`: weights, gradients, moments and averages are shared out; `parts`: of a
+    batch, the preset's when left out.
 
     Raises:
         ValueError: parts that the devices or the batch cannot share evenly, or a precision the device does not have.
@@ -153,7 +139,7 @@ def cost(
     each = 4 * traced.trained / holders
     exchange = traced.largest if shard else each
     moved = sum(UPDATE.values()) - (0 if stage.averaged else UPDATE["average"])
-    flops, waiting = 0.0, device.move(Operation("update", 0, moved * each / 4, 0, torch.float32))
+    flops, waiting = 0.0, device.move(Operation(0, moved * each / 4, 0, torch.float32))
     seconds = waiting
     for case, tally in zip(stage.cases, traced.tallies, strict=True):
         flops += case.share * times * tally.flops
@@ -182,13 +168,7 @@ def cost(
 def cure(stage: Stage, device: Device, given: dict[str, Any]) -> tuple[str, Cost] | None:
     """The first change that makes a run fit: recompute; smaller parts, too; sharding, too; or less of a step.
 
-    Args:
-        stage: what is trained.
-        device: on what.
-        given: the other arguments of `cost`.
-
-    Returns:
-        Flags to add, and the cost with them; None where nothing helps.
+    `given` are the other arguments of `cost`. Returns the flags to add and the cost with them, or None: nothing helps.
     """
     devices, parts = given["devices"], given["parts"] or stage.parts
     most = max(p for p in range(parts, stage.batch + 1, devices) if stage.batch % (p * stage.least) == 0)

@@ -5,7 +5,6 @@ are trained twice over the same frozen base, for as many steps, at the same rate
 on those that were kept. Both are asked about held-out walking creatures.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,17 +14,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from figures.verdicts import gain_table
+from figures.four_diffusion import gain_table
+from figures.page import Page, check_choice, check_counts
 from fourd_minimal.cli.main import program
-from fourd_minimal.cli.training_run import watched
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.curation import measure, verdict
 from fourd_minimal.data.procedural import CORRUPTED, HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.four_diffusion import orbits, train_four_dm
 from fourd_minimal.training.multiview_evaluation import FROZEN, OURS, OWN, PASTE, Score, compare, score_table
+from fourd_minimal.training.run import watched
 from fourd_minimal.training.tables import made_by, table
 
 CURATED, WHOLE = "4DM, curated clips", "4DM, all clips"
@@ -46,28 +45,17 @@ def judged(clips: Clips, preset: FourDMPreset) -> list[tuple[str, ...]]:
     """Why curation refuses each clip; it sees the clip's render, not how it was corrupted."""
     around, found = torch.arange(4.0)[None] * 90, []
     for seed, corrupted in tqdm(clips, desc="curation", unit="clip"):
-        record = sample_scenes(
-            1,
-            4,
-            preset.model.times,
-            32,
-            seed,
-            "creature",
-            elevation_deg=preset.model.elevation_deg,
-            azimuths_deg=around,
-            corrupted=corrupted,
-        )
-        found.append(verdict(measure(record)))
+        options = dict(elevation_deg=preset.model.elevation_deg, azimuths_deg=around, corrupted=corrupted)
+        found.append(verdict(measure(sample_scenes(1, 4, preset.model.times, 32, seed, "creature", **options))))
     return found
 
 
 def over_samplings(scores: Sequence[Score]) -> Score:
     """One score for several samplings of one model: errors are averaged, for these are no independent runs."""
-    mean = lambda name: tuple(sum(v) / len(v) for v in zip(*(getattr(s, name) for s in scores), strict=True))  # noqa: E731
+    sums = {name: zip(*(getattr(s, name) for s in scores), strict=True) for name in ("error", "first", "second")}
+    means = {name: tuple(sum(values) / len(scores) for values in scenes) for name, scenes in sums.items()}
     error = sum(10 ** (-s.psnr / 10) for s in scores) / len(scores)
-    return replace(
-        scores[0], psnr=-10 * math.log10(error), error=mean("error"), first=mean("first"), second=mean("second")
-    )
+    return replace(scores[0], psnr=-10 * math.log10(error), **means)
 
 
 @dataclass(frozen=True)
@@ -75,27 +63,27 @@ class AblateCuration:
     """Train motion modules on a collection with bad clips in it, and on what curation keeps of it."""
 
     preset: str = "cpu"
-    """Whose sizes and rates are taken."""
+    """Sizes and rates come from this preset."""
     weights: str = "toy"
-    """Whose base both begin with."""
+    """Both trainings begin with this base."""
     clips: int = 200
-    """In the collection; four fifths are bad."""
+    """The collection has so many clips; four fifths are bad."""
     train_steps: int = 400
-    """Of each training."""
+    """Each training takes so many steps."""
     batch: int = 1
-    """Clips of a training step."""
+    """A training step takes so many clips."""
     train_seeds: tuple[int, ...] = (0,)
-    """Trainings of each kind."""
+    """Each kind is trained with each of these seeds."""
     scenes: int = 16
-    """Held-out creatures."""
+    """So many held-out creatures are the test."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of sampling."""
+    """Videos are sampled with each of these seeds."""
     steps: int = 10
-    """Of sampling."""
+    """Sampling takes so many steps."""
     runs: Path = Path("runs/curation")
-    """Where trainings are kept: the same line again goes on."""
+    """Trainings are kept here: the same line again goes on."""
     out: Path | None = None
-    """Where `curation_ablation.md` and `.json` go."""
+    """`curation_ablation.md` and `.json` go into this folder."""
 
     def run(self) -> None:
         """Curate, train, compare, and print the tables.
@@ -103,26 +91,18 @@ class AblateCuration:
         Raises:
             ValueError: an unknown preset, or counts that make no sense.
         """
-        if self.preset not in FOUR_DM:
-            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(FOUR_DM)}.")
-        counts = dict(clips=5, train_steps=1, batch=1, scenes=2, steps=1)
-        for name, least in counts.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; expected at least {least}.")
-        if not self.seeds or not 1 <= len(self.train_seeds) <= 10:
-            raise ValueError(f"--seeds is {self.seeds}, --train-seeds {self.train_seeds}; expected 1 or more, 1 to 10.")
+        check_choice("--preset", self.preset, FOUR_DM)
+        check_counts(self, clips=5, train_steps=1, batch=1, scenes=2, steps=1)
         preset = replace(FOUR_DM[self.preset], motion_steps=self.train_steps, motion_batch=self.batch)
         clips = collection(self.clips)
         reasons = judged(clips, preset)
         kept = tuple(clip for clip, why in zip(clips, reasons, strict=True) if not why)
         if not kept:
-            raise ValueError(f"--clips is {self.clips}; expected curation kept none of them, and more.")
+            raise ValueError(f"--clips is {self.clips}; curation kept none of them; expected more.")
         scores = self._scores(preset, {CURATED: kept, WHOLE: clips})
-        text = self._report(clips, reasons, scores)
-        print(text)
-        if self.out:
-            write_text(self.out / "curation_ablation.md", text + "\n")
-            write_text(self.out / "curation_ablation.json", json.dumps([asdict(s) for s in scores]))
+        page = Page("curation_ablation", self.out)
+        page.say(*self._report(clips, reasons, scores))
+        page.write([asdict(s) for s in scores])
 
     def _scores(self, preset: FourDMPreset, arms: dict[str, Clips]) -> list[Score]:
         """Train every arm with every seed; a score for each, and for what needs no training."""
@@ -142,31 +122,29 @@ class AblateCuration:
                     scores.append(replace(one, method=name, seed=seed) if method == OURS else one)
         return scores
 
-    def _report(self, clips: Clips, reasons: Sequence[tuple[str, ...]], scores: Sequence[Score]) -> str:
+    def _report(self, clips: Clips, reasons: Sequence[tuple[str, ...]], scores: Sequence[Score]) -> list[str]:
         rows = []
         for way in (None, *CORRUPTED):
             of = [why for (_, corrupted), why in zip(clips, reasons, strict=True) if corrupted == way]
             why = Counter(reason for reasons in of for reason in reasons)
-            said = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
-            rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), said])
+            refused = ", ".join(f"{reason} {n}" for reason, n in why.most_common())
+            rows.append([way or "good", str(len(of)), str(sum(not w for w in of)), refused])
         several = len(self.train_seeds) > 1
         pairs = ((CURATED, WHOLE), (CURATED, OWN), (WHOLE, OWN))
         questions = {f"{better} against {other}": (better, other) for better, other in pairs}
         over = "scenes and trainings" if several else "scenes; one training of each, so no verdict"
-        return "\n\n".join(
-            [
-                f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
-                f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
-                f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
-                f"training(s) of each; {device().type.upper()}. {made_by('python -m figures.curation_ablation')}",
-                "### The collection",
-                table(["clips", "in all", "kept", "refused because"], rows),
-                "### Scores",
-                score_table(scores),
-                f"### Gains, dB, with their 95% interval over {over}",
-                gain_table(scores, questions, judge=several),
-            ]
-        )
+        return [
+            f"Motion modules trained for {self.train_steps} steps of {self.batch} on what curation keeps of "
+            f"{len(clips)} clips, and on all of them; weights '{self.weights}', {self.scenes} held-out creatures, "
+            f"{self.steps} sampling steps, mean over {len(self.seeds)} sampling seeds, {len(self.train_seeds)} "
+            f"training(s) of each; {device().type.upper()}. {made_by('python -m figures.curation_ablation')}",
+            "### The collection",
+            table(["clips", "in all", "kept", "refused because"], rows),
+            "### Scores",
+            score_table(scores),
+            f"### Gains, dB, with their 95% interval over {over}",
+            gain_table(scores, questions, judge=several),
+        ]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """How good scenes are that were fitted to grids, seen from where no frame was given; and does eq. 11 help?"""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,14 +7,14 @@ from pathlib import Path
 
 import torch
 
+from figures.page import Page, check_counts
 from figures.reconstruction import Line, even_views, measure, reconstruct
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import write_text
-from fourd_minimal.training.evaluation import paired, verdict
+from fourd_minimal.training.evaluation import in_words, paired
 from fourd_minimal.training.tables import made_by, table
 
 TRACKED, NO_FLOATERS = ("tracks", "tracked", "canonical"), ("no floaters", "none", "canonical")
@@ -37,55 +36,36 @@ class Scenes:
     """Fit scenes to true and to generated grids, and look at them from between the views."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The model's weights are "toy", or a folder that `fourd train` wrote."""
     scenes: int = 8
-    """Held-out scenes of family simple for the question of eq. 11."""
+    """The question of eq. 11 is asked of so many held-out scenes of family simple."""
     fits: int = 4
-    """Held-out scenes per family for fits to large true grids; 0 for none of these."""
+    """So many held-out scenes per family are fitted to large true grids; 0 for none."""
     fit_steps: int = 150
-    """Of each fit for the question of eq. 11; large grids get 500."""
+    """Each fit for the question of eq. 11 takes so many steps; large grids get 500."""
     seed: int = 0
-    """Of the fits."""
+    """The fits have this seed."""
     out: Path | None = None
-    """Where `deformable_gaussians.md` and `.json` go; left out, the tables are only printed."""
-
-    def __post_init__(self):
-        if self.scenes < 2 or self.fits < 0 or self.fit_steps < 1:
-            raise ValueError(
-                f"--scenes, --fits, --fit-steps are {self.scenes}, {self.fits}, {self.fit_steps}; "
-                "at least 2, 0 and 1 are wanted."
-            )
+    """`deformable_gaussians.md` and `.json` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print the tables as they come, and write them where asked."""
-        report: list[str] = []
-
-        def say(*parts: str) -> None:
-            report.extend(parts)
-            print(*parts, sep="\n\n", end="\n\n", flush=True)
-
-        say(
+        check_counts(self, scenes=2, fits=0, fit_steps=1)
+        page = Page("deformable_gaussians", self.out)
+        page.say(
             f"PSNR in dB at views between the given ones. Weights '{self.weights}', CPU, seed {self.seed}. "
             f"{made_by('python -m figures.deformable_gaussians')}"
         )
-        large = {}
-        if self.fits:
-            for family in ("simple", "hard", "creature"):
-                large[family] = fit_large(family, self.fits, self.seed)
-            say(
+        large, rows = {}, []
+        for family in ("simple", "hard", "creature") if self.fits else ():
+            large[family] = found = fit_large(family, self.fits, self.seed)
+            cells = (f"{found[start]['pooled']:.1f} ({found[start]['worst']:.1f})" for start in ("ball", "tracks"))
+            rows.append([family, *cells, f"{max(f['seconds'] for f in found.values()):.0f}"])
+        if rows:
+            page.say(
                 f"### Fits to true grids: 8 views x 8 times of 40 pixels, 800 Gaussians from a random ball or points "
                 f"from true tracks, 500 steps; {self.fits} held-out scenes per family, worst in brackets",
-                table(
-                    ["family", "random ball", "true tracks", "seconds of a fit, at most"],
-                    [
-                        [
-                            family,
-                            *(f"{found[s]['pooled']:.1f} ({found[s]['worst']:.1f})" for s in ("ball", "tracks")),
-                            f"{max(f['seconds'] for f in found.values()):.0f}",
-                        ]
-                        for family, found in large.items()
-                    ],
-                ),
+                table(["family", "random ball", "true tracks", "seconds of a fit, at most"], rows),
             )
         model = FourRealVideo.from_pretrained(self.weights)
         record = sample_scenes(self.scenes, 2 * model.views - 1, model.times, model.image_size, HELD_OUT)
@@ -93,21 +73,14 @@ class Scenes:
         for line in measure(model, record, fit_steps=self.fit_steps, seed=self.seed):
             lines.append(line)
             print(line.grids, line.start, line.compensation, line.free_camera, f"{line.moving_pixels:.2f}", flush=True)
-        say(
+        page.say(
             f"### Eq. 11 and floaters: {model.views}x{model.times} grids of {model.image_size[0]} pixels, "
             f"{self.scenes} held-out scenes of family simple, {self.fit_steps} steps per fit; all / moving pixels",
             arms_table(lines),
             "### Verdicts: moving pixels, gain with its 95% interval over scenes",
             verdict_table(lines),
         )
-        if self.out:
-            numbers = dict(fits=large, lines=[asdict(line) for line in lines])
-            text = "\n\n".join(report) + "\n"
-            for name, content in {
-                "deformable_gaussians.md": text,
-                "deformable_gaussians.json": json.dumps(numbers),
-            }.items():
-                write_text(self.out / name, content)
+        page.write(dict(fits=large, lines=[asdict(line) for line in lines]))
 
 
 def fit_large(family: str, n: int, seed: int = 0, size: int = 40, n_steps: int = 500) -> dict[str, dict[str, float]]:
@@ -157,8 +130,7 @@ def verdict_table(lines: Sequence[Line]) -> str:
     for question, (better, other) in QUESTIONS.items():
         row = [question]
         for kind in kinds:
-            gain, low, high = paired([[errors_of[(kind, *arm)]] for arm in (better, other)])
-            row.append(f"{verdict(low, high)}: {gain:+.2f} ({low:+.2f} to {high:+.2f})")
+            row.append(in_words(paired([[errors_of[(kind, *arm)]] for arm in (better, other)])))
         rows.append(row)
     return table(["", *kinds], rows)
 

@@ -1,21 +1,21 @@
 """Both systems at a glance, drawn by code: the two streams, the motion module, the loop of score distillation.
 
-`python -m figures.diagrams` writes them as pictures; a notebook shows one by calling its function. Blue is
-the view stream, orange the time stream, pink and dashed what flows back as gradient. What is trained is green, what is
-frozen grey and striped, and a legend says so in words; amber cells with a dot are given. Equations have their paper's
-numbers: 4Real-Video's in `two_streams`, 4Diffusion's in the other two.
+Blue is the view stream, orange the time stream, pink and dashed what flows back as gradient. What is trained is green,
+what is frozen grey and striped, and a legend says so in words; amber cells with a dot are given. Equations have their
+paper's numbers: 4Real-Video's in `two_streams`, 4Diffusion's in the other two.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path as Corners
 
+from fourd_minimal.cli.main import program
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
 from fourd_minimal.systems.weights import whole_file
 from fourd_minimal.viewers.notebook import AMBER, BLUE, GREEN, GREY, ORANGE, PINK
@@ -190,7 +190,7 @@ def motion_module() -> Figure:
 
 
 def sds_loop() -> Figure:
-    """4Diffusion: renders of a dynamic NeRF are pulled to what frozen 4DM sees in them, and to sampled videos."""
+    """4Diffusion: a dynamic NeRF's renders follow what frozen 4DM predicts of them, and sampled videos."""
     figure, axes = canvas("4Diffusion: frozen 4DM says what the renders of a dynamic NeRF should have been")
     top, y = 39, 22
     cells(axes, 11.5, top, 1, 4, lambda v, t: AMBER)
@@ -236,15 +236,19 @@ def sds_loop() -> Figure:
     return figure
 
 
-DIAGRAMS = (two_streams, motion_module, sds_loop)
+@dataclass(frozen=True)
+class Diagrams:
+    """Draw both systems: two streams, the motion module, the loop of score distillation."""
 
+    out: Path = Path("figures")
+    """The pictures go into this folder."""
 
-def write(out: str | Path = "figures") -> None:
-    """Each diagram as a picture of its name in a folder."""
-    for draw in DIAGRAMS:
-        with whole_file(Path(out) / f"{draw.__name__}.png") as draft:
-            draw().savefig(draft, format="png", dpi=110)
+    def run(self) -> None:
+        """Write each diagram as a picture of its name."""
+        for draw in (two_streams, motion_module, sds_loop):
+            with whole_file(self.out / f"{draw.__name__}.png") as draft:
+                draw().savefig(draft, format="png", dpi=110)
 
 
 if __name__ == "__main__":
-    tyro.cli(write)
+    program(Diagrams)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from figures.distil_ablation import AROUND, BETWEEN, CAMERAS, Views, recorded, seen_between
 from figures.four_diffusion import asset_turn
+from figures.page import check_choice
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
@@ -24,7 +25,7 @@ from fourd_minimal.data.video import count_frames
 from fourd_minimal.pretrained.perceptual import lpips_vgg
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.scene_distillation import optimise_scene, surroundings
+from fourd_minimal.systems.scene_distillation import multiview_videos, optimise_scene
 from fourd_minimal.systems.weights import whole_file, write_text
 from fourd_minimal.training.multiview_evaluation import PASTE, score
 from fourd_minimal.training.tables import made_by, table
@@ -61,27 +62,22 @@ class EvaluateDistil:
     """Turn videos into scenes, and show them beside the truth where there is one."""
 
     preset: str = "cpu"
-    """Whose settings are taken."""
+    """The settings come from this preset."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     creatures: tuple[int, ...] = (0, 1)
-    """Held-out ones, by number."""
+    """These held-out creatures, by number, become scenes."""
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`."""
+    """These animated assets, `Fox.glb#Walk`, become scenes."""
     videos: tuple[Path, ...] = ()
-    """Videos of objects; they have no truth."""
+    """These videos of objects become scenes; they have no truth."""
     seed: int = 0
     out: Path = Path("figures")
-    """Where `distil.md`, `distil.png` and `distil.gif` go."""
+    """`distil.md`, `distil.png` and `distil.gif` go into this folder."""
 
     def run(self) -> None:
-        """Make every scene, print its scores, and write the pictures.
-
-        Raises:
-            ValueError: an unknown preset, nothing to make a scene of, and whatever reading a video raises.
-        """
-        if self.preset not in SCENES:
-            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
+        """Make every scene, print its scores, and write the pictures."""
+        check_choice("--preset", self.preset, SCENES)
         model, config = FourDM.from_pretrained(self.weights).to(device()), SCENES[self.preset]
         size, times = model.config.image_size, model.config.times
         subjects = [creature(model, number) for number in self.creatures]
@@ -93,7 +89,7 @@ class EvaluateDistil:
         rows, lines, flights = [], [], []
         for subject in subjects:
             video = subject.video.to(device())
-            given = dict(videos=surroundings(video, model, config, self.seed), seed=self.seed)
+            given = dict(videos=multiview_videos(video, model, config, self.seed), seed=self.seed)
             fitted = optimise_scene(video, model, replace(config, n_steps=0, anchor=0.0), **given)
             scene = optimise_scene(video, model, config, perceptual=perceptual, **given)
             ways = {FITTED: fitted, SCENE: scene}

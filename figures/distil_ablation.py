@@ -1,10 +1,10 @@
 """What the anchor and 4D-aware score distillation bring: 4Diffusion's ablation in small, against the truth.
 
-A walking creature is recorded; 4DM samples videos around it; scenes are made of them in several ways, and asked what
-eight cameras between the sampled ones see. Every way begins with the same noise and, but for those of 8 views, with the
+A walking creature is recorded; 4DM samples videos around it; scenes are made of them in several ways, and rendered from
+eight cameras between the sampled ones. Every way begins with the same noise and, but for those of 8 views, with the
 same videos. A direct fit is best where it stops early, so what follows it is compared twice: with the fit, and with one
 that goes on for as many steps without the new term. Questions and their rule stood before the numbers did, but for
-those that name the fit that goes on. Steps and rays were tried on two creatures outside the exam.
+those that name the fit that goes on. Steps and rays were tried on two creatures outside the test set.
 
 Errors, each against the true videos of those cameras, pooled over creatures:
 
@@ -16,8 +16,6 @@ Errors, each against the true videos of those cameras, pooled over creatures:
 Departures: the paper judges five objects by CLIP scores, FVD, LPIPS and PSNR, and has no strong plain baseline.
 """
 
-import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from figures.ablation_runs import slug
+from figures.page import Page, check_choice, check_counts
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.main import program
@@ -39,8 +39,8 @@ from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
-from fourd_minimal.systems.scene_distillation import SceneConfig, optimise_scene, surroundings
-from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights, write_text
+from fourd_minimal.systems.scene_distillation import SceneConfig, multiview_videos, optimise_scene
+from fourd_minimal.systems.weights import fingerprint, load_weights, save_weights
 from fourd_minimal.training.evaluation import in_words, paired
 from fourd_minimal.training.multiview_evaluation import PASTE, score
 from fourd_minimal.training.tables import made_by, table
@@ -48,10 +48,10 @@ from fourd_minimal.viewers.contact_sheet import picture_rows
 
 Views = Float[Tensor, "v t 3 h w"]
 CAMERAS = 8
-"""Around the object, as many as look between them."""
+"""Around the object; as many stand between them."""
 AROUND = torch.arange(CAMERAS) * (360 / CAMERAS)
 BETWEEN = AROUND + 180 / CAMERAS
-"""Azimuths of the cameras whose videos may be sampled, the video's first, and of those that ask."""
+"""Azimuths of the cameras whose videos may be sampled, the video's first, and of those that test."""
 
 
 class Arm(NamedTuple):
@@ -72,7 +72,7 @@ class Arm(NamedTuple):
 
 
 FIT4, FIT8, UNMASKED = "fit of 4 sampled views", "fit of 8 sampled views", "fit of 4, no mask loss"
-ON, FILM = "fit of 4, going on", "fit of 4, the video itself one of them"
+ON, VIDEO = "fit of 4, going on", "fit of 4, the video itself one of them"
 ANCHORED, EACH, AWARE = "fit of 4 + anchor", "fit of 4 + SDS, frame by frame", "fit of 4 + 4D-aware SDS"
 BOTH, BOTH_UNMASKED = "fit of 4 + 4D-aware SDS + anchor", "... the same, no mask loss"
 TRUE = "fit of the 8 true views"
@@ -80,7 +80,7 @@ ARMS = {
     UNMASKED: Arm(mask=False),
     FIT4: Arm(),
     ON: Arm(on=True),
-    FILM: Arm(video=True),
+    VIDEO: Arm(video=True),
     FIT8: Arm(views=8),
     ANCHORED: Arm(anchor=True),
     EACH: Arm(sds=True, frame_by_frame=True),
@@ -128,18 +128,10 @@ class Result:
 def recorded(model: FourDM, seed: int) -> tuple[Views, Views]:
     """A creature seen by a camera somewhere and seven around; and by eight between. The first video is the video."""
     begin = 360 * torch.rand(1, generator=torch.Generator().manual_seed(seed))
-    record = sample_scenes(
-        1,
-        2 * CAMERAS,
-        model.config.times,
-        model.config.image_size,
-        seed,
-        "creature",
-        geometry=False,
-        elevation_deg=model.config.elevation_deg,
-        azimuths_deg=(begin + torch.cat([AROUND, BETWEEN]))[None],
-    )
-    return record.rgb[0, :CAMERAS], record.rgb[0, CAMERAS:]
+    azimuths, cfg = (begin + torch.cat([AROUND, BETWEEN]))[None], model.config
+    options = dict(geometry=False, elevation_deg=cfg.elevation_deg, azimuths_deg=azimuths)
+    rgb = sample_scenes(1, 2 * CAMERAS, cfg.times, cfg.image_size, seed, "creature", **options).rgb[0]
+    return rgb[:CAMERAS], rgb[CAMERAS:]
 
 
 @torch.no_grad()
@@ -162,26 +154,15 @@ def settings(arm: Arm, config: SceneConfig, anchor: float) -> SceneConfig:
 def judged(arm: str, made: Float[Tensor, "n v t 3 h w"], truth: Tensor, seed: int, seconds: float, distance) -> Result:
     """The errors of what was made of several creatures."""
     found = score(arm, made.transpose(1, 2), truth.transpose(1, 2), seed)
-    frames = [x.flatten(1, 2) for x in (made, truth)]
-    unlike = [(1 - ssim(a, b)).sum().item() for a, b in zip(*frames, strict=True)]
+    frames = [*zip(made.flatten(1, 2), truth.flatten(1, 2), strict=True)]
+    errors = dict(all=tuple((made - truth).square().flatten(1).sum(1).tolist()), object=found.error)
+    errors["ssim"] = tuple((1 - ssim(a, b)).sum().item() for a, b in frames)
     with torch.no_grad():
-        apart = [distance(a * 2 - 1, b * 2 - 1).sum().item() for a, b in zip(*frames, strict=True)]
-    errors = dict(
-        all=tuple((made - truth).square().flatten(1).sum(1).tolist()),
-        object=found.error,
-        ssim=tuple(unlike),
-        perceptual=tuple(apart),
-        flicker=found.second,
-    )
-    each, n = [float(len(f)) for f in frames[0]], len(made)
-    counts = dict(
-        all=(made[0].numel(),) * n,
-        object=tuple(c[0] for c in found.count),
-        ssim=tuple(each),
-        perceptual=tuple(each),
-        flicker=tuple(c[2] for c in found.count),
-    )
-    return Result(arm, seed, seconds, errors, counts)
+        errors["perceptual"] = tuple(distance(a * 2 - 1, b * 2 - 1).sum().item() for a, b in frames)
+    errors["flicker"] = found.second
+    pixels, _, moving = zip(*found.count, strict=True)
+    each, n = (float(len(frames[0][0])),) * len(made), (made[0].numel(),) * len(made)
+    return Result(arm, seed, seconds, errors, dict(all=n, object=pixels, ssim=each, perceptual=each, flicker=moving))
 
 
 @dataclass(frozen=True)
@@ -189,36 +170,30 @@ class AblateDistil:
     """Make scenes of the same sampled videos in eleven ways, and compare them with true videos from between."""
 
     preset: str = "cpu"
-    """Whose settings are taken."""
+    """The settings come from this preset."""
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     scenes: int = 8
-    """Held-out creatures."""
+    """So many held-out creatures."""
     seeds: tuple[int, ...] = (0, 1)
-    """Of sampling and optimisation; at most ten."""
+    """Sampling and optimisation run with each of these seeds, at most ten."""
     anchor: float = 0.01
-    """Its weight, where it is on; with that of the preset's SDS it keeps the paper's proportion."""
+    """The anchor's weight, where it is on; with the preset's SDS it keeps the paper's proportion."""
     runs: Path = Path("runs/distil")
-    """Where finished scenes are kept: the same line again goes on, and several processes may share the seeds."""
+    """Finished scenes are kept here: the same line again goes on, and several processes may share the seeds."""
     out: Path | None = None
-    """Where `distil_ablation.md`, `.json` and `.png` go."""
+    """`distil_ablation.md`, `.json` and `.png` go into this folder."""
 
     def run(self) -> None:
-        """Make every scene that is not there yet, and print the tables.
-
-        Raises:
-            ValueError: an unknown preset, counts that make no sense, or no `lpips`.
-        """
-        if self.preset not in SCENES:
-            raise ValueError(f"--preset is {self.preset!r}; it must be one of {', '.join(SCENES)}.")
-        if self.scenes < 2 or not 1 <= len(self.seeds) <= 10:
-            raise ValueError(f"--scenes is {self.scenes}, --seeds {self.seeds}; expected 2 or more, 1 to 10.")
-        anchor, exam = lpips_vgg(device()), lpips_vgg(seed=1)
+        """Make every scene that is not there yet, and print the tables."""
+        check_choice("--preset", self.preset, SCENES)
+        check_counts(self, scenes=2)
+        anchor, judge = lpips_vgg(device()), lpips_vgg(seed=1)
         models = [FourDM.from_pretrained(self.weights, motion).to(device()) for motion in (True, False)]
         creatures = [recorded(models[0], HELD_OUT + i) for i in range(self.scenes)]
         truth = torch.stack([between for _, between in creatures])
         pasted = torch.stack([around[:1].expand_as(around) for around, _ in creatures])
-        results, shown = [judged(PASTE, pasted, truth, seed, 0.0, exam.distance) for seed in self.seeds], {}
+        results, shown = [judged(PASTE, pasted, truth, seed, 0.0, judge.distance) for seed in self.seeds], {}
         with tqdm(total=len(self.seeds) * len(ARMS) * self.scenes, desc="ablation", unit="scene") as progress:
             for seed in self.seeds:
                 made: dict[str, list[tuple[Views, float]]] = {}
@@ -229,12 +204,21 @@ class AblateDistil:
                 for arm, found in made.items():
                     views = torch.stack([v for v, _ in found])
                     shown.setdefault(arm, views)
-                    results.append(judged(arm, views, truth, seed, mean(s for _, s in found), exam.distance))
-        text = self._report(results, anchor.label)
-        print(text)
+                    results.append(judged(arm, views, truth, seed, mean(s for _, s in found), judge.distance))
+        page = Page("distil_ablation", self.out)
+        page.say(
+            f"Scenes from one video, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
+            f"creatures, seeds {', '.join(map(str, self.seeds))}, {device().type.upper()}; {CAMERAS} cameras "
+            "between the sampled ones, against their true videos; what counts first is the object's PSNR. "
+            f"{made_by('python -m figures.distil_ablation')} "
+            f"The anchor's perceptual distance, and the column 'perceptual': {anchor.label}. Seconds: of one scene, "
+            "after sampling (twice as long for 8 views), on a machine that did other things too.",
+            result_table(results),
+            "### Gains: how much smaller an error is, in dB (3 dB: half), with its 95% interval over scenes and seeds",
+            question_table(results, QUESTIONS, judge=len(self.seeds) > 1),
+        )
+        page.write([asdict(r) for r in results])
         if self.out:
-            write_text(self.out / "distil_ablation.md", text + "\n")
-            write_text(self.out / "distil_ablation.json", json.dumps([asdict(r) for r in results]))
             self._draw(creatures, shown)
 
     def _scenes(
@@ -244,7 +228,7 @@ class AblateDistil:
         found, videos = {}, {}
         for name, arm in ARMS.items():
             config = settings(arm, SCENES[self.preset], self.anchor)
-            path = self.runs / f"{number}_{seed}_{re.sub('[^a-z0-9]+', '_', name, flags=re.IGNORECASE)}.safetensors"
+            path = self.runs / f"{number}_{seed}_{slug(name)}.safetensors"
             about = dict(guidance_model=fingerprint(base if arm.frame_by_frame else model), anchor=anchor.label)
             if path.exists():
                 tensors, saved, notes = load_weights(path, SceneConfig)
@@ -253,39 +237,18 @@ class AblateDistil:
                 found[name] = tensors["views"], notes["seconds"]
                 continue
             video = around[0].to(device())
-            if arm.true_videos:
-                given = around.to(device())
-            else:
-                if arm.views not in videos:
-                    videos[arm.views] = surroundings(video, model, config, seed)
-                given = videos[arm.views]
-            if arm.video:
-                given = torch.cat([video[None], given[1:]])
+            if not arm.true_videos and arm.views not in videos:
+                videos[arm.views] = multiview_videos(video, model, config, seed)
+            given = around.to(device()) if arm.true_videos else videos[arm.views]
+            given = torch.cat([video[None], given[1:]]) if arm.video else given
             guidance_model, began = base if arm.frame_by_frame else model, time.perf_counter()
-            scene = optimise_scene(
-                video, model, config, perceptual=anchor.distance, videos=given, seed=seed, guidance_model=guidance_model
-            )
+            options = dict(perceptual=anchor.distance, videos=given, seed=seed, guidance_model=guidance_model)
+            scene = optimise_scene(video, model, config, **options)
             seconds = time.perf_counter() - began
             views = seen_between(scene, model, config.fov_deg, len(video))
             save_weights(path, {"views": views}, config, seconds=seconds, **about)
             found[name] = views, seconds
         return found
-
-    def _report(self, results: Sequence[Result], label: str) -> str:
-        return "\n\n".join(
-            [
-                f"Scenes from one video, preset '{self.preset}', weights '{self.weights}', {self.scenes} held-out "
-                f"creatures, seeds {', '.join(map(str, self.seeds))}, {device().type.upper()}; {CAMERAS} cameras "
-                "between the sampled ones, against their true videos; what counts first is the object's PSNR. "
-                f"{made_by('python -m figures.distil_ablation')} "
-                f"The anchor's perceptual distance, and the column 'perceptual': {label}. Seconds: of one scene, after "
-                "sampling (twice as long for 8 views), on a machine that did other things too.",
-                result_table(results),
-                "### Gains: how much smaller an error is, in dB (3 dB: half), with its 95% interval over scenes and "
-                "seeds",
-                question_table(results, QUESTIONS, judge=len(self.seeds) > 1),
-            ]
-        )
 
     def _draw(self, creatures: Sequence[tuple[Views, Views]], shown: Mapping[str, Tensor]) -> None:
         """The second view between, at every moment, of two creatures; first seed."""

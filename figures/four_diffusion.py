@@ -1,6 +1,6 @@
 """The numbers of the multi-view side: its base on single pictures, 4DM on videos, real assets and real videos."""
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from figures.verdicts import gain_table
+from figures.page import Page, check_counts
 from fourd_minimal.cli.assets import named_clip
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.foreground import read_object
@@ -18,10 +18,19 @@ from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.data.video import count_frames
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
-from fourd_minimal.systems.weights import write_text
+from fourd_minimal.training.evaluation import in_words
 from fourd_minimal.training.four_diffusion import orbits
-from fourd_minimal.training.multiview_evaluation import OURS, OWN, PASTE, SHARED, compare, score_table
-from fourd_minimal.training.tables import made_by
+from fourd_minimal.training.multiview_evaluation import (
+    OURS,
+    OWN,
+    PASTE,
+    SHARED,
+    Score,
+    compare,
+    gain,
+    score_table,
+)
+from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
 
 ASSET = "Real asset: "
@@ -38,20 +47,20 @@ class EvaluateFourDM:
     """Score 4DM and its base against the truth, on held-out creatures and on what else is given."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     scenes: int = 16
-    """Held-out creatures."""
+    """So many held-out creatures are the test."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of sampling; at most ten."""
+    """Videos are sampled with each of these seeds, at most ten."""
     steps: int = 10
-    """Of sampling."""
+    """Sampling takes so many steps."""
     guidance: float = 2.0
     assets: tuple[str, ...] = ()
-    """Animated assets, `Fox.glb#Walk`: how far from home the toy may go."""
+    """Animated assets, `Fox.glb#Walk`, show how far from home the toy may go."""
     videos: tuple[Path, ...] = ()
-    """Videos of objects, for the picture; they have no truth."""
+    """Videos of objects are in the picture only; they have no truth."""
     out: Path | None = None
-    """Where `four_diffusion.md`, `.json` and pictures go; left out, the tables are only printed."""
+    """`four_diffusion.md`, `.json` and pictures go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print every table as it comes, and write them where asked.
@@ -59,46 +68,34 @@ class EvaluateFourDM:
         Raises:
             ValueError: fewer than two scenes, or no seed.
         """
-        if self.scenes < 2 or self.steps < 1 or not 1 <= len(self.seeds) <= 10:
-            raise ValueError(
-                f"--scenes, --steps are {self.scenes}, {self.steps}, --seeds {self.seeds}; "
-                "at least 2 and 1, and 1 to 10 seeds are wanted."
-            )
-        report, numbers, pictures = [], {}, {}
-
-        def say(*parts: str) -> None:
-            report.extend(parts)
-            print(*parts, sep="\n\n", end="\n\n", flush=True)
-
+        check_counts(self, scenes=2, steps=1)
+        page, numbers, pictures = Page("four_diffusion", self.out), {}, {}
         model, base = (FourDM.from_pretrained(self.weights, motion) for motion in (True, False))
         cfg = model.config
-        say(
+        page.say(
             f"4DM and its base, weights '{self.weights}', {cfg.image_size} pixels, {cfg.views} views, {self.steps} "
             f"steps, guidance {self.guidance:g}, {len(self.seeds)} sampling seeds (± is half of the 95% interval over "
             f"them), CPU. {made_by('python -m figures.four_diffusion')} "
             "The object: every pixel that it covers in any frame of the view."
         )
-        exams = {
+        tests = {
             f"The base on single pictures of {self.scenes} held-out creatures": self._creatures(cfg, 1),
             f"Videos of {cfg.times} frames of {self.scenes} held-out creatures": self._creatures(cfg, cfg.times),
             **{f"{ASSET}{asset}": asset_orbit(cfg, asset) for asset in self.assets},
         }
-        for name, (truth, video, cameras) in exams.items():
+        for name, (truth, video, cameras) in tests.items():
             scores, first = [], {}
             for found, made in compare(model, base, truth, video, cameras, self.steps, self.guidance, self.seeds):
                 scores.append(found)
                 first.setdefault(found.method, made)
-            say(f"### {name}", score_table(scores))
+            page.say(f"### {name}", score_table(scores))
             if truth.shape[1] > 1 and len(truth) > 1:
-                say(
-                    f"### {name}: gains, dB, with their 95% interval over scenes and seeds",
-                    gain_table(scores, QUESTIONS),
-                )
+                title = f"### {name}: gains, dB, with their 95% interval over scenes and seeds"
+                page.say(title, gain_table(scores, QUESTIONS))
             numbers[name] = [asdict(s) for s in scores]
             pictures[name] = (truth + 1) / 2, (video + 1) / 2, first
+        page.write(numbers)
         if self.out:
-            write_text(self.out / "four_diffusion.md", "\n\n".join(report) + "\n")
-            write_text(self.out / "four_diffusion.json", json.dumps(numbers))
             self._draw(model, pictures)
 
     def _creatures(self, cfg: FourDMConfig, times: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,28 +129,12 @@ class EvaluateFourDM:
 
 
 def asset_turn(config: FourDMConfig, asset: str, cameras: int, video_azimuth_deg: float = 60.0) -> SceneRecord:
-    """A clip of an animated asset, seen from evenly around it, the video's camera first.
-
-    Args:
-        config: size, times and elevation.
-        asset: a path, and the clip's name after a `#`.
-        cameras: how many.
-        video_azimuth_deg: of the first.
-    """
+    """A clip of an animated asset (`Fox.glb#Walk`) from so many cameras evenly around it, the video's camera first."""
     path, clip = named_clip(asset)
-    return render_asset(
-        path,
-        cameras,
-        config.times,
-        config.image_size,
-        clip,
-        time_range=(0.0, 1 - 1 / config.times),
-        azimuth_start_deg=video_azimuth_deg,
-        azimuth_sweep_deg=360 * (1 - 1 / cameras),
-        elevation_deg=config.elevation_deg,
-        radius=RADIUS,
-        fov_deg=FOV_DEG,
-    )
+    around = dict(azimuth_start_deg=video_azimuth_deg, azimuth_sweep_deg=360 * (1 - 1 / cameras))
+    options = around | dict(elevation_deg=config.elevation_deg, radius=RADIUS, fov_deg=FOV_DEG)
+    options["time_range"] = 0.0, 1 - 1 / config.times
+    return render_asset(path, cameras, config.times, config.image_size, clip, **options)
 
 
 def asset_orbit(
@@ -168,8 +149,18 @@ def asset_orbit(
     return (
         rearrange(views, "n v t c h w -> n t v c h w"),
         video,
-        config.told(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
+        config.camera_conditioning(torch.cat([record.c2w[:, :1], record.c2w[:, 1::2]], 1)),
     )
+
+
+def gain_table(scores: Sequence[Score], questions: Mapping[str, tuple[str, str]], judge: bool = True) -> str:
+    """Questions down, each with the method that should be better and the other; PSNR over the object, and how much
+    nearer the differences are to the truth's; with the verdict where asked for."""
+    rows = []
+    for question, (better, other) in questions.items():
+        gains = (gain(scores, better, other, what) for what in ("error", "first", "second"))
+        rows.append([question, *(in_words(found, judge) for found in gains)])
+    return table(["", "PSNR, object", "first difference", "second difference"], rows)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,6 @@ class Device:
     def compute(self, operation: Operation) -> float:
         """Seconds for its products."""
         rate = self.bf16 if operation.dtype in HALF else self.fp32
-        if operation.flops and rate is None:
-            raise ValueError(f"{self.name} has no bf16; expected precision fp32.")
         return operation.flops / rate if operation.flops else 0.0
 
     def move(self, operation: Operation) -> float:
@@ -52,9 +50,8 @@ class Device:
         """The roofline; pages are handed out before anything else can happen.
 
         >>> toy = Device("toy", fp32=1e9, bf16=None, bandwidth=1e6, memory=1e9)
-        >>> toy.seconds(Operation("mm", 4e9, 1e6, 0, torch.float32)), toy.seconds(
-        ...     Operation("add", 0, 3e6, 0, torch.float32))
-        (4.0, 3.0)
+        >>> [toy.seconds(Operation(flops, moved, 0, torch.float32)) for flops, moved in ((4e9, 1e6), (0, 3e6))]
+        [4.0, 3.0]
         """
         return max(self.compute(operation), operation.moved / self.bandwidth) + operation.made * self.new
 
@@ -91,7 +88,7 @@ def find_device(kind: str) -> Device:
     if kind == "this":
         return measured()
     if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join((*KINDS, 'this'))}.")
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join((*KINDS, 'this'))}.")
     return KINDS[kind]
 
 
@@ -104,12 +101,9 @@ def kind_here() -> KindName:
 
 
 def measured(repeats: int = 7) -> Device:
-    """The machine at hand, by plain operations: products of 1024 x 1024 matrices, and copies of 16 MiB.
+    """This machine, by plain operations: products of 1024 x 1024 matrices, and copies of 16 MiB; larger on a GPU.
 
     On one thread of a CPU, seconds are those the process was given, so that others on the machine do not count.
-
-    Raises:
-        ValueError: no GPU, and a system that does not tell its memory.
     """
     cuda = torch.cuda.is_available()
     where = torch.device("cuda" if cuda else "cpu")

@@ -1,6 +1,6 @@
-"""The README's pictures that no measurement makes, by `python -m figures.hero`."""
+"""The README's pictures that no measurement makes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,14 @@ from einops import rearrange
 from PIL import Image, ImageDraw
 
 from fourd_minimal.cameras import circular_trajectory
+from fourd_minimal.cli.main import program
 from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.deformable_gaussians import fit, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.systems.upsampler import Upsampler
-from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.systems.weights import whole_file
 from fourd_minimal.training.evaluation import held_out, predict
-from fourd_minimal.training.tables import made_by
 from fourd_minimal.viewers.contact_sheet import INK_RGB, compare_sheet, contact_sheet, font
 
 HERE_RGB = (86, 180, 233)  # sky blue of the Okabe-Ito palette: the cell that is shown
@@ -92,17 +92,22 @@ def free_camera(scenes: tuple[int, ...] = SCENES, frames: int = 24, side: int = 
     return [Image.fromarray(np.ascontiguousarray(row)) for row in rows]
 
 
-def main(folder: str | Path = "figures") -> None:
-    """Write `hero.gif` and `free_camera.gif`, each with a still beside it, `text_to_4d.png`, and who made them."""
-    from_words(Path(folder) / "text_to_4d.png")
-    for name, pictures, each_ms in (("hero", hero(), 250), ("free_camera", free_camera(), 120)):
-        video = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
-        for kind, options in (("gif", video), ("png", {})):
-            with whole_file(Path(folder) / f"{name}.{kind}") as draft:
-                pictures[0].save(draft, kind.upper(), **options)
-    made = made_by("python -m figures.hero")
-    write_text(Path(folder) / "pictures.md", f"Hero, free camera, text to 4D: weights 'toy', CPU, seed 0. {made}\n")
+@dataclass(frozen=True)
+class Hero:
+    """Draw a walk through generated cells, a free camera's flight through scenes, and captions that become grids."""
+
+    out: Path = Path("figures")
+    """`hero.gif`, `free_camera.gif`, each with a still beside it, and `text_to_4d.png` go into this folder."""
+
+    def run(self) -> None:
+        """Write the pictures, with the shipped weights."""
+        from_words(self.out / "text_to_4d.png")
+        for name, pictures, each_ms in (("hero", hero(), 250), ("free_camera", free_camera(), 120)):
+            video = dict(save_all=True, append_images=pictures[1:], duration=each_ms, loop=0)
+            for kind, options in (("gif", video), ("png", {})):
+                with whole_file(self.out / f"{name}.{kind}") as draft:
+                    pictures[0].save(draft, kind.upper(), **options)
 
 
 if __name__ == "__main__":
-    main()
+    program(Hero)

@@ -19,9 +19,8 @@ Matching confidence is the share of pixels surer than 0.5, at every fourth time,
 of every fourth view at every fourth time, to spare the reader's.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +31,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from figures.matching import classical
+from figures.optical_flow import match
+from figures.page import Page, check_choice, check_counts
 from fourd_minimal.anchor_loss import ssim
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.presets import device
@@ -42,7 +42,7 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.metrics import frechet_distance
 from fourd_minimal.pretrained.perceptual import Perceptual, lpips_vgg
 from fourd_minimal.pretrained.toy_features import ToyFeatures
-from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.systems.weights import whole_file
 from fourd_minimal.training.evaluation import flicker, reprojection_error
 from fourd_minimal.training.tables import made_by, table
 
@@ -101,14 +101,7 @@ def video(family: str, n: int, views: int, times: int, size: int, seed: int, geo
 
 @torch.no_grad()
 def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptual: Perceptual | None = None) -> Values:
-    """Every metric but the Frechet distances, of every scene.
-
-    Args:
-        grids: made, in [0, 1].
-        record: the truth.
-        features: of pictures.
-        perceptual: a distance, or None to leave it out.
-    """
+    """Every metric but the Frechet distances, of every scene of grids in [0, 1]; `record` is the truth."""
     n, v, t = grids.shape[:3]
     pairs = list(zip(grids.flatten(1, 2), record.rgb.flatten(1, 2), strict=True))
     made, true = (
@@ -133,18 +126,12 @@ def per_scene(grids: Grids, record: SceneRecord, features: ToyFeatures, perceptu
         MATCHED_TIMES: (grids[:, ::4, :-1], grids[:, ::4, 1:]),
     }
     for name, (here, there) in neighbours.items():
-        sure = classical(here.flatten(0, 2), there.flatten(0, 2))
+        sure = match(here.flatten(0, 2), there.flatten(0, 2))
         found[name] = (sure > 0.5).float().unflatten(0, (n, -1)).flatten(1).mean(1)
     if perceptual:
         few = zip(*(x[:, ::4, ::4].flatten(1, 2) * 2 - 1 for x in (grids, record.rgb)), strict=True)
         found["perceptual"] = torch.stack([perceptual.distance(a, b).mean() for a, b in few])
     return {name: found[name].cpu() for name in METRICS if name in found}
-
-
-@torch.no_grad()
-def video_features(grids: Grids, features: ToyFeatures) -> Float[Tensor, "n v d"]:
-    """Of every row of every grid."""
-    return torch.stack([features.videos(g) for g in grids]).cpu()
 
 
 def frechet(made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"]) -> float:
@@ -155,13 +142,9 @@ def frechet(made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"]) -> 
 def over_halves(
     made: Float[Tensor, "n v d"], reference: Float[Tensor, "m w d"], same: bool = False, halves: int = 20
 ) -> Float[Tensor, " halves"]:
-    """Frechet distance of random halves of the scenes, the same ones at every call.
+    """Frechet distance of random halves of the scenes, the same ones at every call, to all of the reference.
 
-    Args:
-        made: features of videos.
-        reference: of others.
-        same: to the same half of the reference, scene by scene; else to all of it.
-        halves: how many.
+    `same`: to the same half of the reference, scene by scene.
     """
     generator = torch.Generator().manual_seed(0)
     chosen = (torch.randperm(len(made), generator=generator)[: max(1, len(made) // 2)] for _ in range(halves))
@@ -194,10 +177,8 @@ def judged(
 ) -> tuple[float, float]:
     """The cell of a metric, and half of its 95% interval.
 
-    Args:
-        name: one of `METRICS`.
-        corrupted, clean: its values for the same scenes.
-        other: for clean grids of other scenes; only metrics with the truth have it.
+    Given its values for corrupted and for clean grids of the same scenes, and for clean grids of other scenes, which
+    metrics with the truth need.
     """
     if METRICS[name].truth:
         change = (corrupted - clean) / (other.mean() - clean.mean())
@@ -215,26 +196,17 @@ def study(
     perceptual: Perceptual | None = None,
     halves: int = 20,
 ) -> list[Cell]:
-    """Every corruption at every strength by every metric.
+    """Every corruption at every strength by every metric; `others` are clean grids of other scenes, for Frechet."""
 
-    Args:
-        family: its name.
-        truth: grids with their geometry.
-        others: clean grids of other scenes: the set of the Frechet distance.
-        features: of pictures and videos.
-        perceptual: a distance, or None to leave it out.
-        halves: over which the Frechet distance deviates.
+    @torch.no_grad()
+    def of_videos(grids: Grids) -> Float[Tensor, "n v d"]:
+        return torch.stack([features.videos(grid) for grid in grids]).cpu()
 
-    Raises:
-        ValueError: fewer than 4 scenes, of which no half has a covariance worth the name.
-    """
-    if len(truth.rgb) < 4:
-        raise ValueError(f"truth holds {len(truth.rgb)} scenes; expected at least 4.")
-    same, different = video_features(truth.rgb, features), video_features(others, features)
+    same, different = of_videos(truth.rgb), of_videos(others)
 
     def measure(grids: Grids) -> tuple[Values, dict[str, float]]:
         """By metric: values, and what is shown of them."""
-        found, made = per_scene(grids, truth, features, perceptual), video_features(grids, features)
+        found, made = per_scene(grids, truth, features, perceptual), of_videos(grids)
         whole = {name: values.mean().item() for name, values in found.items()}
         found[FRECHET], whole[FRECHET] = over_halves(made, different, halves=halves), frechet(made, different)
         found[FRECHET_SAME], whole[FRECHET_SAME] = over_halves(made, same, True, halves), frechet(made, same)
@@ -253,31 +225,27 @@ def study(
     return cells
 
 
-def ordered(cells: Sequence[Cell], metric: str = FRECHET) -> dict[str, bool]:
-    """Corruption -> whether the clean grids and the three strengths come in this order, each worse than the last."""
-    found = {}
-    for corruption in CORRUPTIONS:
-        line = [c for c in cells if c.metric == metric and c.corruption == corruption]
-        values = [-METRICS[metric].better * x for x in (line[0].clean, *(c.value for c in line))]
-        found[corruption] = all(a < b for a, b in pairwise(values))
-    return found
+def by_metric(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Metric -> its cells, corruptions in their order, the faintest first."""
+    return {name: [c for c in cells if c.metric == name] for name in dict.fromkeys(c.metric for c in cells)}
 
 
 def order_table(cells: Sequence[Cell]) -> str:
-    """Of both Frechet distances."""
+    """Of both Frechet distances: do the clean grids and the three strengths come in this order, each worse?"""
     rows = []
     for metric in (FRECHET_SAME, FRECHET):
-        blind = [c.corruption for c in cells if c.metric == metric and abs(c.cell) < 1e-4]
-        found = ordered(cells, metric).items()
-        rows.append([metric, *("blind" if blind.count(name) == 3 else "yes" if yes else "no" for name, yes in found)])
+        row = [metric]
+        for corruption in CORRUPTIONS:
+            line = [c for c in cells if c.metric == metric and c.corruption == corruption]
+            yes = all(a < b for a, b in pairwise([line[0].clean, *(c.value for c in line)]))
+            row.append("blind" if all(abs(c.cell) < 1e-4 for c in line) else "yes" if yes else "no")
+        rows.append(row)
     return table(["", *CORRUPTIONS], rows)
 
 
 def shown(metric: str, value: float) -> str:
     """A value as tables have it."""
-    if metric == PSNR:
-        return f"{-10 * torch.tensor(value).log10().item():.1f}"
-    return f"{value:.3f}"
+    return f"{-10 * torch.tensor(value).log10().item():.1f}" if metric == PSNR else f"{value:.3f}"
 
 
 def cell_text(cell: Cell) -> str:
@@ -289,26 +257,20 @@ def cell_text(cell: Cell) -> str:
     return text if cell.seen else f"({text})"
 
 
-def lines(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Metric -> its cells, corruptions in their order, the faintest first."""
-    return {name: [c for c in cells if c.metric == name] for name in dict.fromkeys(c.metric for c in cells)}
-
-
 def cell_table(cells: Sequence[Cell], values: bool = False) -> str:
     """Metrics down, corruptions across; three strengths in each cell. Values, or how much worse they are."""
-    head = ["", *(["clean"] if values else []), *CORRUPTIONS]
     rows = []
-    for name, line in lines(cells).items():
+    for name, line in by_metric(cells).items():
         texts = [shown(name, c.value) if values else cell_text(c) for c in line]
         clean = [shown(name, line[0].clean)] if values else []
         rows.append([name, *clean, *(" / ".join(texts[i : i + 3]) for i in range(0, len(texts), 3))])
-    return table(head, rows)
+    return table(["", *(["clean"] if values else []), *CORRUPTIONS], rows)
 
 
 def misses(cells: Sequence[Cell]) -> str:
     """Of each metric: what it does not see at any strength, and what it calls better at some."""
     rows = []
-    for name, line in lines(cells).items():
+    for name, line in by_metric(cells).items():
         by = {corruption: [c for c in line if c.corruption == corruption] for corruption in CORRUPTIONS}
         blind = [corruption for corruption, three in by.items() if not any(c.seen for c in three)]
         fooled = [corruption for corruption, three in by.items() if any(c.seen and c.cell < 0 for c in three)]
@@ -320,11 +282,11 @@ def draw(studies: Mapping[str, Sequence[Cell]], title: str, path: Path) -> None:
     """A heat map for each family; orange is worse, purple better, white not seen."""
     import matplotlib.pyplot as plt  # slow to import: only here
 
-    count = max(len(lines(cells)) for cells in studies.values())
+    count = max(len(by_metric(cells)) for cells in studies.values())
     size = (15.5, 0.8 + len(studies) * (1.1 + 0.34 * count))
     figure, axes = plt.subplots(len(studies), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, (family, cells) in zip(axes[:, 0], studies.items(), strict=True):
-        rows = sorted(lines(cells).items(), key=lambda row: not METRICS[row[0]].truth)  # with the truth first
+        rows = sorted(by_metric(cells).items(), key=lambda row: not METRICS[row[0]].truth)  # with the truth first
         worth = torch.tensor([[c.cell for c in line] for _, line in rows])
         full = torch.tensor([1.0 if METRICS[name].truth else 4.0 for name, _ in rows])[:, None]
         colour = worth.sign() * (worth.abs() / full).sqrt().clamp(max=1)
@@ -356,38 +318,35 @@ class MetricStudy:
     """Corrupt held-out grids in seven ways by three amounts each, and ask every metric what it sees."""
 
     features: str = "toy"
-    """"toy", or a folder that `python -m figures.train_features` wrote."""
+    """The features are "toy", or a folder that `python -m figures.train_features` wrote."""
     families: tuple[str, ...] = ("creature", "simple")
-    """Of procedural scenes."""
+    """These families of procedural scenes are corrupted."""
     scenes: int = 48
-    """Per family; as many others make the set of the Frechet distance."""
+    """So many scenes of each family are corrupted; as many others make the set of the Frechet distance."""
     views: int = 8
     times: int = 8
     size: int = 32
-    """Of the frames, in pixels; at least 16."""
+    """The frames have so many pixels along each side; at least 16."""
     seed: int = 0
-    """Of the scenes, counted from the first held-out one."""
+    """The scenes begin at this one, counted from the first held-out one."""
     perceptual: bool = True
     """Whether to ask the perceptual distance too, where its packages are installed."""
     out: Path | None = None
-    """Where `metric_study.md`, `.json` and `.png` go."""
+    """`metric_study.md`, `.json` and `.png` go into this folder."""
 
     def run(self) -> None:
-        """Measure, and print the tables.
-
-        Raises:
-            ValueError: an unknown family, or a grid too small to be corrupted in every way.
-        """
+        """Measure, and print the tables."""
         for family in self.families:
-            if family not in FAMILIES:
-                raise ValueError(f"--families has {family!r}; it must be one of {', '.join(FAMILIES)}.")
-        if min(self.views, self.times) < 4 or self.scenes < 4 or self.size < 16 or self.seed < 0:
-            raise ValueError(
-                f"--scenes is {self.scenes}, --views {self.views}, --times {self.times}, --size {self.size}, "
-                f"--seed {self.seed}; expected at least 4, 4, 4, 16 and 0."
-            )
+            check_choice("--families", family, FAMILIES)
+        check_counts(self, scenes=4, views=4, times=4, size=16, seed=0)
         features = ToyFeatures.from_pretrained(self.features).to(device())
-        perceptual, about = self._perceptual()
+        perceptual, about = None, "left out"
+        if self.perceptual:
+            try:
+                perceptual = lpips_vgg(device())
+                about = perceptual.label
+            except ValueError as reason:
+                about = f"left out ({reason})"
         shape = (self.scenes, self.views, self.times, self.size)
         studies = {}
         for family in self.families:
@@ -395,27 +354,15 @@ class MetricStudy:
             tensors = {f.name: getattr(truth, f.name) for f in fields(truth)}
             truth = replace(truth, **{k: x.to(device()) for k, x in tensors.items() if isinstance(x, Tensor)})
             studies[family] = study(family, truth, others.rgb.to(device()), features, perceptual)
-        text = self._report(studies, features, about)
-        print(text)
+        page = Page("metric_study", self.out)
+        page.say(*self._report(studies, features, about))
+        page.write([asdict(c) for cells in studies.values() for c in cells])
         if self.out:
-            write_text(self.out / "metric_study.md", text + "\n")
-            cells = [{f.name: getattr(c, f.name) for f in fields(c)} for cells in studies.values() for c in cells]
-            write_text(self.out / "metric_study.json", json.dumps(cells))
             shape = f"{self.views} x {self.times}"
             made = f"{self.scenes} held-out scenes of {shape} frames; `python -m figures.metric_study`."
             draw(studies, made, self.out / "metric_study.png")
 
-    def _perceptual(self) -> tuple[Perceptual | None, str]:
-        """The distance, and what the report says of it."""
-        if not self.perceptual:
-            return None, "left out"
-        try:
-            found = lpips_vgg(device())
-        except ValueError as reason:
-            return None, f"left out ({reason})"
-        return found, found.label
-
-    def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> str:
+    def _report(self, studies: Mapping[str, Sequence[Cell]], features: ToyFeatures, about: str) -> list[str]:
         parts = [
             f"{self.scenes} held-out scenes per family, {self.views} views x {self.times} times of {self.size}x"
             f"{self.size} pixels, seed {self.seed}, {device().type.upper()}. "
@@ -439,7 +386,7 @@ class MetricStudy:
                 "The values themselves (PSNR in dB, pooled):",
                 cell_table(cells, values=True),
             ]
-        return "\n\n".join(parts)
+        return parts
 
 
 if __name__ == "__main__":

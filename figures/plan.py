@@ -6,7 +6,6 @@
 Nothing is trained and no device is needed: `cost.py` says what is counted, `stages.py` of what, `hardware.py` how fast.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ import torch
 
 from figures.cost import Cost, Precision, cost, cure
 from figures.hardware import EFFICIENCY, Device, KindName, find_device
+from figures.page import Page
 from figures.stages import MAKERS, PresetName, Stage, StageName, System, find_stage
 from fourd_minimal.cli.main import program
-from fourd_minimal.systems.weights import write_text
-from fourd_minimal.training.devices import Scale
 from fourd_minimal.training.tables import made_by, table
 
 PAPER = {
@@ -30,21 +28,10 @@ PAPER = {
 }
 """How many A100 the papers had, and for how many hours (4Real-Video, section 4.1; 4Diffusion, section 4)."""
 HEAD = [
-    "stage",
-    "devices",
-    "parameters (trained)",
-    "micro-batch",
-    "memory as it is, GB",
-    "to fit",
-    "weights, gradients, optimiser, average, exchange",
-    "activations",
-    "together, GB",
-    "TFLOP a step",
-    "s a step",
-    "waiting for memory",
-    "hours",
-    "the paper",
-]
+    "stage", "devices", "parameters (trained)", "micro-batch", "memory as it is, GB", "to fit",
+    "weights, gradients, optimiser, average, exchange", "activations", "together, GB", "TFLOP a step", "s a step",
+    "waiting for memory", "hours", "the paper",
+]  # fmt: skip
 NOTES = [
     "Memory, operations and seconds are each device's. A GB is 10^9 bytes. `figures/cost.py` says what is "
     "counted and what is not; `plan_check.md` holds such numbers against measured ones.",
@@ -68,7 +55,7 @@ class Plan:
     devices: int = 1
     """The run uses this many devices."""
     kind: KindName = "A100-80GB"
-    """The kind of device; "this" is the machine at hand, measured in a few seconds."""
+    """The kind of device; "this" is this machine, measured in a few seconds."""
     precision: Precision = "fp32"
     """The precision of products and attention, as of `--scale.precision`."""
     recompute: bool = False
@@ -93,9 +80,9 @@ class Plan:
         print(text)
         if self.out:
             command = f"python -m figures.plan --all --out {self.out}" if self.all else "python -m figures.plan"
-            stamp = f"{made_by(command)} Torch {torch.__version__}; no device needed."
-            write_text(self.out / "plan.md", f"{text}\n\n{stamp}\n")
-            write_text(self.out / "plan.json", json.dumps(numbers, indent=1))
+            page = Page("plan", self.out)
+            page.parts += [text, f"{made_by(command)} Torch {torch.__version__}; no device needed."]
+            page.write(numbers)
 
     def _one(self, settings: Any = None) -> tuple[str, dict]:
         """A plan of the preset, or of these settings of it."""
@@ -124,44 +111,18 @@ class Plan:
             stage, what = find_stage(system, name), " ".join(filter(None, (system, name)))
             options = dict(devices=devices, precision="bf16", again=False, shard=False, parts=None)
             given = cost(stage, device, **options)
-            words, found = (cure(stage, device, options) or ("nothing", given)) if given.memory > device.memory else (
-                "", given
-            )  # fmt: skip
+            fits = given.memory <= device.memory
+            words, found = ("", given) if fits else cure(stage, device, options) or ("nothing", given)
             kept = found.weights + found.gradients + found.optimiser + found.average + found.exchange
-            rows.append([
-                what,
-                f"{devices}",
-                f"{millions(found.parameters)} ({millions(found.trained)})",
-                f"{found.times} x {found.micro_batch}",
-                f"{given.memory / 1e9:.1f}",
-                f"`{words}`" if words else "–",
-                f"{kept / 1e9:.1f}",
-                f"{found.activations / 1e9:.1f}",
-                f"{found.memory / 1e9:.1f}",
-                f"{found.flops / 1e12:.0f}",
-                f"{found.seconds:.2f}",
-                f"{found.memory_bound:.0%}",
-                hours(found.hours),
-                hours(known) if known else "not said",
-            ])  # fmt: skip
+            row = [what, f"{devices}", f"{millions(found.parameters)} ({millions(found.trained)})"]
+            row += [f"{found.times} x {found.micro_batch}", f"{given.memory / 1e9:.1f}", f"`{words}`" if words else "–"]
+            row += [f"{part / 1e9:.1f}" for part in (kept, found.activations, found.memory)]
+            row += [f"{found.flops / 1e12:.0f}", f"{found.seconds:.2f}", f"{found.memory_bound:.0%}"]
+            rows.append([*row, hours(found.hours), hours(known) if known else "not said"])
             numbers.append(dict(stage=what, devices=devices, to_fit=words, as_it_is=asdict(given), cost=asdict(found)))
         says = {stage.says for key in PAPER if (stage := find_stage(*key)).says}
         title = f"The full configurations on {device.name}, bf16, as many as the papers had."
         return "\n\n".join([title, table(HEAD, rows), *NOTES, *sorted(says)]), numbers
-
-
-def announce(
-    system: System, stage: StageName | None, settings: Any, preset: str, devices: int, scale: Scale, kind: KindName
-) -> None:
-    """Print what a run with these settings will take; where nothing can be said, why."""
-    options = dict(precision=scale.precision, recompute=scale.recompute, shard=scale.shard)
-    try:
-        text = Plan(system, stage, preset, devices, kind, **options)._one(settings)[0]
-        for flag, ours in (("--recompute", "--scale.recompute"), ("--shard", "--scale.shard")):
-            text = text.replace(flag, ours)
-        print(text.replace("--parts", "--settings.parts"), flush=True)
-    except ValueError as error:
-        print(f"No plan of this run: {error}", flush=True)
 
 
 def report(stage: Stage, device: Device, devices: int, found: Cost) -> str:

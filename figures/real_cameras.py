@@ -1,6 +1,5 @@
 """A real recording: a scene is fitted to all cameras but one, and that one is predicted."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from figures.page import Page
+from figures.recording import Recording, read_recording
 from fourd_minimal.cli.main import program
-from fourd_minimal.data.recording import Recording, read_recording
 from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, fit, random_scene
-from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet
 
@@ -53,20 +52,20 @@ class Cameras:
     """Leave out each camera of a calibrated recording in turn, and predict it from the others."""
 
     recording: Path
-    """A folder with `Calib.qca.txt` (Qualisys) and a video per camera."""
+    """The recording is a folder with `Calib.qca.txt` (Qualisys) and a video per camera."""
     target: tuple[float, float, float] | None = None
     """What the cameras are turned to, metres, y up; where they look when left out. The middle of the person of
     Pose2Sim's Demo_SinglePerson: -0.94 0.85 0.02."""
     size: int = 48
-    """Of the frames, in pixels."""
+    """The frames have so many pixels along each side."""
     frames: int = 8
-    """Evenly spaced over the recording."""
+    """So many frames are taken, evenly spaced over the recording."""
     steps: int = 500
-    """Of each fit."""
+    """Each fit takes so many steps."""
     seed: int = 0
-    """Of each fit."""
+    """Each fit has this seed."""
     out: Path | None = None
-    """Where `real_cameras.md`, `.json` and `.png` go; left out, the table is only printed."""
+    """`real_cameras.md`, `.json` and `.png` go into this folder; by default the table is only printed."""
 
     def run(self) -> None:
         """Print the table, and write it with a picture where asked."""
@@ -83,16 +82,15 @@ class Cameras:
                 scores.setdefault(name, []).append(tuple(both))
             overlaps.append((((alpha > 0.5) & person).sum() / ((alpha > 0.5) | person).sum()).item())
             pictures.append(rgb)
-        text = self.report(scores, overlaps)
-        print(text)
+        page = Page("real_cameras", self.out)
+        page.say(*self.report(scores, overlaps))
+        page.write([scores, overlaps])
         if self.out:
-            for name, content in {"real_cameras.md": text, "real_cameras.json": json.dumps([scores, overlaps])}.items():
-                write_text(self.out / name, content)
             panels = {"recorded": recording.rgb, "predicted from the others": torch.stack(pictures)}
             compare_sheet(panels, self.out / "real_cameras.png", scale=2, known=False)
 
-    def report(self, scores: dict[str, list[tuple[float, float]]], overlaps: list[float]) -> str:
-        """The table as markdown."""
+    def report(self, scores: dict[str, list[tuple[float, float]]], overlaps: list[float]) -> tuple[str, str]:
+        """What was measured, and the table."""
         head = ["", *(f"camera {i + 1}" for i in range(len(overlaps)))]
         rows = [[name, *(f"{a:.2f} / {p:.2f}" for a, p in line)] for name, line in scores.items()]
         rows.append(["silhouettes' overlap (IoU)", *(f"{o:.2f}" for o in overlaps)])
@@ -100,8 +98,8 @@ class Cameras:
         return (
             f"A real recording ({self.recording.name}): each camera predicted from the others. {self.frames} frames of "
             f"{self.size} pixels, {self.steps} steps, CPU, seed {self.seed}; PSNR in dB of all / the person's pixels. "
-            f"{made_by(f'python -m figures.real_cameras --recording {self.recording.name}{target}')}\n\n"
-            f"{table(head, rows)}\n"
+            f"{made_by(f'python -m figures.real_cameras --recording {self.recording.name}{target}')}",
+            table(head, rows),
         )
 
 

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fourd_minimal.data.poses import Tracker, flow_tracks
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.data.tracks import TrackedPoints, Tracker, flow_tracks, track_points, true_depth, true_tracks
+from fourd_minimal.data.tracks import TrackedPoints, track_points, true_depth, true_tracks
 from fourd_minimal.pseudo_4d import maps_along, pseudo_grid, random_motions, transform
 from fourd_minimal.systems.deformable_gaussians import (
     DeformableGaussians,

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from figures.memory import peak_mib
+from figures.page import Page, check_counts, steps_label
 from fourd_minimal.cli.main import program
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.systems.four_real_video import FourRealVideo
-from fourd_minimal.systems.weights import whole_file, write_text
+from fourd_minimal.systems.weights import whole_file
 from fourd_minimal.training.evaluation import TRIVIAL, Grids, moving_pixels, psnr
 from fourd_minimal.training.tables import made_by, table
 
@@ -87,12 +88,7 @@ def closure(grids: Grids, record: SceneRecord) -> float:
 
 def cost(way: str, n: int, weights: str = "toy") -> dict[str, float]:
     """Seconds (the middle of three) and peak memory (MiB, beyond what was held before) of one denoising pass over an
-    n x n grid.
-
-    In a process of its own, so that the peak is this pass's. CPU only.
-
-    Raises:
-        ValueError: the process ended with an error, or was killed for its memory.
+    n x n grid, on a CPU, in a process of its own, so that the peak is this pass's.
     """
     call = f"_cost_here({way!r}, {n}, {weights!r})"
     program = f"import json; from figures import sliding_window; print(json.dumps(sliding_window.{call}))"
@@ -137,66 +133,54 @@ class Windows:
     """Measure grids that are longer and wider than what the model was trained for."""
 
     weights: str = "toy"
-    """"toy", or a folder that `fourd train` wrote."""
+    """The weights are "toy", or a folder that `fourd train` wrote."""
     views: int = 25
-    """Of the large grid; a step is 15 degrees, so 25 views are a full orbit."""
+    """The large grid has so many views; a step is 15 degrees, so 25 views are a full orbit."""
     times: int = 16
-    """Of the large grid; a step is as long as in training."""
+    """The large grid has so many times; a step is as long as in training."""
     scenes: int = 16
-    """Held-out scenes of family simple."""
+    """So many held-out scenes of family simple are the test."""
     steps: tuple[int, ...] = (1, 8)
-    """Euler steps."""
+    """Grids are completed with each of these numbers of Euler steps."""
     sizes: tuple[int, ...] = (4, 7, 10, 13, 16)
-    """n of the n x n grids whose cost is measured; windows of 4 fit evenly into these."""
+    """The cost is measured of n x n grids of these n; windows of 4 fit evenly into these."""
     out: Path | None = None
-    """Where `sliding_window.md`, `.json` and `.png` go; left out, the tables are only printed."""
-
-    def __post_init__(self):
-        if not self.sizes or min(self.sizes) < 2:
-            raise ValueError(f"--sizes is {self.sizes}; expected one or more numbers from 2 on.")
-        if self.scenes < 1:
-            raise ValueError(f"--scenes is {self.scenes}; it must be at least 1.")
+    """`sliding_window.md`, `.json` and `.png` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print the tables, and write them where asked."""
+        check_counts(self, scenes=1)
+        if min(self.sizes, default=0) < 2:
+            raise ValueError(f"--sizes is {self.sizes}; expected one or more numbers from 2 on.")
         model = FourRealVideo.from_pretrained(self.weights)
         record = large_scenes(model, self.scenes, self.views, self.times)
         found = {name: trivial(record.rgb) for name, trivial in TRIVIAL.items()}
         for n in self.steps:
-            found[f"windows, {n} step{'s' * (n > 1)}"] = complete(model, record.rgb, n)
+            found[f"windows, {steps_label(n)}"] = complete(model, record.rgb, n)
         quality = {name: psnr_by_distance(grids, record) for name, grids in found.items()}
         whole_turns = VIEW_STEP_DEG * (self.views - 1) % 360 == 0
         closed = {name: closure(grids, record) for name, grids in found.items()} if whole_turns else {}
         print(f"Grids are made; now each cost, in a process of its own: {', '.join(WAYS.values())}", flush=True)
         costs = {way: {n: cost(way, n, self.weights) for n in self.sizes} for way in WAYS}
         flat = costs["windows"][max(self.sizes)]["mib"], cost("windows", 8, self.weights)["mib"]
-        text = self.report(model, quality, closed, costs, flat)
-        print(text)
+        page = Page("sliding_window", self.out)
+        page.say(*self.report(model, quality, closed, costs, flat))
+        page.write(dict(quality=quality, closure=closed, costs=costs, windows_mib_largest_and_8x8=flat))
         if self.out:
-            numbers = dict(quality=quality, closure=closed, costs=costs, windows_mib_largest_and_8x8=flat)
-            for name, content in {"sliding_window.md": text, "sliding_window.json": json.dumps(numbers)}.items():
-                write_text(self.out / name, content)
             plot(quality, costs, self.out / "sliding_window.png")
 
-    def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict, flat: tuple[float, float]) -> str:
-        """The tables as markdown; `flat` is the peak memory of windows over the largest grid and over 8x8 frames."""
+    def report(self, model: FourRealVideo, quality: dict, closed: dict, costs: dict, flat: tuple[float, float]) -> list:
+        """The tables; `flat` is the peak memory of windows over the largest grid and over 8x8 frames."""
         size = f"{model.views}x{model.times}"
         shown = [d for d in (1, 2, 3, 4, 6, 9, 12, 15) if d <= len(next(iter(quality.values())))]
+        rows = []
+        for name, psnrs in quality.items():
+            rows.append([name, *(f"{psnrs[d - 1]:.2f}" for d in shown), *([f"{closed[name]:.2f}"] if closed else [])])
         lines = [
             f"Grids of {self.views}x{self.times} frames from windows of {size}, {self.scenes} held-out scenes of "
             f"family simple, weights '{self.weights}', CPU, seed 0. {made_by('python -m figures.sliding_window')}",
             "### PSNR in dB of moving pixels, by distance (cells) from the nearest given cell",
-            table(
-                ["", *map(str, shown), *["orbit closes"] * bool(closed)],
-                [
-                    [
-                        name,
-                        *(f"{psnrs[d - 1]:.2f}" for d in shown),
-                        *(f"{closed[name]:.2f}" for _ in range(bool(closed))),
-                    ]
-                    for name, psnrs in quality.items()
-                ],
-            ),
+            table(["", *map(str, shown), *["orbit closes"] * bool(closed)], rows),
             *["Orbit closes: PSNR of the last row against the first, the same viewpoint (99: equal)."] * bool(closed),
             "### One denoising pass over n x n frames: seconds (middle of three) / MiB beyond what was held before",
             table(
@@ -212,7 +196,7 @@ class Windows:
                 f"Windows over {most}x{most} frames hold {flat[0] / flat[1]:.2f} times the memory of windows over 8x8: "
                 f"{flat[0]:.1f} against {flat[1]:.1f} MiB."
             )
-        return "\n\n".join(lines) + "\n"
+        return lines
 
 
 def plot(quality: dict[str, list[float]], costs: dict, path: Path) -> None:

@@ -3,14 +3,14 @@
 The losses are the trainers' own. Batches have their shapes and nothing in them.
 
 Departures. Where 4DM is of the full size, latents, CLIP's tokens and a caption's 77 are taken as made before. Score
-distillation has no one loss: what `scene_distillation` does at a step is walked through, with two things it decides by
-its data, where a scene holds anything (`HELD`) and 2^20 samples at a time, said in advance. Its anchor is not counted.
+distillation has no one loss: a step of `scene_distillation` is walked through; where a scene holds anything (`HELD`),
+and that samples go 2^20 at a time, is assumed. Its anchor is not counted.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,27 +75,16 @@ class Stage(NamedTuple):
 
 
 def find_stage(system: str, name: str | None = None, preset: Any = None) -> Stage:
-    """A stage of a system.
-
-    Args:
-        system: which.
-        name: of the stage; where there are several, the one the paper is about when left out.
-        preset: the settings, or the name of a preset.
+    """A stage of a system: of several, by default the one the paper is about. `preset`: settings, or a preset's name.
 
     Raises:
         ValueError: a name that is not there, or a stage without steps.
     """
-    names = STAGES.get(system, ())
-    if system not in MAKERS:
-        raise ValueError(f"system is {system!r}; it must be one of {', '.join(get_args(System))}.")
-    if name is not None and name not in names:
-        has = f"one of {', '.join(names)}" if names else "none, for it has one stage,"
-        raise ValueError(f"stage is {name!r}; expected of {system} {has}.")
     make, presets, default = MAKERS[system]
-    if preset is None or isinstance(preset, str):
-        if (preset or "full") not in presets:
-            raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(presets)}.")
-        preset = presets[preset or "full"]
+    names = STAGES.get(system, ())
+    if name is not None and name not in names:
+        raise ValueError(f"stage is {name!r}; expected of {system}: {', '.join(names) or 'none, it has one stage'}.")
+    preset = presets[preset or "full"] if preset is None or isinstance(preset, str) else preset
     stage = make(preset, name or default) if names else make(preset)
     if stage.steps < 1:
         raise ValueError(f"stage {name or default!r} of {system} has no steps in this preset; nothing is trained.")
@@ -170,10 +159,8 @@ def _four_diffusion(preset, name: StageName) -> Stage:
         clean = _frames(cfg, n, frames, cfg.views)
         t, shown = torch.zeros(n, dtype=torch.long), torch.ones(n, dtype=torch.bool)
         model.denoise = partial(FourDM.denoise, model, **_conditions(cfg, n, frames))
-        batch = multiview.Batch(
-            clean, clean[:, :, 0], torch.empty(n, cfg.views, 4, 4), t, torch.empty_like(clean), shown
-        )
-        return multiview.batch_loss(model, batch)
+        cameras, noise = torch.empty(n, cfg.views, 4, 4), torch.empty_like(clean)
+        return multiview.batch_loss(model, multiview.Batch(clean, clean[:, :, 0], cameras, t, noise, shown))
 
     part = (lambda m: m.unet) if name == "base" else (lambda m: m.motion)
     steps, batch = (getattr(preset, f"{name}_{what}") for what in ("steps", "batch"))
@@ -198,7 +185,7 @@ def _conditions(cfg, n: int, frames: int) -> dict[str, Tensor]:
 
 
 class _Distillation(nn.Module):
-    """A scene, what looks at it, and, for latents, what makes them."""
+    """A scene, its guidance model, and, for latents, what makes them."""
 
     def __init__(self, config: SceneConfig, guidance_model: Any):
         super().__init__()
@@ -215,15 +202,16 @@ class _Distillation(nn.Module):
 
 def _scene_distillation(preset: SceneConfig) -> Stage:
     guidance_model = FOUR_DM[next((name for name, value in SCENES.items() if value.nerf == preset.nerf), "full")].model
-    images = guidance_model.times * guidance_model.views
+    frames, views = guidance_model.times, guidance_model.views
+    images = frames * views
 
     def step(size: int, model: _Distillation, n: int, tally: Tally) -> Tensor:
-        with tally.times(1 / preset.looks_every):
-            _look(size, model, tally)
+        with tally.times(1 / preset.guidance_every):
+            guide(size, model, tally)
         rays = preset.pixels or images * size**2
-        return _pull(rays, model.scene, preset)
+        return _backward_rays(rays, model.scene, preset)
 
-    def _look(size: int, model: _Distillation, tally: Tally) -> None:
+    def guide(size: int, model: _Distillation, tally: Tally) -> None:
         rays = images * size**2
         held = int(HELD * rays * preset.nerf.n_samples)
         at_once = min(held, AT_ONCE)
@@ -231,17 +219,12 @@ def _scene_distillation(preset: SceneConfig) -> Stage:
             model.scene(torch.empty(at_once, 3), torch.empty(at_once))
         x = torch.empty(images, 3, guidance_model.image_size, guidance_model.image_size, requires_grad=True)
         seen = model.encoder(x)[:, :4] if model.encoder else x
-        z, t = (
-            seen.detach().unflatten(0, (guidance_model.times, guidance_model.views)),
-            torch.zeros(2, dtype=torch.long),
-        )
-        video = _frames(guidance_model, 2, guidance_model.times, 1)[:, :, 0]
-
-        cameras, both = torch.empty(2, guidance_model.views, 4, 4), z.expand(2, *z.shape)
+        z, t = seen.detach().unflatten(0, (frames, views)), torch.zeros(2, dtype=torch.long)
+        video = _frames(guidance_model, 2, frames, 1)[:, :, 0]
+        cameras, both = torch.empty(2, views, 4, 4), z.expand(2, *z.shape)
+        conditions = _conditions(guidance_model, 2, frames)
         with torch.no_grad():
-            target = model.guidance_model.denoise(
-                both, t, cameras, video, **_conditions(guidance_model, 2, guidance_model.times)
-            )[0]
+            target = model.guidance_model.denoise(both, t, cameras, video, **conditions)[0]
         if model.encoder:
             (seen - target.flatten(0, 1)).square().sum().backward()
 
@@ -262,13 +245,13 @@ def _scene_distillation(preset: SceneConfig) -> Stage:
     return Stage(model, lambda m: m.scene, [*cases()], preset.n_steps, 1, 1, False, otherwise=fewer, says=says)
 
 
-def _pull(rays: int, scene: DynamicNeRF, preset: SceneConfig) -> Tensor:
+def _backward_rays(rays: int, scene: DynamicNeRF, preset: SceneConfig) -> Tensor:
     """The gradient's pass through the field, with the orientation loss, at so many rays."""
     samples = preset.nerf.n_samples
     held = int(HELD * rays * samples)
     points, times, directions = torch.empty(held, 3), torch.empty(held), torch.empty(held, 3)
     if preset.orientation.begin or preset.orientation.end:
-        sigma, rgb = scene.turned_away(points, times, directions)
+        sigma, rgb = scene.with_orientation(points, times, directions)
     else:
         sigma, rgb = scene(points, times)
     everywhere = rays * samples

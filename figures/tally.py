@@ -1,20 +1,13 @@
 """What a piece of PyTorch would compute, move and keep, counted while it runs on tensors that have no storage.
 
-    with FakeTensorMode():
-        model, x = nn.Linear(4, 2), torch.empty(8, 4)
-        with Tally() as tally:
-            model(x).sum().backward()
-    tally.flops, tally.moved, tally.peak
-
-Every operation below autograd passes by. Of each we note its floating-point operations (torch's own formulas), the
-bytes it reads and writes, and the storages it makes; a storage counts from then until nobody holds it. So temporaries
-and what autograd saves are in the peak, and an operation's time can be bounded by the roofline (Williams et al. 2009):
+torch's FlopCounterMode counts floating-point operations alone. A roofline (Williams et al. 2009) needs each operation's
+bytes beside them, and a plan needs the peak of memory; so every operation below autograd is noted here: its flops
+(torch's own formulas), the bytes it reads and writes, and the storages it makes, which count until nobody holds them.
 
     seconds = max(flops / rate, bytes / bandwidth)
 
-Departures: only products, convolutions and attention have flops, the rest is what it moves; a look-up reads as many
-bytes as it returns, though memory hands out whole cache lines; no kernel's own workspace is known, nor what an
-allocator loses between tensors. Whoever asks what is in a tensor hears False, or 0: then checks let it pass.
+Departures: only products, convolutions and attention have flops; a look-up reads as many bytes as it returns; no
+kernel's workspace is known, nor what an allocator loses. The value of an empty tensor is False, or 0: checks pass.
 """
 
 import math
@@ -55,16 +48,12 @@ EMPTY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.n
 
 
 class Operation(NamedTuple):
-    """One operation."""
+    """Floating-point operations, bytes read and written, bytes of new storages among them, and the type of numbers."""
 
-    name: str
     flops: float
     moved: float
-    """Bytes read and written."""
     made: float
-    """Bytes of new storages, in what is moved too."""
     dtype: torch.dtype
-    """In which it computes."""
 
 
 class Tally(TorchDispatchMode):
@@ -75,7 +64,7 @@ class Tally(TorchDispatchMode):
     ...     a, b = torch.empty(8, 4), torch.empty(4, 2)
     ...     with Tally() as tally:
     ...         c = a @ b
-    >>> tally.flops, tally.moved, tally.peak                        # 2 x 8 x 4 x 2; 4 bytes x (32 + 8 + 16); 4 x 16
+    >>> tally.flops, tally.operations[0].moved, tally.peak          # 2 x 8 x 4 x 2; 4 bytes x (32 + 8 + 16); 4 x 16
     (128.0, 224.0, 64)
     """
 
@@ -89,11 +78,8 @@ class Tally(TorchDispatchMode):
 
     @property
     def flops(self) -> float:
+        """Of all operations."""
         return sum(o.flops for o in self.operations)
-
-    @property
-    def moved(self) -> float:
-        return sum(o.moved for o in self.operations)
 
     @contextmanager
     def times(self, n: float) -> Iterator[None]:
@@ -117,7 +103,8 @@ class Tally(TorchDispatchMode):
     def _count(self, func, args: tuple, kwargs: dict, inputs: list[Tensor], out: Any) -> None:
         outputs = [o for o in tree_leaves(out) if isinstance(o, Tensor)]
         made = [o for o in outputs if self._is_new(o)]
-        written = [a for a, spec in zip(args, func._schema.arguments, strict=False) if _is_written(spec)]
+        specs = (spec.alias_info for spec in func._schema.arguments)
+        written = [a for a, alias in zip(args, specs, strict=False) if alias is not None and alias.is_write]
         written = [a for a in tree_leaves(written) if isinstance(a, Tensor)]
         if not made and not written:
             return  # a view
@@ -137,7 +124,7 @@ class Tally(TorchDispatchMode):
         fresh = 0 if packet in EMPTY else sum(map(_bytes, made))
         dtype = (inputs or outputs)[0].dtype
         counts = (n * self._times for n in (flops, reads + writes, fresh))
-        self.operations.append(Operation(packet.__name__, *counts, dtype))
+        self.operations.append(Operation(*counts, dtype))
 
     def _is_new(self, tensor: Tensor, size: int | None = None) -> bool:
         """Whether its storage was not met before; from now on it counts, for as long as it lives."""
@@ -152,10 +139,6 @@ class Tally(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.live -= self._storages.pop(key)
-
-
-def _is_written(spec: torch.Argument) -> bool:
-    return spec.alias_info is not None and spec.alias_info.is_write
 
 
 def _bytes(tensor: Tensor) -> int:

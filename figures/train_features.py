@@ -4,13 +4,13 @@
     colour      the eight names, where a scene has one      of a picture and of a video
     motion      bouncing, ..., still, the camera moves      of a video
 
-The answers are the scenes' captions. A scene that has none to a question (a colourful ball has no colour, several
-objects have no one motion) is not asked. Half of all videos are mirrored; nothing else is done to them. Training sees
-no corruption of `data.corruptions`, so that what the features say of one is not what they were told to; but for a
-still video, which has a name here: `frozen motion` at its full strength makes the like.
+The answers are the scenes' captions. A scene without one (a colourful ball has no colour, several objects have no one
+motion) does not count. Half of all videos are mirrored; nothing else is done to them. Training sees
+no corruption of `data.corruptions`, so that features are not trained to name one; but for a still video, which has a
+name here: `frozen motion` at its full strength makes the like.
 
 At the end the features of a video are turned and scaled to mean 0 and covariance 1 over training videos, and what reads
-them is turned back, so that it says the same. A Frechet distance of 1 is then a shift by one standard deviation.
+them is turned back. A Frechet distance of 1 is then a shift by one standard deviation.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourd_minimal.cli.main import program
-from fourd_minimal.cli.training_run import how_made, watched
 from fourd_minimal.configs.presets import device
 from fourd_minimal.data.procedural import COLOURS, HELD_OUT, sample_scenes
 from fourd_minimal.pretrained.toy_features import ToyFeatures, ToyFeaturesConfig
 from fourd_minimal.training.loop import Recipe, Step, fit, warm_cosine
+from fourd_minimal.training.run import how_made, watched
 from fourd_minimal.training.tables import table
 
 STILL, CAMERA = "still", "the camera moves"
@@ -48,12 +48,8 @@ class FeaturePreset:
     """Everything one training run depends on. Every value is assumed."""
 
     model: ToyFeaturesConfig = field(default_factory=lambda: ToyFeaturesConfig(LABELS))
-    families: tuple[tuple[str, float], ...] = (
-        ("plain", 0.3),
-        ("simple", 0.15),
-        ("hard", 0.2),
-        ("creature", 0.3),
-        ("ground", 0.05),
+    families: tuple[tuple[str, float], ...] = tuple(
+        dict(plain=0.3, simple=0.15, hard=0.2, creature=0.3, ground=0.05).items()
     )
     """Families of `data.procedural` and their shares."""
     share_still: float = 0.12
@@ -72,11 +68,6 @@ class FeaturePreset:
     ema: float = 0.99
     """Decay of the averaged weights, which are the result."""
     seed: int = 0
-
-    def __post_init__(self):
-        for name, least in dict(steps=1, groups=1, group=1, warmup=1).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
 
 
 _SMALL = ToyFeaturesConfig(LABELS, image_size=16, frames=4, widths=(8, 16), picture_dim=8, time_width=8, video_dim=4)
@@ -121,21 +112,11 @@ def video(
     Creatures are recorded as `multiview.orbits` does it: from an elevation of 20 degrees, from anywhere around.
     """
     views, times = (config.frames, 1) if kind == CAMERA else (1, config.frames)
-    record = sample_scenes(
-        n,
-        views,
-        times,
-        config.image_size,
-        seed,
-        family,
-        geometry=False,
-        elevation_deg=20.0 if family == "creature" else None,
-        corrupted="static" if kind == STILL else None,
-    )
-    said = [answers(caption, kind) for caption in record.captions]
-    numbered = {
-        name: torch.tensor([names.index(one[name]) if one[name] else -1 for one in said]) for name, names in LABELS
-    }
+    options = dict(elevation_deg=20.0 if family == "creature" else None, corrupted="static" if kind == STILL else None)
+    record = sample_scenes(n, views, times, config.image_size, seed, family, geometry=False, **options)
+    each, numbered = [answers(caption, kind) for caption in record.captions], {}
+    for name, names in LABELS:
+        numbered[name] = torch.tensor([names.index(one[name]) if one[name] else -1 for one in each])
     return record.rgb.flatten(1, 2), numbered
 
 
@@ -155,7 +136,7 @@ def make_batch(preset: FeaturePreset, number: int, held_out: bool = False) -> Ba
     videos = torch.cat([videos for videos, _ in groups])
     mirrored = (torch.rand(len(videos), generator=generator) < 0.5) & (not held_out)
     videos = torch.where(mirrored[:, None, None, None, None], videos.flip(-1), videos)
-    return Batch(videos, {name: torch.cat([said[name] for _, said in groups]) for name, _ in LABELS})
+    return Batch(videos, {name: torch.cat([found[name] for _, found in groups]) for name, _ in LABELS})
 
 
 def batch_loss(model: ToyFeatures, batch: Batch, device: str | torch.device = "cpu") -> Tensor:
@@ -200,12 +181,7 @@ def whitened(model: ToyFeatures, videos: Float[Tensor, "n t 3 h w"]) -> ToyFeatu
     """Bring the features of these videos to mean 0 and covariance 1, in place, and leave all scores as they are.
 
     With mean m and covariance C = U L U^T, f' = L^-1/2 U^T (f - m): another matrix and bias in the last layer.
-
-    Raises:
-        ValueError: no more videos than features.
     """
-    if len(videos) <= model.config.video_dim:
-        raise ValueError(f"videos are {len(videos)}; expected more than {model.config.video_dim}, the features,.")
     device = next(model.parameters()).device
     found = torch.cat([model.videos(some.to(device)) for some in videos.split(64)]).double()
     values, vectors = torch.linalg.eigh(found.T.cov())

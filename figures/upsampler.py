@@ -1,6 +1,5 @@
 """Is the upsampler better than bicubic interpolation? On true small frames and on generated ones, beside the truth."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from figures.page import Page, steps_label
 from fourd_minimal.cli.main import program
 from fourd_minimal.configs.upsampler import UPSAMPLERS, UpsamplerPreset
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
@@ -17,7 +17,6 @@ from fourd_minimal.data.scene_record import SceneRecord
 from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.upsampler import Upsampler, bicubic, shrink
-from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.evaluation import Grids, flicker, moving_pixels, predict, reprojection_error
 from fourd_minimal.training.tables import made_by, table
 from fourd_minimal.viewers.contact_sheet import compare_sheet
@@ -88,11 +87,11 @@ def compare(
     small, tables = shrink(record.rgb, upsampler.config.factor), {}
     unseen = ~known_cells(*record.rgb.shape[1:3])
     inputs = {"true small frames": (small, 0.0, torch.ones_like(unseen))}
-    inputs |= {f"generated in {n} step{'s' * (n > 1)}": (predict(model, small, n), tau, unseen) for n in steps}
+    inputs |= {f"generated in {steps_label(n)}": (predict(model, small, n), tau, unseen) for n in steps}
     for name, (grids, level, cells) in inputs.items():
         large = {"truth": record.rgb, "bicubic": bicubic(grids, upsampler.config.factor).clamp(0, 1)}
         for n in steps:
-            large[f"upsampler, {n} step{'s' * (n > 1)}"] = enlarge(upsampler, grids, n, level)
+            large[f"upsampler, {steps_label(n)}"] = enlarge(upsampler, grids, n, level)
         tables[name] = [measure(method, g, record, cells) for method, g in large.items()], large
     return tables
 
@@ -102,45 +101,42 @@ class Upsampling:
     """Measure the upsampler against bicubic interpolation and the truth."""
 
     weights: str = "toy"
-    """Of the upsampler: "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train --system upsampler` wrote."""
     grid_weights: str = "toy"
-    """Of the model whose grids are enlarged too."""
+    """The model with these weights makes the grids that are enlarged too."""
     preset: Literal["smoke", "cpu", "gpu", "full"] = "cpu"
-    """Whose grid size is taken."""
+    """The grids' size comes from this preset."""
     scenes: int = 32
-    """Held-out scenes per family."""
+    """So many held-out scenes of each family are the test."""
     families: tuple[str, ...] = ("simple", "hard")
-    """Families of `data.procedural`."""
+    """The test is of these families of `data.procedural`."""
     tau: float = 0.0
-    """Noise augmentation of generated small frames."""
+    """Generated small frames have this noise augmentation."""
     out: Path | None = None
-    """Where `upsampler.md`, `.json` and `.png` go; left out, the tables are only printed."""
+    """`upsampler.md`, `.json` and `.png` go into this folder; by default the tables are only printed."""
 
     def run(self) -> None:
         """Print every table, and write them where asked."""
         upsampler, model = Upsampler.from_pretrained(self.weights), FourRealVideo.from_pretrained(self.grid_weights)
         (h, w), (small_h, small_w) = upsampler.config.dit.image_size, upsampler.config.small_size
-        report = [
+        page = Page("upsampler", self.out)
+        page.say(
             f"{small_h}x{small_w} to {h}x{w} pixels, {self.scenes} held-out scenes per family, weights "
             f"'{self.weights}', CPU, seed 0, tau {self.tau:g} for generated frames. "
             f"{made_by('python -m figures.upsampler')}",
             "PSNR in dB is pooled, over all cells where the small frames are true, over unseen cells where they are "
             "generated. Sharpness: mean squared gradient over moving pixels, as a share of the truth's. Flicker and "
             "reprojection error: beside the truth's.",
-        ]
+        )
         numbers = {}
         for family in self.families:
             record = held_out_large(upsampler, UPSAMPLERS[self.preset], family, self.scenes)
             for name, (rows, large) in compare(upsampler, model, record, tau=self.tau).items():
-                report += [f"### Family {family}, {name}", markdown(rows)]
+                page.say(f"### Family {family}, {name}", markdown(rows))
                 numbers[f"{family}, {name}"] = [asdict(row) for row in rows]
                 if self.out and family == self.families[0] and name.endswith("frames"):
                     self._picture(record.rgb, large, upsampler.config.factor)
-        text = "\n\n".join(report) + "\n"
-        print(text)
-        if self.out:
-            for name, content in {"upsampler.md": text, "upsampler.json": json.dumps(numbers, indent=1)}.items():
-                write_text(self.out / name, content)
+        page.write(numbers)
 
     def _picture(self, truth: Grids, large: dict[str, Grids], factor: int) -> None:
         shown = {"small": shrink(truth, factor).repeat_interleave(factor, -1).repeat_interleave(factor, -2)}

@@ -1,4 +1,4 @@
-"""Cameras on a circle: where they stand, which rays they cast, where a point lands.
+"""Cameras on a circle: their poses, the rays of their pixels, and the projection of points.
 
 Conventions (the one place): camera-to-world matrices `c2w`, x right, y up, looking along -z (OpenGL, NeRF); the world
 is y-up; the object fits the unit ball. Azimuth 0 stands on +z and turns towards +x; elevation lifts towards +y; angles
@@ -43,10 +43,12 @@ def circular_trajectory(
     azimuth, elevation, radius = torch.broadcast_tensors(
         *(torch.as_tensor(a, dtype=torch.float32, device=device) for a in given)
     )
+    if not all(angle.isfinite().all() for angle in (azimuth, elevation, radius)):
+        raise ValueError("azimuth_deg, elevation_deg or radius is not finite; expected finite numbers.")
     if (elevation.abs() >= 90).any():
-        raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; it must lie strictly between -90 and 90.")
+        raise ValueError(f"elevation_deg reaches {elevation.abs().max():g}; expected more than -90 and less than 90.")
     if (radius <= 0).any():
-        raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
+        raise ValueError(f"radius reaches {radius.min():g}; expected a value above 0.")
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
     zero, one = torch.zeros_like(a), torch.ones_like(a)
@@ -59,20 +61,20 @@ def circular_trajectory(
 
 def check_poses(c2w: Float[Tensor, "*b 4 4"], fov_deg: float) -> None:
     """Raise a ValueError unless these are rotations and a field of view."""
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    _half_height(fov_deg)
     if not c2w.isfinite().all():
         raise ValueError("c2w has values that are not finite; expected poses.")
-    turn = c2w[..., :3, :3]
-    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
-    if not off < 1e-3 or (torch.linalg.det(turn.float()) < 0).any():
+    turn = c2w[..., :3, :3].to(torch.promote_types(c2w.dtype, torch.float32))
+    with torch.autocast(turn.device.type, enabled=False):
+        off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    if not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
         raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors); expected poses.")
 
 
 def _half_height(fov_deg: float) -> float:
     """Half the height of the picture at a depth of 1."""
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not 1e-3 <= fov_deg <= 179.999:
+        raise ValueError(f"fov_deg is {fov_deg}; expected an angle between 0 and 180, and not next to them.")
     return math.tan(math.radians(fov_deg) / 2)
 
 
@@ -84,13 +86,15 @@ def pixel_grid(size: tuple[int, int], samples: int = 1) -> Float[Tensor, "h w s 
             [1.5000, 0.5000]])
     """
     h, w = size
+    if min(h, w, samples) < 1:
+        raise ValueError(f"size is {(h, w)} with {samples} samples; expected at least 1 of each.")
     y, x = (((torch.arange(n * samples) + 0.5) / samples) for n in (h, w))
     yx = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
     return rearrange(yx.flip(-1), "(h sy) (w sx) c -> h w (sy sx) c", sy=samples, sx=samples)
 
 
 def look_up(frames: Float[Tensor, "*b c h w"], xy: Float[Tensor, "*b h w 2"], mode: str = "bilinear") -> Tensor:
-    """Frames at pixel positions (x, y), see above; beyond the rim a frame goes on as it ends.
+    """Frames at pixel positions (x, y), interpolated; outside of a frame its border continues.
 
     >>> look_up(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.5, 0.5], [1.0, 0.5]]]]))
     tensor([[[[0.0000, 0.5000]]]])
@@ -125,14 +129,15 @@ def rays(
     x = (pixels[..., 0] - w / 2) * (2 * tan / h)
     y = (h / 2 - pixels[..., 1]) * (2 * tan / h)
     local = torch.stack([x, y, -torch.ones_like(x)], -1)
-    flat = torch.einsum("...ij,pj->...pi", c2w[..., :3, :3], local.reshape(-1, 3))
+    with torch.autocast(c2w.device.type, enabled=False):  # directions in half precision miss by pixels
+        flat = torch.einsum("...ij,pj->...pi", c2w[..., :3, :3], local.reshape(-1, 3))
     return c2w[..., :3, 3], flat.reshape(*c2w.shape[:-2], *local.shape)
 
 
 def project(
     points: Float[Tensor, "*batch 3"], c2w: Float[Tensor, "*cam 4 4"], fov_deg: float, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "*out 2"], Float[Tensor, "*out"]]:
-    """Where points in the world land: pixel positions (x, y) and depths along the viewing axis.
+    """Points in the world projected into the picture: pixel positions (x, y) and depths along the viewing axis.
 
     `points` and `c2w` broadcast over their leading axes. A depth of 0 or less lies behind the camera: its pixel
     position means nothing.
@@ -142,7 +147,8 @@ def project(
     (tensor([16., 16.]), tensor(4.))
     """
     h, w = size
-    local = torch.einsum("...ji,...j->...i", c2w[..., :3, :3], points - c2w[..., :3, 3])
+    with torch.autocast(c2w.device.type, enabled=False):
+        local = torch.einsum("...ji,...j->...i", c2w[..., :3, :3], points - c2w[..., :3, 3])
     depth = -local[..., 2]
     focal = h / (2 * _half_height(fov_deg))
     safe = torch.where(depth.abs() < 1e-8, 1e-8, depth)

@@ -1,15 +1,15 @@
-"""Denoising diffusion: a fixed schedule of noise, three ways to say what a model predicts, and DDIM.
+"""Denoising diffusion: a fixed schedule of noise, three things a model may predict, and DDIM.
 
 4Diffusion (section 3) builds on ImageDream and Stable Diffusion, whose forward process is, for t = 0 ... n - 1,
 
     z_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps,    abar_t = prod_{s<=t} (1 - beta_s)
 
 with betas that are linear in the square root. A model may predict the noise eps, the clean x0, or the velocity
-v = sqrt(abar) eps - sqrt(1 - abar) x; each tells the other two.
+v = sqrt(abar) eps - sqrt(1 - abar) x; each determines the other two.
 
     eps = (z - sqrt(abar) x0) / sqrt(1 - abar)         x0 = (z - sqrt(1 - abar) eps) / sqrt(abar)
 
-DDIM (Song et al. 2021, equation 12) goes back along a few of the steps:
+DDIM (Song et al. 2021, equation 12) samples with a few of the steps:
 
     z_s = sqrt(abar_s) x0 + sqrt(1 - abar_s - eta^2 var) eps + eta sqrt(var) noise
 """
@@ -40,17 +40,22 @@ class NoiseSchedule:
         if n_steps < 1 or not 0 < beta_start <= beta_end < 1:
             raise ValueError(
                 f"n_steps, beta_start, beta_end are {n_steps}, {beta_start}, {beta_end}; "
-                "at least 1 step and 0 < beta_start <= beta_end < 1 are wanted."
+                "expected at least 1 step and 0 < beta_start <= beta_end < 1."
             )
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, n_steps, dtype=torch.float64).square()
         self.n_steps = n_steps
         self.abar = (1 - betas).cumprod(0).float()
 
     def _scales(self, x: Tensor, t: Int[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
-        """sqrt(abar) and sqrt(1 - abar), with as many axes as x."""
+        """sqrt(abar) and sqrt(1 - abar), with as many axes as x; float32 or wider, since 1 - abar is small."""
+        if not x.is_floating_point():
+            raise ValueError(f"x has type {x.dtype}; expected floating point.")
+        if t.shape != x.shape[: t.ndim]:
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected the leading axes of x, {tuple(x.shape)}.")
         if t.min() < 0 or t.max() >= self.n_steps:
             raise ValueError(f"t lies in {t.min()} to {t.max()}; expected steps 0 to {self.n_steps - 1}.")
-        abar = self.abar.to(x.device)[t].reshape(*t.shape, *[1] * (x.ndim - t.ndim)).to(x.dtype)
+        abar = self.abar.to(x.device)[t].reshape(*t.shape, *[1] * (x.ndim - t.ndim))
+        abar = abar.to(torch.promote_types(x.dtype, torch.float32))
         return abar.sqrt(), (1 - abar).sqrt()
 
     def add_noise(self, x: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
@@ -60,43 +65,43 @@ class NoiseSchedule:
         tensor([0.0683])
         """
         signal, noise = self._scales(x, t)
-        return signal * x + noise * eps
+        return (signal * x + noise * eps).to(x.dtype)
 
     def velocity(self, x: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
         """v of (x, eps)."""
         signal, noise = self._scales(x, t)
-        return signal * eps - noise * x
+        return (signal * eps - noise * x).to(x.dtype)
 
     def x0_from_eps(
         self, z: Float[Tensor, "*b"], eps: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
-        """The clean x that this noise leaves."""
+        """The clean x, from z_t and its noise."""
         signal, noise = self._scales(z, t)
-        return (z - noise * eps) / signal
+        return ((z - noise * eps) / signal).to(z.dtype)
 
     def eps_from_x0(self, z: Float[Tensor, "*b"], x0: Float[Tensor, "*b"], t: Int[Tensor, "*t"]) -> Float[Tensor, "*b"]:
-        """The noise that this clean x leaves."""
+        """The noise, from z_t and its clean x."""
         signal, noise = self._scales(z, t)
-        return (z - signal * x0) / noise
+        return ((z - signal * x0) / noise).to(z.dtype)
 
     def x0_from_velocity(
         self, z: Float[Tensor, "*b"], v: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
-        """The clean x that this velocity leaves."""
+        """The clean x, from z_t and its velocity."""
         signal, noise = self._scales(z, t)
-        return signal * z - noise * v
+        return (signal * z - noise * v).to(z.dtype)
 
     def eps_from_velocity(
         self, z: Float[Tensor, "*b"], v: Float[Tensor, "*b"], t: Int[Tensor, "*t"]
     ) -> Float[Tensor, "*b"]:
-        """The noise that this velocity leaves."""
+        """The noise, from z_t and its velocity."""
         signal, noise = self._scales(z, t)
-        return noise * z + signal * v
+        return (noise * z + signal * v).to(z.dtype)
 
     def visited(self, n_steps: int) -> list[int]:
         """The steps that DDIM takes, the noisiest first: evenly spaced, and 1 at the end (ImageDream's choice).
 
-        Few steps begin well below the noisiest level, 4 of 1000 at 751, and yet from pure noise.
+        Few steps begin well below the noisiest level, 4 of 1000 at 751, though the sample begins as pure noise.
 
         >>> NoiseSchedule().visited(4)
         [751, 501, 251, 1]
@@ -118,13 +123,13 @@ def ddim(
     """From noise to a sample; yields the state after every step, the last is the sample.
 
     Args:
-        eps_fn: `(z_t, t)` -> the noise in it. A guided model is such a function too.
-        x: where to start: pure noise.
+        eps_fn: `(z_t, t)` -> the noise that the model predicts, after guidance where there is any.
+        x: the start, pure noise.
         schedule: of the forward process.
         n_steps: how many of its steps to visit.
         eta: 0 adds no noise on the way, 1 as much as DDPM.
         generator: of that noise.
-        to_clean: end at abar = 1; otherwise at abar_0, as Stable Diffusion does, whose latents mind no noise.
+        to_clean: end at abar = 1; otherwise at abar_0, as Stable Diffusion does, whose latents tolerate that noise.
 
     >>> point = torch.tensor([2.0])                                      # data that is one point: eps is known
     >>> schedule = NoiseSchedule()
@@ -133,6 +138,8 @@ def ddim(
     >>> sample.round(decimals=1)
     tensor([2.])
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected a number in [0, 1].")
     steps = schedule.visited(n_steps)
     for t, following in zip(steps, [*steps[1:], None], strict=True):
         now = torch.tensor(t, device=x.device)

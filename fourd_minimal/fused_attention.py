@@ -1,7 +1,7 @@
 """Fused view-time attention: one stream over a grid, and one attention that runs along its rows and columns at once.
 
-4Real-Video-V2 (arXiv 2506.18839), by the authors of 4Real-Video. Where two streams run a block twice, along the views
-and along the times, and then have to agree, here a token sees in ONE softmax all tokens of its own frame, of its time
+4Real-Video-V2 (arXiv 2506.18839), by the authors of 4Real-Video. Two streams run a block twice, along the views and
+along the times, and then synchronise; here a token attends in ONE softmax to all tokens of its own frame, of its time
 (all views at that moment) and of its view (all moments from there). For token i of frame (v, t)
 
     y_i = sum_j p_ij v_j,    p_ij = exp(q_i k_j / sqrt(d)) / sum_j' exp(q_i k_j' / sqrt(d))
@@ -16,11 +16,11 @@ added, so a video model's blocks run as they are.
 | two streams, eq. 4 of 4Real-Video | V + T | 16 | twice |
 | fused | V + T - 1 | 15 | once |
 
-Departures. We know the paper by its idea, not by its code: positions and contexts are ours. `Fused4D` chooses them so
-that a base which only knows videos digests them. The time slot of the rotary angles carries t + v / 8: in a row tokens
+Departures. The paper's code is not public: positions and contexts are ours. `Fused4D` chooses them so that they are
+near to what a base trained on videos has seen. The time slot of the rotary angles carries t + v / 8: in a row tokens
 are turned against each other just as in a fixed-view video; the views of a moment lie close together, in order, and at
 other distances than the times. (v + t, which turns columns just as in a freeze-time video, was worse on the toy's base
-with nothing trained; nor would a position say there whether a key comes from the row or from the column.) Every frame
+without training; nor would a position say there whether a key comes from the row or from the column.) Every frame
 is conditioned on the mean of the two contexts' conditions.
 """
 
@@ -40,7 +40,7 @@ Grid = Float[Tensor, "b v t n k"]
 
 
 def frame_mask(views: int, times: int, device: torch.device | str | None = None) -> Bool[Tensor, "vt vt"]:
-    """Which frame (row) sees which (column), frames ordered view first: the same view or the same time.
+    """Which frame (row) attends to which (column), frames ordered view first: the same view or the same time.
 
     >>> frame_mask(2, 2).int()  # frames (0, 0), (0, 1), (1, 0), (1, 1)
     tensor([[1, 1, 1, 0],
@@ -54,7 +54,7 @@ def frame_mask(views: int, times: int, device: torch.device | str | None = None)
 
 
 def masked_attention(q: Heads, k: Heads, v: Heads) -> Heads:
-    """The definition, word for word: dense attention of all tokens to all, under `frame_mask`. The slow twin."""
+    """The definition: dense attention of all tokens to all, under `frame_mask`. Slow; the reference for tests."""
     views, times, n = *q.shape[1:3], q.shape[4]
     mask = frame_mask(views, times, q.device).repeat_interleave(n, 0).repeat_interleave(n, 1)
     q, k, v = (rearrange(a, "b v t heads n d -> b heads (v t n) d") for a in (q, k, v))
@@ -63,7 +63,7 @@ def masked_attention(q: Heads, k: Heads, v: Heads) -> Heads:
 
 
 def fused_attention(q: Heads, k: Heads, v: Heads, recompute: bool = False) -> Heads:
-    """`masked_attention`, by gathering for every frame the keys and values it sees, one row of the grid after another.
+    """`masked_attention`, by gathering the keys and values that each frame attends to, row by row of the grid.
 
     Exact in outputs and gradients: each softmax runs over just its own keys. Without gradients it needs the memory of
     one row's, `T (V + T - 1)` frames of keys and of values.
@@ -86,7 +86,7 @@ def fused_attention(q: Heads, k: Heads, v: Heads, recompute: bool = False) -> He
             raise ValueError(f"{name} has shape {tuple(a.shape)}; expected q's, {tuple(q.shape)}.")
 
     def gathered(rows: Sequence[Tensor], i: int) -> Tensor:
-        """What each frame of row i sees: every frame of its row, and its column's frames in the other rows."""
+        """What each frame of row i attends to: every frame of its row, and its column's frames in the other rows."""
         row = [rows[i][:, t, None].expand_as(rows[i]) for t in range(rows[i].shape[1])]
         return torch.cat([*row, *rows[:i], *rows[i + 1 :]], -2).flatten(0, 1)
 
@@ -128,10 +128,10 @@ class Fused4D(nn.Module):
 
         Args:
             x: tokens of the grid.
-            cond_view: what a block gets for the columns, as in `two_stream`: c `(b t, v, k)`, one row for each frame;
-                None, for there is no text; rotary angles `(1, v n, half)`.
+            cond_view: what conditions a block on the columns, as in `two_stream`: c `(b t, v, k)`, one row for each
+                frame; None, since there is no text; rotary angles `(1, v n, half)`.
             cond_time: the same for the rows: c `(b v, t, k)`, None, angles `(1, t n, half)`.
-            cond_sync: not used; it is there so that designs can take each other's place.
+            cond_sync: unused; it gives all designs one signature.
             observe: called as `observe(layer, x)` after every block.
 
         Raises:

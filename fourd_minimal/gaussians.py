@@ -1,15 +1,15 @@
-"""Isotropic Gaussians: a cloud of soft balls, drawn for any camera, in plain PyTorch.
+"""Isotropic Gaussians: a cloud of soft balls, rendered for any camera, in plain PyTorch.
 
 Supplement of 4Real-Video, section 6. Balls and not ellipsoids, since that "effectively reduces artifacts when viewing
 the 3D representation from viewpoints distinct from the training perspectives". A ball has a position p, a radius, a
-colour and an opacity; a camera sees it as a soft ellipse, and ellipses are laid over each other from front to back:
+colour and an opacity; it projects to a soft ellipse, and ellipses are composited from front to back:
 
     C = sum_k c_k alpha_k prod_{j<k} (1 - alpha_j),    alpha_k(x) = o_k exp(-1/2 (x - x_k)^T S_k^-1 (x - x_k))
 
 The cloud moves over time, by an MLP of position and time, `TemporalDeformation`: dp^t of eq. 11. (The whole of eq. 11,
 and how a cloud is fitted to a grid, is in `systems/deformable_gaussians.py`.)
 
-Speed: a picture is cut into tiles, and each tile looks only at the ellipses that reach it. Inside a tile an ellipse's
+Speed: a picture is cut into tiles, and each tile reads only the ellipses that reach it. Inside a tile an ellipse's
 exponent is a quadratic polynomial of the pixel, so all of them at once are one matrix product.
 
 Departures: the paper gives neither the renderer nor the size of its MLP. The projection is that of 3D Gaussian
@@ -29,14 +29,14 @@ BLUR = 0.3
 FAINT = 1e-3
 """An ellipse ends where its alpha is below this."""
 NEAR = 0.05
-"""What is nearer to the camera than this, or behind it, is not drawn; scene units."""
+"""What is nearer to the camera than this, or behind it, is not rendered; scene units."""
 AT_ONCE = 2**22
-"""Pixels times ellipses that are worked on in one go: bounds the memory."""
+"""Pixels times ellipses that are processed at once: bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Ellipses:
-    """What cameras see of `n` Gaussians: one ellipse each."""
+    """`n` Gaussians projected into each of `b` cameras: one ellipse each."""
 
     xy: Float[Tensor, "b n 2"]
     """Centres in pixels."""
@@ -50,7 +50,7 @@ class Ellipses:
 
 @dataclass(frozen=True)
 class Picture:
-    """What cameras see."""
+    """Rendered pictures."""
 
     rgb: Float[Tensor, "*b 3 h w"]
     """In [0, 1] where the colours are; black where nothing is, unless there is a background."""
@@ -68,7 +68,7 @@ def project(
     size: tuple[int, int],
     blur: float = BLUR,
 ) -> Ellipses:
-    """Isotropic Gaussians as a camera sees them.
+    """Isotropic Gaussians projected into cameras.
 
     With u = (x/z, y/z) and the focal length f in pixels, the covariance r^2 I becomes (f r / z)^2 (I + u u^T): a ball
     off the axis looks longer. To it comes `blur` I.
@@ -96,7 +96,7 @@ def project(
     half = torch.tensor([w / 2, h / 2]).to(slope)
     bound = 1.3 * half / focal  # far outside of the picture the linear approximation explodes: hold it
     u = torch.maximum(torch.minimum(slope, bound), -bound)
-    across = (focal * radius / z).square()
+    across = (focal * radius / z).clamp(max=1e6).square()  # larger ones fill any picture, and their squares overflow
     variance = across[..., None] * (1 + u.square()) + blur
     mixed = across * u[..., 0] * u[..., 1]
     det = variance[..., 0] * variance[..., 1] - mixed.square()
@@ -105,7 +105,7 @@ def project(
 
 
 def composite(alpha: Float[Tensor, "*b k p"]) -> Float[Tensor, "*b k p"]:
-    """How much each of `k` layers, front first, is seen: alpha_k prod_{j<k} (1 - alpha_j).
+    """The weight of each of `k` layers, front first: alpha_k prod_{j<k} (1 - alpha_j).
 
     Args:
         alpha: in [0, 1).
@@ -113,8 +113,8 @@ def composite(alpha: Float[Tensor, "*b k p"]) -> Float[Tensor, "*b k p"]:
     >>> composite(torch.tensor([[0.5], [0.5], [0.5]])).flatten()
     tensor([0.5000, 0.2500, 0.1250])
     """
-    let_through = torch.log1p(-alpha)
-    return alpha * (let_through.cumsum(-2) - let_through).exp()
+    log_transmittance = torch.log1p(-alpha)
+    return alpha * (log_transmittance.cumsum(-2) - log_transmittance).exp()
 
 
 def _tile_lists(
@@ -128,6 +128,13 @@ def _tile_lists(
     touched = touched[0][:, :, None] & touched[1][:, None]  # b, down, across, n
     image, _, _, which = touched.nonzero(as_tuple=True)
     return image * low.shape[1] + which, touched.sum(-1).flatten()
+
+
+def _monomials(tile: int, like: Tensor) -> Float[Tensor, "6 pixels"]:
+    """x^2, x y, y^2, x, y and 1 of every pixel of a tile, in pixels from its centre."""
+    along = torch.arange(tile, device=like.device, dtype=like.dtype) + 0.5 - tile / 2
+    y, x = (a.flatten() for a in torch.meshgrid(along, along, indexing="ij"))
+    return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)])
 
 
 def render(
@@ -165,16 +172,26 @@ def render(
     (tensor([0.8414, 0.0000, 0.0000]), tensor(4.))
     """
     _check(points, radius, colour, opacity, c2w, fov_deg)
+    wide = torch.promote_types(points.dtype, torch.float32)  # places, depths and sums are float32 or wider throughout
+    cloud = (a.to(wide) for a in (points, radius, colour, opacity, c2w))
+    with torch.autocast(points.device.type, enabled=False):
+        seen = _render(*cloud, fov_deg, size, tile, blur)
+    return Picture(seen.rgb.to(points.dtype), seen.alpha.to(points.dtype), seen.depth.to(points.dtype))
+
+
+def _render(points, radius, colour, opacity, c2w, fov_deg: float, size: tuple[int, int], tile: int, blur: float):
     (h, w), b, n = size, len(c2w), len(radius)
     seen = project(points, radius, c2w, fov_deg, size, blur)
+    # one row per ellipse, front first: centre, conic, log opacity, then what is composited: colour, depth, 1
     order = seen.depth.argsort(-1)
-    ink = opacity.clamp(1e-6, 0.99).log()
-    own = [seen.xy, seen.conic, ink[:, None].expand(b, n, 1), colour.expand(b, n, 3), seen.depth[..., None]]
+    log_opacity = opacity.clamp(1e-6, 0.99).log()
+    own = [seen.xy, seen.conic, log_opacity[:, None].expand(b, n, 1), colour.expand(b, n, 3), seen.depth[..., None]]
     ordered = torch.cat([*own, torch.ones_like(own[-1])], -1).gather(1, order[..., None].expand(b, n, 11)).flatten(0, 1)
 
+    # the ellipses that reach each tile; tiles sorted by how many those are
     down, across = math.ceil(h / tile), math.ceil(w / tile)
     with torch.no_grad():
-        reach = (2 * (ink - math.log(FAINT)).clamp(min=0)).sqrt()[:, None] * seen.spread
+        reach = (2 * (log_opacity - math.log(FAINT)).clamp(min=0)).sqrt()[:, None] * seen.spread
         reach = torch.where(seen.depth[..., None] > NEAR, reach, -math.inf)
         low, high = ((seen.xy + s * reach).gather(1, order[..., None].expand(b, n, 2)) for s in (-1, 1))
         entries, counts = _tile_lists(low, high, (down, across), tile)
@@ -182,9 +199,8 @@ def render(
         busy = counts.argsort(descending=True)
         lengths = counts[busy].tolist()
 
-    along = torch.arange(tile, device=points.device) + 0.5 - tile / 2
-    y, x = (a.flatten() for a in torch.meshgrid(along, along, indexing="ij"))
-    powers = torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)])
+    # tile by tile, exponents as products of matrices
+    powers = _monomials(tile, points)
     pieces, first = [ordered.new_zeros(0, tile * tile, 5)], 0
     while first < len(lengths) and (longest := lengths[first]):
         last = first  # tiles with lists of like length go together, so that little is padded
@@ -194,6 +210,7 @@ def render(
         here = busy[first:last]
         k = torch.arange(longest, device=points.device)
         mine = ordered[entries[(starts[here, None] + k).clamp(max=len(entries) - 1)]]
+        # each exponent as coefficients of the monomials, about the centre of its tile
         centre = torch.stack([here % across, here // across % down], -1) * tile + tile / 2
         (dx, dy), (xx, xy, yy) = (mine[..., :2] - centre[:, None]).unbind(-1), mine[..., 2:5].unbind(-1)
         at_centre = mine[..., 5] - (xx * dx * dx + 2 * xy * dx * dy + yy * dy * dy) / 2
@@ -202,6 +219,7 @@ def render(
         pieces.append(composite(exponent.exp()).mT @ mine[..., 6:])
         first = last
 
+    # tiles back into pictures; those that nothing reaches stay empty
     drawn = ordered.new_zeros(b * down * across, tile * tile, 5).index_copy(0, busy[:first], torch.cat(pieces))
     tiles = dict(b=b, down=down, across=across, y=tile)
     drawn = rearrange(drawn, "(b down across) (y x) c -> b c (down y) (across x)", **tiles)[..., :h, :w]
@@ -217,12 +235,17 @@ def _check(points, radius, colour, opacity, c2w, fov_deg) -> None:
         )
     if not len(radius):
         raise ValueError("points has no Gaussians; expected at least one.")
-    if not radius.min() > 0:
-        raise ValueError(f"radius reaches {radius.min():g}; it must be above 0.")
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"fov_deg is {fov_deg}; it must lie between 0 and 180.")
+    if not (radius.min() > 0 and radius.isfinite().all()):
+        raise ValueError(f"radius reaches {radius.min():g}; expected finite numbers above 0.")
+    if not (opacity.min() >= 0 and opacity.max() <= 1):
+        raise ValueError(f"opacity lies in [{opacity.min():g}, {opacity.max():g}]; expected [0, 1].")
+    if not (points.isfinite().all() and colour.isfinite().all()):
+        raise ValueError("points or colour is not finite; expected finite numbers.")
+    if not 1e-3 <= fov_deg <= 179.999:
+        raise ValueError(f"fov_deg is {fov_deg}; expected an angle between 0 and 180, and not next to them.")
     turn = c2w[..., :3, :3].float()
-    off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
+    with torch.autocast(turn.device.type, enabled=False):
+        off = (turn @ turn.mT - torch.eye(3).to(turn)).abs().amax()
     if not c2w.isfinite().all() or not off < 1e-3 or (torch.linalg.det(turn) < 0).any():
         raise ValueError(f"c2w is not made of rotations (R R^T is off by {off:.2g}, or R mirrors) or not finite.")
 
@@ -235,8 +258,7 @@ class TemporalDeformation(nn.Module):
 
     def __init__(self, width: int = 64, harmonics: int = 3):
         super().__init__()
-        self.register_buffer("time_rates", math.pi * torch.arange(1, harmonics + 1), persistent=False)
-        self.register_buffer("space_rates", math.pi * torch.tensor([0.5, 1.0]), persistent=False)
+        self.harmonics = harmonics
         layers = [nn.Linear(3 + 12 + 1 + 2 * harmonics, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(width, 3))
         nn.init.zeros_(self.mlp[-1].weight)
@@ -245,7 +267,9 @@ class TemporalDeformation(nn.Module):
     def forward(self, points: Float[Tensor, "n 3"], time: Float[Tensor, " b"]) -> Float[Tensor, "b n 3"]:
         """Offsets, in scene units; time in [0, 1]."""
         b, n = len(time), len(points)
-        a, q = time[:, None] * self.time_rates, (points[:, None] * self.space_rates[:, None]).flatten(1)
+        wide = torch.promote_types(points.dtype, torch.float32)
+        a = math.pi * time[:, None].to(wide) * torch.arange(1, self.harmonics + 1, device=time.device)
+        q = torch.cat([math.pi / 2 * points.to(wide), math.pi * points.to(wide)], -1)
         when = torch.cat([time[:, None], a.sin(), a.cos()], -1)
         where = torch.cat([points, q.sin(), q.cos()], -1)
-        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1))
+        return self.mlp(torch.cat([where.expand(b, n, -1), when[:, None].expand(b, n, -1)], -1).to(points))

@@ -1,30 +1,30 @@
-"""What a table of results measures, from pictures and from features of pictures; every picture in [0, 1].
+"""The metrics of a table of results, of pictures and of features of pictures; every picture in [0, 1].
 
 Of pixels, where the truth is known (E: squared error)
 
     PSNR            -10 log10 E: of the mean error over all pictures (pooled), or the mean over pictures of each one's.
                     By Jensen's inequality the second is never lower, and one perfect picture lifts it without end
     SSIM            mean structural similarity over pictures                 `anchor_loss.ssim`, given as an argument
-    LPIPS           mean perceptual distance over pictures                   the network wants [-1, 1], and is fed that
+    LPIPS           mean perceptual distance over pictures                   the network gets [-1, 1], as it expects
 
 Of features f of pictures or videos, by whatever network `embed` is (its name belongs beside the number)
 
-    CLIP-I          mean over pairs of cos(f(made), f(true))                 does it show the same thing?
+    CLIP-I          mean over pairs of cos(f(made), f(true))                 is the content the same?
     CLIP-C          mean over pairs of frames of one video of cos(f, f')     a still picture scores 1
-                    "adjacent": each frame and the next; "all": each and every other. Papers say neither
+                    "adjacent": each frame and the next; "all": each and every other. Papers do not say
     CLIP score      100 max(0, cos(f(picture), f(caption)))                  (Hessel et al. 2021 scale by 2.5)
     Frechet         |m - m'|^2 + tr(C + C' - 2 (C C')^1/2)                   of two SETS: mean and covariance of each
     FVD             the same of features of whole videos
 
-One video has no covariance: a Frechet distance of one against one, which a script of this field prints, is not a
-number. With fewer videos than features the covariance is singular and the distance biased upwards; that warns.
+One video has no covariance: a Frechet distance of one against one, which some published scripts print, is
+undefined. With fewer videos than features the covariance is singular and the distance biased upwards; that warns.
 
-Of a matcher, which finds for pixels of one picture their place in another, and how sure it is
+Of a matcher, which finds the pixels of one picture in another, each with a confidence
 
-    confidence      the share of pixels that it is surer of than a threshold, for each threshold
+    confidence      the share of pixels whose confidence is above a threshold, for each threshold
 
-Flicker and reprojection want true flow, depth and cameras: `training/consistency.py`. Networks:
-`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`, `figures/matching.py`, `pretrained/video_score.py`.
+Flicker and reprojection want true flow, depth and cameras: `training/evaluation.py`. Networks:
+`pretrained/perceptual.py` (LPIPS), `pretrained/clip.py`. A matcher without one: `figures/optical_flow.py`.
 """
 
 import warnings
@@ -52,26 +52,26 @@ class Psnr(NamedTuple):
 
 
 def check(name: str, pictures: Float[Tensor, "*b c h w"]) -> None:
-    """Refuse what no metric should turn into a number.
+    """Refuse what no metric should score.
 
     Raises:
         ValueError: values that are not finite or not in [0, 1], nothing at all, or one colour everywhere.
 
     >>> check("made", torch.linspace(-1, 1, 48).view(3, 4, 4))
     Traceback (most recent call last):
-    ValueError: made lies in [-1.00, 1.00]; pictures in [0, 1] are wanted (from [-1, 1]: (x + 1) / 2).
+    ValueError: made lies in [-1.00, 1.00]; expected pictures in [0, 1] (from [-1, 1]: (x + 1) / 2).
     """
     if pictures.ndim < 3 or not pictures.numel():
-        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; pictures (..., c, h, w) are wanted.")
+        raise ValueError(f"{name} has shape {tuple(pictures.shape)}; expected pictures (..., c, h, w).")
     if not pictures.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values; expected pictures in [0, 1].")
     low, high = pictures.min().item(), pictures.max().item()
     if low < -1e-4 or high > 1 + 1e-4:
         hint = " (from [-1, 1]: (x + 1) / 2)" if low >= -1.001 and high <= 1.001 else ""
         hint = " (from bytes: x / 255)" if low >= 0 and 2 < high <= 255 else hint
-        raise ValueError(f"{name} lies in [{low:.2f}, {high:.2f}]; pictures in [0, 1] are wanted{hint}.")
+        raise ValueError(f"{name} lies in [{low:.2f}, {high:.2f}]; expected pictures in [0, 1]{hint}.")
     if low == high:
-        raise ValueError(f"{name} is {low:.2f} everywhere; expected pictures of something.")
+        raise ValueError(f"{name} is {low:.2f} everywhere; expected pictures of more than one colour.")
 
 
 def check_pair(made: Tensor, truth: Tensor, truth_name: str = "truth") -> None:
@@ -80,11 +80,11 @@ def check_pair(made: Tensor, truth: Tensor, truth_name: str = "truth") -> None:
     check(truth_name, truth)
     if made.shape != truth.shape:
         given = f"{tuple(made.shape)} and {truth_name} {tuple(truth.shape)}"
-        raise ValueError(f"made has shape {given}; the same is wanted, so resize one of them knowingly.")
+        raise ValueError(f"made has shape {given}; expected the same (resize one of them).")
 
 
 def psnr(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."]) -> Psnr:
-    """How near pictures are to the truth.
+    """Peak signal-to-noise ratio of pictures against the truth.
 
     Raises:
         ValueError: see `check`; or a picture without any error, whose PSNR is infinite.
@@ -97,7 +97,7 @@ def psnr(made: Float[Tensor, "*b c h w"], truth: Float[Tensor, "..."]) -> Psnr:
     check_pair(made, truth)
     error = (made - truth).square().flatten(-3).mean(-1)
     if (error == 0).any():
-        raise ValueError("made equals truth in at least one picture, whose PSNR is infinite; leave out what was given.")
+        raise ValueError("made equals truth in at least one picture, whose PSNR is infinite; leave out known pictures.")
     return Psnr(-10 * error.mean().log10().item(), (-10 * error.log10()).mean().item())
 
 
@@ -143,7 +143,7 @@ def embedded(name: str, pictures: Tensor, embed: Embed) -> Float[Tensor, "n d"]:
 
 
 def clip_i(made: Float[Tensor, "n *picture"], truth: Float[Tensor, "..."], embed: Embed) -> float:
-    """Do pictures show what the truth shows? 1 at best; by `embed`'s features, CLIP's where the name is to hold.
+    """Cosine similarity of pictures and truth, mean over pairs; 1 at best. Called CLIP-I if `embed` is CLIP.
 
     >>> colours = lambda pictures: pictures.mean((2, 3))
     >>> red, green = torch.eye(3)[:2, :, None, None].expand(-1, -1, 4, 4).unbind()
@@ -156,12 +156,12 @@ def clip_i(made: Float[Tensor, "n *picture"], truth: Float[Tensor, "..."], embed
 
 
 def clip_c(video: Float[Tensor, "t 3 h w"], embed: Embed, pairs: str = "adjacent") -> float:
-    """Do the frames of one video agree? 1 for a picture that never moves, which is not a virtue.
+    """Cosine similarity of the frames of one video; a still video scores 1, so more is not always better.
 
     Args:
         video: at least two frames.
         embed: features of pictures.
-        pairs: "adjacent" frames, or "all" pairs, which a video that moves must lose by.
+        pairs: "adjacent" frames, or "all" pairs, which scores motion lower.
 
     Raises:
         ValueError: see `check`; a single frame, or other pairs.
@@ -177,7 +177,7 @@ def clip_c(video: Float[Tensor, "t 3 h w"], embed: Embed, pairs: str = "adjacent
 
 
 def clip_score(pictures: Float[Tensor, "n 3 h w"], captions: Float[Tensor, "m d"], embed: Embed) -> float:
-    """Do pictures show what captions say? 100 at best.
+    """100 times the cosine similarity of pictures and their captions, at least 0; 100 at best.
 
     Args:
         pictures: one for each caption.
@@ -189,7 +189,7 @@ def clip_score(pictures: Float[Tensor, "n 3 h w"], captions: Float[Tensor, "m d"
     """
     f = embedded("pictures", pictures, embed)
     if f.shape != captions.shape:
-        raise ValueError(f"captions has shape {tuple(captions.shape)}; expected {tuple(f.shape)}, as of pictures,.")
+        raise ValueError(f"captions has shape {tuple(captions.shape)}; expected {tuple(f.shape)}, as of pictures.")
     return 100 * (f * F.normalize(captions, dim=-1)).sum(-1).clamp(min=0).mean().item()
 
 
@@ -197,7 +197,7 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
     """Between two sets of features, as if both were Gaussian; not negative, 0 for the same mean and covariance.
 
     The trace of the square root of C C' is the sum of the square roots of the eigenvalues of C^1/2 C' C^1/2, which is
-    symmetric: no square root of a matrix that is none, no imaginary part to throw away.
+    symmetric, so that no imaginary part arises.
 
     Raises:
         ValueError: a set of fewer than 2, features of different sizes, or values that are not finite.
@@ -210,7 +210,7 @@ def frechet_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m e"]) -> float:
         raise ValueError(f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (n, d) and (m, d).")
     fewest, d = min(len(a), len(b)), a.shape[1]
     if fewest < 2:
-        raise ValueError(f"a set has {fewest} member; at least 2 are wanted, for one has no covariance.")
+        raise ValueError(f"a set has {fewest} member; expected at least 2, since one has no covariance.")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("features hold NaN or infinite values; expected finite ones.")
     if fewest < 2 * d:
@@ -234,7 +234,7 @@ def fvd(
         embed: features of videos; FVD is the name for I3D's alone.
 
     Raises:
-        ValueError: see `check` and `frechet_distance`; what are no videos, or no references.
+        ValueError: see `check` and `frechet_distance`; tensors that are not videos, or no references.
     """
     if not references:
         raise ValueError("references is empty; expected at least one set of videos.")
@@ -249,7 +249,7 @@ def fvd(
 
 
 def confidence(sure: Float[Tensor, "*b h w"], thresholds: Sequence[float] = (0.5, 0.7, 0.9)) -> dict[float, float]:
-    """The share of pixels that a matcher is surer of than each threshold: how the papers use GIM's and Dust3R's.
+    """The share of pixels whose matching confidence is above each threshold, as papers use GIM's and Dust3R's.
 
     >>> confidence(torch.tensor([[0.2, 0.6], [0.8, 1.0]]))
     {0.5: 0.75, 0.7: 0.5, 0.9: 0.25}

@@ -5,12 +5,12 @@ and decoder and one in the middle, and they are all that is trained. Its structu
 
     x + W_out block(W_in GroupNorm(x)),    W_out = 0 at the start: the identity
 
-where the block sees, at every place of the picture, the frames as a sequence:
+where the block reads, at every place of the picture, the frames as a sequence:
 
     h <- h + Attention(LayerNorm(h) + position)       twice (`n_attention`)
     h <- h + GEGLU(LayerNorm(h))
 
-Positions are sinusoidal, and enter each attention anew, so that the module knows which frame is which.
+Positions are sinusoidal and are added before each attention, which otherwise would not know the order of frames.
 
 Departures: none in what is computed. Dropout, 0 there, is left out, and `norm_over_clip` is diffusers' reading of the
 group norm, for its checkpoints.
@@ -27,10 +27,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def sinusoids(n: int, channels: int) -> Float[Tensor, "n channels"]:
+def sinusoids(n: int, channels: int, device: torch.device | str | None = None) -> Float[Tensor, "n channels"]:
     """Position 0, 1, ... as sines (even channels) and cosines (odd channels) of falling frequency."""
-    angle = torch.arange(n)[:, None] * torch.exp(torch.arange(0, channels, 2) * (-math.log(10_000.0) / channels))
+    rate = torch.exp(torch.arange(0, channels, 2, device=device) * (-math.log(10_000.0) / channels))
+    angle = torch.arange(n, device=device)[:, None] * rate
     return rearrange(torch.stack([angle.sin(), angle.cos()], -1), "n c two -> n (c two)")
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, fused; written out where that has no forward-mode derivative (`torch.func.jvp`).
+
+    For a second backward pass choose `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v)
+    except NotImplementedError:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
 class TemporalAttention(nn.Module):
@@ -44,7 +56,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, h: Float[Tensor, "n t c"]) -> Float[Tensor, "n t c"]:
         q, k, v = rearrange(self.to_qkv(h), "n t (three heads c) -> three n heads t c", three=3, heads=self.n_heads)
-        return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "n heads t c -> n t (heads c)"))
+        return self.to_out(rearrange(attend(q, k, v), "n heads t c -> n t (heads c)"))
 
 
 class GEGLU(nn.Module):
@@ -61,19 +73,19 @@ class GEGLU(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """See above.
+    """Attention over time with a zero-initialised output, for the features of a frozen image model.
 
     Args:
         channels: of the feature map; divisible by `n_heads` and `norm_groups`.
         n_heads: of each attention.
         n_attention: attentions in a row.
-        max_frames: the longest clip it knows positions for.
+        max_frames: the longest clip that it has positions for.
         norm_groups: of the group norm.
         norm_over_clip: take the group norm's statistics over all frames at once, as diffusers' port does; AnimateDiff
             and 4Diffusion take them frame by frame.
 
     Raises:
-        ValueError: channels that do not divide, another number of them or of axes, or a clip that is too long.
+        ValueError: channels that heads or groups do not divide, another shape of input, or a clip that is too long.
 
     >>> module = MotionModule(64)
     >>> x = torch.randn(1, 8, 64, 4, 4)
@@ -101,26 +113,32 @@ class MotionModule(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(n_attention))
         self.attentions = nn.ModuleList(TemporalAttention(channels, n_heads) for _ in range(n_attention))
         self.ff_norm, self.ff = nn.LayerNorm(channels), GEGLU(channels)
-        self.register_buffer("position", sinusoids(max_frames, channels), persistent=False)
+        self.max_frames = max_frames
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t c h w"]:
-        """Feature maps of the frames of b clips; each place of the picture by itself."""
+        """Feature maps of the frames of b clips; places of the picture do not mix, except in the group norm."""
         if x.ndim != 5 or x.shape[2] != self.proj_in.in_features:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (b, t, {self.proj_in.in_features}, h, w).")
         b, t, _, height, _ = x.shape
-        if t > len(self.position):
-            raise ValueError(f"x has {t} frames; this module knows positions for {len(self.position)}.")
+        if t > self.max_frames:
+            raise ValueError(f"x has {t} frames; this module knows positions for {self.max_frames}.")
         if self.norm_over_clip:
             h = rearrange(self.norm(rearrange(x, "b t c h w -> b c t h w")), "b c t h w -> (b h w) t c")
         else:
             h = rearrange(self.norm(x.flatten(0, 1)), "(b t) c h w -> (b h w) t c", b=b)
         h = self.proj_in(h)
+        position = self.position[:t].to(h)
         for norm, attention in zip(self.norms, self.attentions, strict=True):
-            h = h + attention(norm(h) + self.position[:t])
+            h = h + attention(norm(h) + position)
         h = h + self.ff(self.ff_norm(h))
         return x + rearrange(self.proj_out(h), "(b h w) t c -> b t c h w", b=b, h=height)
+
+    @property
+    def position(self) -> Float[Tensor, "max_frames c"]:
+        """Made anew: a buffer would be rounded by a cast of the module, and lost by `to_empty`."""
+        return sinusoids(self.max_frames, self.proj_in.in_features, self.proj_in.weight.device)
 
     def load_animatediff(self, state: Mapping[str, Tensor]) -> None:
         """Weights of one AnimateDiff module, as its authors or as diffusers name them.
@@ -135,7 +153,7 @@ class MotionModule(nn.Module):
         expected = self.state_dict()
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         if missing or extra:
-            raise ValueError(f"state is no motion module of this kind: it lacks {missing} and has {extra} besides.")
+            raise ValueError(f"state lacks {missing} and has {extra} besides; expected a motion module of this kind.")
         for name, value in found.items():
             if value.shape != expected[name].shape:
                 raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {tuple(expected[name].shape)}.")
@@ -160,7 +178,7 @@ NAMES = {
 
 
 def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict under our names, queries, keys and values joined; what is not understood keeps its name."""
+    """A state dict under our names, queries, keys and values joined; unknown names stay."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         match = next(((p, n) for p, n in NAMES.items() if re.fullmatch(p, name)), (None, name))

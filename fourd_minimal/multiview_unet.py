@@ -1,4 +1,4 @@
-"""ImageDream: a U-Net that denoises several views of one object at once, shown one picture of it.
+"""ImageDream: a U-Net that denoises several views of one object at once, conditioned on one picture of it.
 
 The base of 4Diffusion (section 3.1; Wang and Shi 2023). A Stable Diffusion U-Net with four changes:
 
@@ -10,9 +10,9 @@ The base of 4Diffusion (section 3.1; Wang and Shi 2023). A Stable Diffusion U-Ne
 Slots `n` are views and, with pixel control, the reference. For a video, frames ride on the batch axis; `temporal` has a
 module for every residual block but the last of the middle, `(b, t, c, h, w)` -> same, that 4Diffusion fills.
 
-Departures: text is optional. A camera in the reference's own place has no direction, and none is told. At toy scale the
-reference as a slot alone gives silhouettes and wrong colours; `concat` and `pooled` tell every view about the reference
-by channel and by one vector, which learns in minutes.
+Departures: text is optional. A camera in the reference's own place has no direction: its translation stays zero. At toy
+scale the reference as a slot alone gives silhouettes and wrong colours; `concat` and `pooled` condition every view on
+the reference by channels and by one vector, which learns in minutes.
 """
 
 import math
@@ -45,17 +45,17 @@ class MultiviewUNetConfig:
     n_tokens: int = 16
     """Image tokens after resampling."""
     context_dim: int = 1024
-    """Of those."""
+    """Of image tokens, after they are resampled."""
     resampler_depth: int = 4
     resampler_heads: int = 12
     reference_slot: bool = True
-    """Pixel control."""
+    """Pixel control: the reference is one more slot."""
     concat: bool = False
-    """The reference beside every view, as channels."""
+    """Whether every view gets the reference as channels."""
     pooled: bool = False
-    """The mean of the image tokens, through an MLP, in the embedding."""
+    """Whether the mean of the image tokens, through an MLP, is added to the embedding."""
     n_heads: int | None = None
-    """As many heads at every width in place of heads of `head_dim`: 8 in Stable Diffusion 1."""
+    """The number of heads at every width, in place of `head_dim`: 8 in Stable Diffusion 1."""
 
     def __post_init__(self):
         unit = self.n_heads or self.head_dim
@@ -66,7 +66,7 @@ class MultiviewUNetConfig:
 
 
 def embed_steps(t: Int[Tensor, " b"], channels: int) -> Float[Tensor, "b channels"]:
-    """Cosines and sines of falling frequency, as Stable Diffusion has them."""
+    """Cosines and sines of falling frequency, as in Stable Diffusion."""
     rates = torch.exp(torch.arange(channels // 2, device=t.device) * (-math.log(10_000.0) / (channels // 2)))
     angle = t[:, None] * rates
     return torch.cat([angle.cos(), angle.sin()], -1)
@@ -89,7 +89,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Queries from one sequence, keys and values from another, or from several that are summed up."""
+    """Queries from one sequence, keys and values from another; the results of several contexts are summed."""
 
     def __init__(self, dim: int, context_dims: tuple[int, ...], head_dim: int):
         super().__init__()
@@ -179,9 +179,9 @@ class Resampler(nn.Module):
     def forward(self, tokens: Float[Tensor, "b k d"]) -> Float[Tensor, "b m e"]:
         tokens, queries = self.proj_in(tokens), self.queries.expand(len(tokens), -1, -1)
         for layer in self.layers:
-            asked = layer["norm_queries"](queries)
-            q = layer["to_q"](asked)
-            k, v = layer["to_kv"](torch.cat([layer["norm_tokens"](tokens), asked], 1)).chunk(2, -1)
+            normed = layer["norm_queries"](queries)
+            q = layer["to_q"](normed)
+            k, v = layer["to_kv"](torch.cat([layer["norm_tokens"](tokens), normed], 1)).chunk(2, -1)
             q, k, v = (rearrange(a, "b l (heads d) -> b heads l d", d=64) for a in (q, k, v))
             read = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads l d -> b l (heads d)")
             queries = queries + layer["to_out"](read)
@@ -190,7 +190,7 @@ class Resampler(nn.Module):
 
 
 class MultiviewUNet(nn.Module):
-    """See above.
+    """Noisy views, cameras and a reference -> what the model predicts for every view.
 
     Args:
         config: sizes and controls.

@@ -6,7 +6,7 @@ transformations are applied, which look like camera motion. Row v of the grid is
     grid[v, t](p) = video[t](M_v^-1 p)         M_v = exp(s_v G),   s_0 = 0 so that row 0 is the video itself
 
 Such a grid costs nothing and every pixel's correspondence is known exactly: what is at p in view 0 is at M_v p in
-view v, at all times. Its fault: it has no parallax, so a model that sees nothing else flattens what stands in front.
+view v, at all times. Its limit: it has no parallax, so a model trained on nothing else flattens the foreground.
 
 Departures: the paper does not say how its sequences are drawn. Ours are the one-parameter groups exp(s G): continuous,
 invertible, the identity at s = 0, with G a random sum of shift, rotation, zoom, stretch and shear; homographies are
@@ -32,17 +32,17 @@ def random_motions(
     Args:
         n: how many.
         generator: source of randomness.
-        strength: multiplies all of `AMPLITUDE`; 0 gives a camera at rest.
+        strength: multiplies all of `AMPLITUDE`; 0 gives a static camera.
         perspective: homographies instead of affine maps.
 
     Raises:
-        ValueError: `strength` is negative.
+        ValueError: `n` or `strength` is negative, or not finite.
 
     >>> random_motions(2, torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 3])
     """
-    if not strength >= 0:
-        raise ValueError(f"strength is {strength}; it must be at least 0.")
+    if n < 0 or not 0 <= strength <= 1e6:
+        raise ValueError(f"n, strength are {n}, {strength}; expected a count, and a finite number of at least 0.")
     limit = {kind: strength * amplitude for kind, amplitude in AMPLITUDE.items()}
     draw = iter((2 * torch.rand(8, n, generator=generator) - 1).unbind())
     right, down = (limit["shift"] * next(draw) for _ in range(2))
@@ -53,7 +53,7 @@ def random_motions(
 
 
 def maps_along(motions: Float[Tensor, "n 3 3"], path: Float[Tensor, "*n v"]) -> Float[Tensor, "n v 3 3"]:
-    """M_v = exp(s_v G): where the points of view 0 are in every view.
+    """M_v = exp(s_v G): the map from points of view 0 to every view.
 
     Args:
         motions: generators G.
@@ -116,13 +116,15 @@ def pseudo_grid(
     n, t, _, h, w = video.shape
     v = maps.shape[1]
     if len(maps) != n:
-        raise ValueError(f"maps has {len(maps)} sequences; it needs one for each of the {n} videos.")
+        raise ValueError(f"maps has {len(maps)} sequences; expected one for each of the {n} videos.")
     points = rearrange(pixel_centres(h, w).to(maps), "h w xy -> (h w) xy").expand(n, v, -1, -1)
     back = torch.linalg.inv(maps)
     before_horizon = points @ back[..., 2, :2, None] + back[..., 2:, 2:] > 0
     source = transform(points, back) / torch.tensor([w / h, 1.0]).to(maps)
     source = rearrange(source, "n v (h w) xy -> (n v) h w xy", h=h)
-    frames = repeat(video, "n t c h w -> (n v) (t c) h w", v=v)  # all moments move alike: one sampling
-    moved = torch.nn.functional.grid_sample(frames, source.to(frames), padding_mode="reflection", align_corners=False)
+    frames = repeat(video, "n t c h w -> (n v) (t c) h w", v=v)  # one map for all moments: one sampling
+    wide = torch.promote_types(frames.dtype, source.dtype)  # places in half precision are off by pixels
+    sampling = dict(padding_mode="reflection", align_corners=False)
+    moved = torch.nn.functional.grid_sample(frames.to(wide), source.to(wide), **sampling).to(video.dtype)
     inside = (source.abs() <= 1).all(-1).unflatten(0, (n, v)) & before_horizon.view(n, v, h, w)
     return rearrange(moved, "(n v) (t c) h w -> n v t c h w", v=v, t=t), inside

@@ -1,7 +1,7 @@
-"""Rectified flow: learn the straight road from noise to data, then walk it.
+"""Rectified flow: learn the velocity of straight paths from noise to data, then integrate it.
 
     x_sigma = (1 - sigma) x + sigma eps          sigma = 0 is data, sigma = 1 is pure noise
-    dx_sigma / dsigma = eps - x                  the velocity, constant along each road
+    dx_sigma / dsigma = eps - x                  the velocity, constant along each path
 
 4Real-Video trains its base model and its synchronisation layers with the velocity-matching loss
 (section 3.3); the method is Liu et al. 2022 (arXiv 2209.03003), and the logit-normal choice of
@@ -23,13 +23,20 @@ from torch import Tensor
 
 
 def _like(sigma: Tensor | float, x: Tensor) -> Tensor:
-    """Give sigma trailing axes of length one, so that it multiplies x from the left."""
+    """Sigma with trailing axes of length one, so that it broadcasts against x."""
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim))
 
 
+def _check_pair(x: Tensor, eps: Tensor) -> None:
+    if x.shape != eps.shape:
+        raise ValueError(f"eps has shape {tuple(eps.shape)}; expected that of x, {tuple(x.shape)}.")
+    if not (x.is_floating_point() and eps.is_floating_point()):
+        raise ValueError(f"x and eps have types {x.dtype} and {eps.dtype}; expected floating point.")
+
+
 def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor | float) -> Float[Tensor, "..."]:
-    """Go a share `sigma` of the way from data to noise: x_sigma = (1 - sigma) x + sigma eps.
+    """The point at `sigma` on the path from data to noise: x_sigma = (1 - sigma) x + sigma eps.
 
     Args:
         x: data, any shape.
@@ -41,18 +48,19 @@ def add_noise(x: Float[Tensor, "..."], eps: Float[Tensor, "..."], sigma: Tensor 
         x_sigma, the shape of `x`.
 
     Raises:
-        ValueError: `eps` and `x` differ in shape, or `sigma` has more axes than `x`.
+        ValueError: `eps` and `x` differ in shape or are no floating point, or `sigma` does not fit or is out of range.
 
     >>> x, eps = torch.zeros(2, 3), torch.ones(2, 3)
     >>> add_noise(x, eps, torch.tensor([0.0, 0.25]))
     tensor([[0.0000, 0.0000, 0.0000],
             [0.2500, 0.2500, 0.2500]])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     if isinstance(sigma, Tensor) and sigma.shape != x.shape[: sigma.ndim]:
-        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; it must match leading axes of x, {tuple(x.shape)}.")
+        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; expected leading axes of x, {tuple(x.shape)}.")
     sigma = _like(sigma, x)
+    if not torch.compiler.is_compiling() and sigma.numel() and not 0 <= sigma.min() <= sigma.max() <= 1:
+        raise ValueError(f"sigma lies in [{sigma.min():g}, {sigma.max():g}]; expected noise levels in [0, 1].")
     return (1 - sigma) * x + sigma * eps
 
 
@@ -62,8 +70,7 @@ def velocity(x: Float[Tensor, "..."], eps: Float[Tensor, "..."]) -> Float[Tensor
     >>> velocity(torch.tensor([1.0]), torch.tensor([3.0]))
     tensor([2.])
     """
-    if x.shape != eps.shape:
-        raise ValueError(f"eps has shape {tuple(eps.shape)}; it must have the shape of x, {tuple(x.shape)}.")
+    _check_pair(x, eps)
     return eps - x
 
 
@@ -75,8 +82,8 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     >>> shift_sigma(torch.tensor([0.0, 0.5, 1.0]), 3.0)
     tensor([0.0000, 0.7500, 1.0000])
     """
-    if shift <= 0:
-        raise ValueError(f"shift is {shift}; it must be above 0 (1 changes nothing).")
+    if not 1e-4 <= shift <= 1e4:
+        raise ValueError(f"shift is {shift}; expected a number from 1e-4 to 1e4 (1 changes nothing).")
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -107,7 +114,7 @@ def sample_sigma(
     elif distribution == "uniform":
         sigma = torch.rand(n, generator=generator, device=device)
     else:
-        raise ValueError(f"distribution is {distribution!r}; it must be 'logit_normal' or 'uniform'.")
+        raise ValueError(f"distribution is {distribution!r}; expected 'logit_normal' or 'uniform'.")
     return shift_sigma(sigma, shift)
 
 
@@ -118,14 +125,14 @@ def sigma_steps(n_steps: int, shift: float = 1.0) -> Float[Tensor, " {n_steps}+1
     tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000])
     """
     if n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps}; it must be at least 1.")
+        raise ValueError(f"n_steps is {n_steps}; expected at least 1.")
     return shift_sigma(torch.linspace(1, 0, n_steps + 1), shift)
 
 
 def euler(
     velocity_fn: Callable[[Tensor, float], Tensor], x: Float[Tensor, "..."], n_steps: int, shift: float = 1.0
 ) -> Iterator[Float[Tensor, "..."]]:
-    """Walk from noise to data: x <- x + (sigma_next - sigma) v(x, sigma).
+    """Integrate from noise to data: x <- x + (sigma_next - sigma) v(x, sigma).
 
     A generator, so the caller owns the loop: draw every state, stop early, or keep only the last one.
 
@@ -138,7 +145,7 @@ def euler(
     Yields:
         n_steps + 1 states; the first is `x`, the last the sample.
 
-    The velocity of the road to a single point mu is (x - mu) / sigma. Its roads are straight, so one step is exact:
+    The velocity towards a single point mu is (x - mu) / sigma. Its paths are straight, so one step is exact:
 
     >>> *_, sample = euler(lambda x, sigma: (x - 5.0) / sigma, torch.randn(4), n_steps=1)
     >>> sample

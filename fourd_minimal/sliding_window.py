@@ -4,17 +4,17 @@ Section 3.3 of 4Real-Video: the model makes 8x8 frames at a time; a sliding wind
 axes, makes more. A window needs its own first row and first column, and nothing else. So the next window along time
 starts at the last column of the one before, the next along view at its last row:
 
-    given  given  given  given  given          windows of 3x3 over a grid of 5x5, in this order:
-    given    1      1      2      2                (0, 0), (0, 2),
-    given    1      1      2      2                (2, 0), (2, 2)
-    given    3      3      4      4
-    given    3      3      4      4            each starts on cells that are given or already made
+    known  known  known  known  known          windows of 3x3 over a grid of 5x5, in this order:
+    known    1      1      2      2                (0, 0), (0, 2),
+    known    1      1      2      2                (2, 0), (2, 2)
+    known    3      3      4      4
+    known    3      3      4      4            each starts on cells that are known or already made
 
 Every window holds the same number of frames, so memory does not grow with the grid and time grows with its area.
 
 Departures: the paper gives neither order nor overlap. Ours is one row and one column, the least with which a window
-looks to the model exactly as its training did. Where windows do not fit evenly the last one moves back: what it finds
-made stays, and a model that reads only its first row and column may leave a seam there.
+is what the model was trained on. Where windows do not fit evenly the last one moves back: cells already made stay,
+and a model that reads only its first row and column may leave a seam there.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ Complete = Callable[[Float[Tensor, "v t c h w"], Bool[Tensor, "v t"]], Float[Ten
 
 
 class Window(NamedTuple):
-    """The first view and the first time that a window looks at."""
+    """The first view and the first time of a window."""
 
     view: int
     time: int
@@ -44,9 +44,9 @@ def starts(length: int, size: int) -> list[int]:
     ([0, 2], [0, 2, 3], [0])
     """
     if size < 2:
-        raise ValueError(f"size is {size}; a window needs at least 2 cells, the first of them known.")
+        raise ValueError(f"size is {size}; expected at least 2 cells, the first of them known.")
     if length < size:
-        raise ValueError(f"length is {length}; it must be at least the window's size, {size}.")
+        raise ValueError(f"length is {length}; expected at least the window's size, {size}.")
     begin = list(range(0, length - size + 1, size - 1))
     return begin if begin[-1] == length - size else [*begin, length - size]
 
@@ -72,7 +72,7 @@ def slide(
     """Complete a large grid window by window, yielding after each; the last grid is whole.
 
     Args:
-        grid: its first row and first column are looked at. It is not changed.
+        grid: its first row and first column are known; the rest is ignored. It is not changed.
         complete: the model. Gets the cells of one window and which of them are known, always with its first row and
             first column; returns all cells. Known cells stay as they were, whatever it returns.
         size: (views, times) of one window.
@@ -95,10 +95,10 @@ def slide(
     known[0], known[:, 0] = True, True
     for window in windows(*grid.shape[:2], size):
         here = slice(window.view, window.view + size[0]), slice(window.time, window.time + size[1])
-        kept = known[here][..., None, None, None]
+        kept = known[here].clone()[..., None, None, None]  # a copy: gradients need it as it is now
         made = complete(torch.where(kept, grid[here], 0.0), known[here].clone())  # nothing unknown leaks in
         if made.shape != grid[here].shape:
-            raise ValueError(f"complete gave {tuple(made.shape)}; a window has shape {tuple(grid[here].shape)}.")
+            raise ValueError(f"complete gave {tuple(made.shape)}; expected a window, {tuple(grid[here].shape)}.")
         grid[here] = torch.where(kept, grid[here], made)
         known[here] = True
         yield window, grid

@@ -1,8 +1,8 @@
-"""Synchronisation: after every block the two token streams of 4Real-Video exchange what they know.
+"""Synchronisation: after every block the two token streams of 4Real-Video exchange information.
 
-The view stream believes the columns of the grid, the time stream its rows. Section 3.2.3 reads the blocks as steps of
+The view stream models the columns of the grid, the time stream its rows. Section 3.2.3 reads the blocks as steps of
 an optimiser, min C_v(x^v) + C_t(x^t) such that x^v = x^t (eqs. 6, 7). Projecting onto the constraint after every step
-gives the hard layer; pulling the streams together without forcing them gives the soft one.
+gives the hard layer; moving the streams towards each other gives the soft one.
 
     eq. 8       x' = W^v y^v + W^t y^t                          both streams become x';  W = 1/2 I at the start
     eqs. 9, 10  (dy^v, dy^t) = ModLinear(y^v, y^t; sigma),  x^v = y^v + dy^v,  x^t = y^t + dy^t
@@ -50,7 +50,7 @@ def sync_weight(layer: int, n_layers: int) -> float:
     [0.1, 0.2, 0.3, 0.4]
     """
     if not 0 <= layer < n_layers:
-        raise ValueError(f"layer is {layer}; it must lie in [0, {n_layers}).")
+        raise ValueError(f"layer is {layer}; expected a value in [0, {n_layers}).")
     return 0.1 + 0.4 * layer / n_layers
 
 

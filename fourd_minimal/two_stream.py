@@ -1,4 +1,4 @@
-"""Two streams over a grid: the same frozen blocks see its rows and its columns at once, and synchronise.
+"""Two streams over a grid: the same frozen blocks run on its rows and on its columns, and synchronise.
 
 Section 3.2.1 of 4Real-Video. Both streams hold tokens of the whole grid, v views by t times. At every layer, eq. 4:
 
@@ -13,13 +13,13 @@ taken alone (no sync). Eq. 5 is the sequential design the paper argues against: 
 
 Any block list works: a block is a callable `block(tokens, *cond) -> tokens` on `(batch, frames * n, d)` that includes
 the residual, as diffusers' Wan blocks do. Each entry of `cond` is None, a tensor with one row per sequence (batch
-first), or a tensor whose first axis is 1, which all sequences share (rotary angles, say).
+first), or a tensor whose first axis is 1, which all sequences of its stream share (rotary angles, say).
 
-Departures. The paper contradicts itself; with it in hand, mind that we follow its problem setup and the words of eq. 4:
+Departures. The paper contradicts itself; we follow its problem setup and the text of eq. 4:
 `grid[b, v, t, ...]`, a row is one viewpoint (time runs along it), a column one moment, and the first row and the first
 column are known. Its abstract and introduction swap rows and columns; eqs. 2 and 3 and the words after eq. 6 swap the
-streams; after eq. 5 one symbol stands for both streams. When the grid is square, both streams go through a block as
-one batch, which is why its `cond` come in one list per stream.
+streams; after eq. 5 one symbol stands for both streams. When the grid is square and the streams share what is shared
+(the same tensor, or None, in both lists), both go through a block as one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,9 +59,11 @@ def both_streams(block: Callable, x_view: Grid, x_time: Grid, cond_view: Cond, c
     """Eq. 4 before the sync: one block on the columns of `x_view` and on the rows of `x_time`."""
     v, t = x_view.shape[1:3]
     sequences = [columns(x_view), rows(x_time)]
-    if v == t:  # sequences of equal length: one batch for both
-        pairs = zip(cond_view, cond_time, strict=True)
-        cond = [view if view is None or len(view) == 1 else torch.cat([view, time]) for view, time in pairs]
+    pairs = list(zip(cond_view, cond_time, strict=True))
+    each = [view is not None and time is not None and len(view) == len(time) == len(x_view) * t for view, time in pairs]
+    same = [view is time for view, time in pairs]
+    if v == t and all(one or other for one, other in zip(each, same, strict=True)):  # one batch for both
+        cond = [view if both else torch.cat([view, time]) for (view, time), both in zip(pairs, same, strict=True)]
         y_view, y_time = block(torch.cat(sequences), *cond).chunk(2)
     else:
         y_view, y_time = block(sequences[0], *cond_view), block(sequences[1], *cond_time)
@@ -87,7 +89,7 @@ class TwoStream(nn.Module):
     def __init__(self, blocks: Blocks, sync: Sequence[Sync] | nn.ModuleList):
         super().__init__()
         if len(blocks) != len(sync):
-            raise ValueError(f"sync has {len(sync)} layers; it needs one for each of the {len(blocks)} blocks.")
+            raise ValueError(f"sync has {len(sync)} layers; expected one for each of the {len(blocks)} blocks.")
         self.blocks, self.sync = _registered(blocks), _registered(sync)
 
     def forward(
@@ -115,7 +117,7 @@ class TwoStream(nn.Module):
             ValueError: the streams differ in shape.
         """
         if x_view.shape != x_time.shape:
-            raise ValueError(f"x_time has shape {tuple(x_time.shape)}; it must be x_view's, {tuple(x_view.shape)}.")
+            raise ValueError(f"x_time has shape {tuple(x_time.shape)}; expected x_view's, {tuple(x_view.shape)}.")
         for layer, (block, sync) in enumerate(zip(self.blocks, self.sync, strict=True)):
             y_view, y_time = both_streams(block, x_view, x_time, cond_view, cond_time)
             x_view, x_time = sync(y_view, y_time, cond_sync)
@@ -127,7 +129,7 @@ class TwoStream(nn.Module):
 class Sequential4D(nn.Module):
     """Eq. 5 over a block list: one stream; each layer runs over the views, then again over the times.
 
-    As it stands nothing is trained for 4D. The paper trains it by fine-tuning one of the two attentions, so the views
+    By itself nothing is trained for 4D. The paper trains it by fine-tuning one of the two attentions, so the views
     may have blocks of their own; and an adapter after each layer is the fair baseline of a sync layer.
 
     >>> model = Sequential4D([lambda tokens: 2 * tokens])
@@ -143,7 +145,7 @@ class Sequential4D(nn.Module):
         for name in ("blocks_view", "adapters"):
             layers = getattr(self, name)
             if layers is not None and len(layers) != len(blocks):
-                raise ValueError(f"{name} has {len(layers)} layers; it needs one for each of the {len(blocks)} blocks.")
+                raise ValueError(f"{name} has {len(layers)} layers; expected one for each of the {len(blocks)} blocks.")
 
     def forward(
         self,

@@ -16,6 +16,7 @@ The paper's 600M model has text; here it is optional (`text_dim`). What the outp
 the caller's choice.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -46,22 +47,24 @@ class VideoDiTConfig:
     text_dim: int = 0
     """Width of the text tokens; 0 leaves the cross-attention out."""
     refine: int = 0
-    """Channels of two convolutions behind the patches, at half the resolution; 0 leaves them out. They see the inputs
-    beside what the tokens say: they carry detail past large patches, and smooth what these do not agree on."""
+    """Channels of two convolutions after the patches, at half the resolution; 0 leaves them out. They read the inputs
+    beside the tokens' output: they carry detail past large patches, and smooth the seams between these."""
 
     def __post_init__(self):
         for name in ("patch", "dim", "depth", "heads", "channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if any(side % self.patch for side in self.image_size):
-            raise ValueError(f"patch is {self.patch}; it must divide both sides of image_size, {self.image_size}.")
+            raise ValueError(
+                f"patch is {self.patch}; expected a divisor of the sides of image_size, {self.image_size}."
+            )
         if self.refine and (self.patch % 2 or self.refine < 4 * self.channels):
             raise ValueError(
                 f"refine is {self.refine} with a patch of {self.patch}; expected {4 * self.channels} channels or more, "
                 "and an even patch."
             )
         if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise ValueError(f"heads is {self.heads}; it must divide dim, {self.dim}, into parts of even width.")
+            raise ValueError(f"heads is {self.heads}; expected a divisor of dim, {self.dim}, into parts of even width.")
 
 
 def nearest_seen(clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]) -> Float[Tensor, "b t c h w"]:
@@ -79,8 +82,9 @@ def nearest_seen(clean: Float[Tensor, "b t c h w"], seen: Bool[Tensor, "b t"]) -
 
 
 def sigma_embedding(sigma: Float[Tensor, "..."], dim: int) -> Float[Tensor, "... dim"]:
-    """Sines and cosines of 1000 sigma at `dim / 2` frequencies from 1 down to 1/10000."""
-    frequencies = torch.exp(torch.arange(dim // 2, device=sigma.device) * (-torch.log(torch.tensor(1e4)) / (dim // 2)))
+    """Sines and cosines of 1000 sigma at `dim / 2` frequencies from 1 down to 1/10000; float32 or wider."""
+    sigma = sigma.to(torch.promote_types(sigma.dtype, torch.float32))  # half of 1000 sigma is no angle
+    frequencies = torch.exp(torch.arange(dim // 2, device=sigma.device) * (-math.log(1e4) / (dim // 2)))
     angles = 1000 * sigma[..., None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 
@@ -112,6 +116,17 @@ def rotate(x: Float[Tensor, "b h n d"], angles: Float[Tensor, "*one n half"]) ->
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, fused; written out where that has no forward-mode derivative (`torch.func.jvp`).
+
+    For a second backward pass choose `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v)
+    except NotImplementedError:
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys (over all heads at once, as in Wan)."""
 
@@ -129,7 +144,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "b n d"],
         context: Tensor | None = None,
         angles: Tensor | None = None,
-        attend: Attend = F.scaled_dot_product_attention,
+        attend: Attend = attention,
     ):
         q = self.norm_q(self.to_q(x))
         k, v = self.to_kv(x if context is None else context).chunk(2, -1)
@@ -162,15 +177,15 @@ class Block(nn.Module):
         c: Float[Tensor, "b f d"],
         text: Float[Tensor, "b m k"] | None = None,
         angles: Float[Tensor, "*one n half"] | None = None,
-        attend: Attend = F.scaled_dot_product_attention,
+        attend: Attend = attention,
     ) -> Float[Tensor, "b n d"]:
-        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i owns n / f tokens.
+        """`c` conditions each of the `f` frames; tokens are ordered frame first, so frame i has n / f tokens.
 
-        `attend` is what self-attention does with its heads' queries, keys and values: who sees whom.
+        `attend` computes self-attention from the heads' queries, keys and values; a mask can go there.
         """
         if len(c) != len(x) or x.shape[1] % c.shape[1]:
             raise ValueError(
-                f"c has shape {tuple(c.shape)}; x, {tuple(x.shape)}, needs one row per frame of each video."
+                f"c has shape {tuple(c.shape)}; expected one row per frame of each video of x, {tuple(x.shape)}."
             )
         if text is not None and self.text_attention is None:
             raise ValueError("text is given; only a model built with text_dim takes text.")
@@ -230,15 +245,15 @@ class VideoDiT(nn.Module):
         clean: Float[Tensor, "b t c h w"] | None = None,
         context: Context = "dynamic",
     ) -> tuple[Float[Tensor, "b n d"], Float[Tensor, "b t d"], Float[Tensor, "1 n half"], Tensor | None]:
-        """Frames -> tokens, one condition per frame, the rotary angles all share, and what `unembed` refines with (None
-        without refinement). Arguments as in `forward`."""
+        """Frames -> tokens, one condition per frame, the rotary angles that all share, and the inputs that `unembed`
+        refines with (None without refinement). Arguments as in `forward`."""
         b, t, channels, h, w = x.shape
         p, expected = self.config.patch, self.config.channels
         if channels != expected or h % p or w % p:
             expected = f"{expected} channels and sides that {p} divides"
             raise ValueError(f"x has frames of shape {(channels, h, w)}; expected {expected}.")
         if context not in CONTEXTS:
-            raise ValueError(f"context is {context!r}; it must be one of {CONTEXTS}.")
+            raise ValueError(f"context is {context!r}; expected one of {CONTEXTS}.")
         if (seen is None) != (clean is None):
             raise ValueError("seen and clean belong together: give both or neither.")
         if seen is None:
@@ -246,9 +261,9 @@ class VideoDiT(nn.Module):
         mask = seen.to(x)[:, :, None, None, None].expand(b, t, 1, h, w)
         frames = torch.cat([x, mask, nearest_seen(clean, seen)], 2)
         tokens = self.patch_in(rearrange(frames, "b t c (r p) (k q) -> b (t r k) (c p q)", p=p, q=p))
-        c = self.sigma_in(sigma_embedding(sigma, self.config.dim))
+        c = self.sigma_in(sigma_embedding(sigma, self.config.dim).to(x))
         c = c + self.context_in.weight[CONTEXTS.index(context)]
-        angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x)
+        angles = rotary_angles(t, h // p, w // p, self.config.dim // self.config.heads).to(x.device)
         return tokens, c, angles[None], frames if self.refine else None
 
     def unembed(
@@ -283,12 +298,12 @@ class VideoDiT(nn.Module):
         """Predict (velocity or clean frames: what it was trained for) from a noisy video.
 
         Args:
-            x: noisy frames; seen ones are clean. Of any size in patches: nothing depends on it but what was trained.
+            x: noisy frames; seen ones are clean. Of any size in patches, though trained on one.
             sigma: noise level of each frame in [0, 1]; 0 where a frame is seen.
-            seen: which frames are given. None: none.
-            clean: the given frames, in [-1, 1]; where `seen` is False it is not looked at.
+            seen: which frames condition the others; None for none.
+            clean: these frames, in [-1, 1]; ignored where `seen` is False.
             context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
-            text: tokens of width `text_dim`, when the model was built with text; None passes its layers over.
+            text: tokens of width `text_dim`, when the model was built with text; None skips its layers.
 
         Raises:
             ValueError: frames of another shape, an unknown context, `seen` without `clean`, text for a model without.

@@ -1,13 +1,13 @@
-"""Volume rendering: what a ray sees of a density and a colour in space (NeRF, Mildenhall et al. 2020, eq. 3).
+"""Volume rendering: the colour of a ray through a field of density and colour (NeRF, Mildenhall et al. 2020, eq. 3).
 
     alpha_i = 1 - exp(-sigma_i delta_i),    w_i = alpha_i prod_{j<i} (1 - alpha_j)
-    C = sum_i w_i c_i + (1 - sum_i w_i) B                                              B: what is behind everything
+    C = sum_i w_i c_i + (1 - sum_i w_i) B                                              B: background
 
 4Diffusion takes 256 samples between where a ray enters and leaves the box [-1, 1]^3, one at a random place of each
-equal stretch, and skips what a 32^3 grid knows to be empty; the grid holds the highest density that each cell reaches
+equal interval, and skips what a 32^3 grid marks as empty; the grid holds the highest density that each cell reaches
 at any of 8 times. Cameras and times may differ from ray to ray: all views of all frames are one batch.
 
-Departures: the paper names neither a threshold nor how fast the grid forgets; ours are assumed.
+Departures: the paper gives neither the grid's threshold nor its decay; ours are assumed.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ colours (n, c): three of them, or whatever else is to be composited."""
 
 
 class Seen(NamedTuple):
-    """What rays see."""
+    """Rendered rays."""
 
     rgb: Float[Tensor, "*r c"]
-    """Without a background: colour times opacity."""
+    """Premultiplied by opacity, without a background."""
     opacity: Float[Tensor, "*r"]
     weights: Float[Tensor, "*r s"]
 
@@ -48,10 +48,18 @@ def composite(sigma: Float[Tensor, "*r s"], rgb: Float[Tensor, "*r s c"], deltas
     >>> composite(fog, torch.ones(10, 3), torch.full((10,), 0.2)).opacity
     tensor(0.6321)
     """
+    dtype, wide = rgb.dtype, torch.promote_types(rgb.dtype, torch.float32)
+    sigma, rgb, deltas = (a.to(wide) for a in (sigma, rgb, deltas))  # sums along the ray are float32 or wider
     thickness = sigma * deltas
+    if (
+        not torch.compiler.is_compiling()
+        and thickness.numel()
+        and not 0 <= thickness.min() <= thickness.max() < torch.inf
+    ):
+        raise ValueError("sigma or deltas is negative or not finite; expected densities and lengths of 0 or more.")
     before = F.pad(thickness.cumsum(-1)[..., :-1], (1, 0))
     weights = (-before).exp() * -torch.expm1(-thickness)
-    return Seen((weights[..., None] * rgb).sum(-2), weights.sum(-1), weights)
+    return Seen(*(a.to(dtype) for a in ((weights[..., None] * rgb).sum(-2), weights.sum(-1), weights)))
 
 
 def through_box(
@@ -70,13 +78,13 @@ class Occupancy(nn.Module):
     Args:
         side: cells along each axis.
         threshold: density per unit of length from which a cell counts.
-        decay: what is left, at each update, of what a cell was known to hold.
+        decay: factor on the density of a cell at each update.
     """
 
     def __init__(self, side: int = 32, threshold: float = 0.5, decay: float = 0.8):
         super().__init__()
         self.side, self.threshold, self.decay = side, threshold, decay
-        self.register_buffer("density", torch.full((side,) * 3, torch.inf))  # nothing is known: everything counts
+        self.register_buffer("density", torch.full((side,) * 3, torch.inf))  # before the first update every cell counts
 
     @torch.no_grad()
     def update(
@@ -85,11 +93,11 @@ class Occupancy(nn.Module):
         times: Float[Tensor, " t"],
         generator: torch.Generator | None = None,
     ) -> None:
-        """Look again: at a random point of every cell, at all these times.
+        """Evaluate the density at a random point of every cell, at all these times.
 
         Args:
             density: of points in the box at times in [0, 1].
-            times: when.
+            times: in [0, 1].
             generator: of the points.
         """
         axis = torch.arange(self.side, device=self.density.device)
@@ -102,7 +110,7 @@ class Occupancy(nn.Module):
         self.density.copy_(torch.maximum(known, found))
 
     def holds(self, points: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
-        """Whether there may be something at these points."""
+        """Whether the cells of these points are occupied."""
         x, y, z = ((points + 1) * (self.side / 2)).long().clamp(0, self.side - 1).unbind(-1)
         return self.density[x, y, z] > self.threshold
 
@@ -117,16 +125,16 @@ def render_rays(
     stratified: bool = False,
     generator: torch.Generator | None = None,
 ) -> Seen:
-    """What rays of any cameras and any times see of a field in the box [-1, 1]^3.
+    """Render rays of any cameras and any times through a field in the box [-1, 1]^3.
 
     Args:
-        field: is asked only where the occupancy says that there may be something.
+        field: evaluated only in occupied cells.
         rays_o, rays_d: origins, and directions of any length.
         times: of each ray, in [0, 1].
         n_samples: along each ray, inside the box.
-        occupancy: None asks everywhere.
-        stratified: a random place within each sample's stretch, else its middle.
-        generator: of those.
+        occupancy: None evaluates everywhere.
+        stratified: a random place within each sample's interval, else its middle.
+        generator: of these places.
     """
     directions = F.normalize(rays_d, dim=-1)
     near, far = through_box(rays_o, directions)
@@ -136,11 +144,11 @@ def render_rays(
     delta = (far - near) / n_samples
     depth = near[:, None] + delta[:, None] * (torch.arange(n_samples, device=near.device) + where)
     points = rays_o[:, None] + depth[..., None] * directions[:, None]
-    asked = (delta > 0)[:, None].expand(-1, n_samples)
+    active = (delta > 0)[:, None].expand(-1, n_samples)
     if occupancy is not None:
-        asked = asked & occupancy.holds(points)
+        active = active & occupancy.holds(points)
     everywhere = times[:, None].expand(-1, n_samples), directions[:, None].expand(-1, n_samples, -1)
-    sigma, rgb = field(points[asked], *(a[asked] for a in everywhere))
-    all_sigma = sigma.new_zeros(asked.shape).masked_scatter(asked, sigma)
-    all_rgb = rgb.new_zeros(*asked.shape, rgb.shape[1]).masked_scatter(asked[..., None], rgb)
+    sigma, rgb = field(points[active], *(a[active] for a in everywhere))
+    all_sigma = sigma.new_zeros(active.shape).masked_scatter(active, sigma)
+    all_rgb = rgb.new_zeros(*active.shape, rgb.shape[1]).masked_scatter(active[..., None], rgb)
     return composite(all_sigma, all_rgb, delta[:, None].expand_as(all_sigma))

@@ -74,11 +74,11 @@ def wan_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A folder with the smallest 4DM, trained for a few steps; not to be written into."""
-    from fourd_minimal.cli.train_four_dm import TrainFourDM
+    from fourd_minimal.cli.train import Train
     from fourd_minimal.configs.four_diffusion import FOUR_DM
 
     folder = tmp_path_factory.mktemp("weights")
-    TrainFourDM("smoke", out=folder, settings=FOUR_DM["smoke"]).run()
+    Train("four-diffusion", "smoke", out=folder, settings=FOUR_DM["smoke"]).run()
     return folder
 
 

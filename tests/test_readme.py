@@ -1,4 +1,4 @@
-"""The commands of all pages are read by their programs, and the README's short ones run, and so does its Python."""
+"""The commands of all pages are read by their programs; short ones run, and so does the Python."""
 
 import re
 import runpy
@@ -12,14 +12,14 @@ import pytest
 import tyro
 from pages import PAGES, ROOT, text_of
 
+from figures.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.cli.main import main, parse
 from fourd_minimal.data import collection
-from fourd_minimal.data.people import PEOPLE_ENVIRONMENT
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.video import write_video
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
-README = (ROOT / "README.md").read_text()
+OWN = [ROOT / "README.md", ROOT / "notebooks/own_material.md"]
 PAGES = [page for page in PAGES if page.stem != "CHANGELOG"]  # which names what was
 tyro_cli = tyro.cli
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -38,7 +38,8 @@ def commands(file):
     text = text_of(file)
     fenced = [line for kind, body in FENCE.findall(text) if kind in ("", "bash") for line in body.splitlines()]
     quoted = re.findall(r"`([^`\n]+)`", re.sub(r"(?<!\n)\n(?!\n)", " ", FENCE.sub("", text)))
-    lines = [re.sub(r"  +#.*", "", line).strip() for line in [*fenced, *quoted]]
+    lines = [re.sub(r"  +#.*", "", line) for line in [*fenced, *quoted]]
+    lines = [part.strip() for line in lines for part in line.split(" && ")]
     whole = [
         line for line in lines if (PROGRAM.match(line) and " " in line) or line == "pytest" or line.startswith("cd ")
     ]
@@ -93,7 +94,7 @@ def desk(tmp_path_factory):
 def test_the_readmes_commands_run(desk, monkeypatch, capsys):
     """In their order: one reads what another wrote."""
     monkeypatch.chdir(desk)
-    named = commands(ROOT / "README.md")
+    named = [command for page in OWN for command in commands(page)]
     lines = {line: more for line in named for start, more in SHORT.items() if f"{line} ".startswith(f"{start} ")}
     assert len(lines) >= len(SHORT)
     for command, more in lines.items():
@@ -108,7 +109,7 @@ def test_the_readmes_commands_run(desk, monkeypatch, capsys):
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     """One block beside files that were copied into an empty folder, one with two videos, one where characters are."""
-    blocks = [body for kind, body in FENCE.findall(README) if kind == "python"]
+    blocks = [body for page in OWN for kind, body in FENCE.findall(text_of(page)) if kind == "python"]
     (from_package,) = (body for body in blocks if "from_pretrained" in body)
     (characters,) = (body for body in blocks if "sample_characters" in body)
     (from_file,) = (body for body in blocks if body not in (from_package, characters))

@@ -1,25 +1,23 @@
-"""4Real: Gaussians of the freeze-time video, then a deformation over time of which a video model says what is unseen.
+"""4Real: Gaussians of the freeze-time video, then a deformation over time that a video model guides.
 
 Yu et al. 2024, "4Real: Towards Photorealistic 4D Scene Generation via Video Diffusion Models" (arXiv 2406.07472): the
 optimisation, scene by scene, that 4Real-Video replaces by one pass of a model. In two stages:
 
     canonical    a cloud is fitted to the freeze-time video, at time 0
-    moving       p(t) = p + dp^t(p, t), dp^t an MLP, is fitted to the fixed-view video; of views and times that nobody
-                 recorded, the base video model is asked (score distillation)
+    moving       p(t) = p + dp^t(p, t), dp^t an MLP, is fitted to the fixed-view video; for other views and times the
+                 base video model is the guidance model (score distillation)
 
-Each moving step renders the first row of the grid, and one other row or column, x. It is noised, and the model, shown
-its first frame, which is given, predicts the clean video:
+Each moving step renders the first row of the grid, and one other row or column, x. It is noised, and the model,
+conditioned on its first frame, which is known, predicts the clean video:
 
     x_sigma = (1 - sigma) x + sigma eps,     L = |x_row0 - fixed_view|^2 + w |x - sg[x_hat(x_sigma)]|^2
 
-x - x_hat = sigma (v_hat - v), so that L's gradient at the renders is that of score distillation on velocities, times
-sigma.
+x - x_hat = sigma (v_hat - v): L's gradient at the renders is that of score distillation on velocities, times sigma.
 
-Departures. The cameras are given: an advantage over the paper, which estimates them from the freeze-time video. Both
-videos are given, too, and agree; so nothing compensates for a freeze-time video that moves (dp^v of eq. 11 in
-`systems/deformable_gaussians.py`, whose cloud this is: balls in front of a picture). The moving stage goes on with the
-whole cloud: dp^t alone was worse by 4 dB on moving pixels. Columns are asked for as well as rows. Counts, rates, w and
-noise levels are for small pictures, tried on four scenes outside any exam.
+Departures. Cameras are given: an advantage over the paper, which estimates them. Both videos are given and agree, so
+nothing compensates for a freeze-time video that moves (eq. 11). The moving stage goes on with the whole cloud: dp^t
+alone was worse by 4 dB on moving pixels. Columns are used as well as rows. Counts, rates and noise levels are for small
+pictures, tried on four scenes outside the test set.
 """
 
 import math
@@ -31,15 +29,19 @@ from einops import repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fourd_minimal.baselines.optimisation import descend
 from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.deformable_gaussians import RATES, DeformableGaussians, fit_steps, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.video_dit import Context
 
+MOVING = "points", "log_radius", "colour_logit", "opacity_logit", "background", "motion"
+"""What the second stage moves."""
+
 
 @torch.no_grad()
-def noise_predictor(
+def denoised(
     base: FourRealVideo,
     x: Float[Tensor, "f 3 h w"],
     first: Float[Tensor, "3 h w"],
@@ -47,20 +49,14 @@ def noise_predictor(
     sigma: Float[Tensor, " 1"],
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "f 3 h w"]:
-    """x_hat of the header: what a rendered video should have been, by the base, which is shown its first frame.
+    """x_hat of the header: the clean video that the base's video model predicts of renders x, all in [0, 1].
 
-    Args:
-        base: its video model alone is asked.
-        x: renders in [0, 1].
-        first: the first frame as given, in [0, 1]; x_hat begins with it.
-        context: "dynamic" for a row, "freeze" for a column.
-        sigma: noise level in (0, 1].
-        generator: of the noise.
+    `first`, the known first frame, conditions it and begins x_hat. A row is "dynamic" `context`, a column "freeze".
     """
     eps = torch.randn(x.shape, generator=generator).to(x)
     noisy = add_noise((2 * x - 1)[None], eps[None], sigma)
-    seen = torch.arange(len(x), device=x.device)[None] == 0
-    clean = base.denoise_video(noisy, sigma, seen, (2 * first - 1).expand(1, len(x), -1, -1, -1), context)[0]
+    known = torch.arange(len(x), device=x.device)[None] == 0
+    clean = base.denoise_video(noisy, sigma, known, (2 * first - 1).expand(1, len(x), -1, -1, -1), context)[0]
     return torch.cat([first[None], ((clean[1:] + 1) / 2).clamp(0, 1)])
 
 
@@ -82,11 +78,9 @@ def optimise_steps(
 
     Args:
         fixed_view, freeze_time: in [0, 1], as large as the base's frames, with the same first frame.
-        base: what is asked; see `opinion`.
+        base: the guidance model; see `denoised`.
         c2w, fov_deg: of the freeze-time video; its first camera is that of the fixed view.
-        n_steps: of both stages together.
-        seed: of everything random.
-        n_points: Gaussians.
+        n_steps, seed, n_points: of both stages together; of everything random; of Gaussians.
         canonical: share of the steps that the first stage takes.
         sds: w of the header.
         sigmas: between which noise levels are drawn.
@@ -104,63 +98,36 @@ def optimise_steps(
     if len(c2w) != len(freeze_time):
         raise ValueError(f"c2w is for {len(c2w)} views and freeze_time has {len(freeze_time)}; expected one each.")
     if n_steps < 2:
-        raise ValueError(f"n_steps is {n_steps}; expected at least 2, one for each stage,.")
+        raise ValueError(f"n_steps is {n_steps}; expected at least 2, one for each stage.")
     if not 0 < sigmas[0] <= sigmas[1] <= 1:
-        raise ValueError(f"sigmas is {sigmas}; expected noise levels in (0, 1], the lower first,.")
+        raise ValueError(f"sigmas is {sigmas}; expected noise levels in (0, 1], the lower first.")
     scene = random_scene(n_points, seed).to(fixed_view.device)
     still = min(max(1, round(canonical * n_steps)), n_steps - 1)
     for _ in fit_steps(scene, freeze_time[:, None], c2w, fov_deg, still, batch=len(c2w), seed=seed):
         yield scene
-    optimiser, moving = _optimiser(scene, rate), n_steps - still
     generator = torch.Generator().manual_seed(seed)
     moments = torch.linspace(0, 1, len(fixed_view), device=fixed_view.device)
     row = c2w[:1].expand(len(moments), -1, -1), moments
-    for step in range(moving):
-        for group in optimiser.param_groups:
-            group["lr"] = group["start"] * (0.05 + 0.475 * (1 + math.cos(math.pi * step / moving)))
-        if step % 2 == 0:
+
+    def loss(step: int) -> Tensor:
+        if step % 2 == 0:  # another row: a video from where no camera stood
             view = int(torch.randint(1, len(c2w), (), generator=generator))
             other, known = (c2w[view].expand_as(row[0]), moments), (freeze_time[view], "dynamic")
-        else:
+        else:  # another column: the same cameras at a later moment
             time = int(torch.randint(1, len(moments), (), generator=generator))
             other, known = (c2w, moments[time].expand(len(c2w))), (fixed_view[time], "freeze")
         cameras, times = (torch.cat(both) for both in zip(row, other, strict=True))
-        seen = scene.render(cameras, fov_deg, times, base.image_size).rgb
-        recorded, x = seen[: len(moments)], seen[len(moments) :]
+        recorded, x = scene.render(cameras, fov_deg, times, base.image_size).rgb.tensor_split([len(moments)])
         sigma = torch.empty(1).uniform_(*sigmas, generator=generator).to(x)
-        expected = noise_predictor(base, x.detach(), *known, sigma, generator)
-        loss = F.mse_loss(recorded, fixed_view) + sds * F.mse_loss(x, expected)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        yield scene
+        expected = denoised(base, x.detach(), *known, sigma, generator)
+        return F.mse_loss(recorded, fixed_view) + sds * F.mse_loss(x, expected)
 
-
-def _optimiser(scene: DeformableGaussians, rate: float) -> torch.optim.Adam:
-    groups = []
-    for name in ("points", "log_radius", "colour_logit", "opacity_logit", "background", "motion"):
-        part = getattr(scene, name).requires_grad_(True)
-        own = list(part.parameters()) if isinstance(part, nn.Module) else [part]
-        groups.append(dict(params=own, start=rate * RATES[name]))
-    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-
-
-def complete(
-    fixed_view: Float[Tensor, "t 3 h w"],
-    freeze_time: Float[Tensor, "v 3 h w"],
-    base: FourRealVideo,
-    c2w: Float[Tensor, "cameras 4 4"],
-    fov_deg: float,
-    n_steps: int = 250,
-    seed: int = 0,
-    **options,
-) -> Float[Tensor, "v t 3 h w"]:
-    """Two videos in, a grid out, as `FourRealVideo.generate`: the scene, seen by all cameras at all times.
-
-    Everything in [0, 1]; given frames are exactly as given. Arguments as in `optimise_steps`.
-    """
-    *_, scene = optimise_steps(fixed_view, freeze_time, base, c2w, fov_deg, n_steps, seed, **options)
-    return rendered(scene, fixed_view, freeze_time, c2w, fov_deg)
+    parts = {name: getattr(scene, name).requires_grad_(True) for name in MOVING}
+    parts = {name: [*part.parameters()] if isinstance(part, nn.Module) else [part] for name, part in parts.items()}
+    groups = [dict(params=part, lr=rate * RATES[name]) for name, part in parts.items()]
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+    falling = lambda done: 0.05 + 0.475 * (1 + math.cos(math.pi * done))  # noqa: E731
+    yield from descend(scene, optimiser, loss, n_steps - still, falling)
 
 
 @torch.no_grad()

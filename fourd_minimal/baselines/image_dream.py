@@ -3,7 +3,7 @@
 Wang and Shi 2023 (arXiv 2312.02201), in the place that 4Diffusion gives it: row "without 4D-aware SDS" of Table 1, and
 "ImageDream, per frame" of Table 2. It is the run of `scene_distillation.py` with the multi-view base as its only model.
 The base samples four views of every frame, with noise of its own for each, a dynamic NeRF is fitted to them, and score
-distillation goes on with what the base says of the renders of every frame. Only the field itself joins the frames.
+distillation goes on, frame by frame. Only the field itself joins the frames.
 
 Departures: those of `scene_distillation.py`.
 """
@@ -14,7 +14,8 @@ from dataclasses import replace
 from jaxtyping import Float
 from torch import Tensor
 
-from fourd_minimal.systems import scene_distillation as scene_distillation
+from fourd_minimal.baselines.optimisation import check_inputs
+from fourd_minimal.systems import scene_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRF
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import Ramp, SceneConfig
@@ -31,19 +32,15 @@ def optimise_steps(
 ) -> Iterator[DynamicNeRF]:
     """Optimise a scene, yielding it after every step; sampling and the direct fit come before the first.
 
-    Args:
-        video: of an object over white, in [0, 1], as large as the model's frames, seen from azimuth 0.
-        base: the model that knows views of single frames.
-        n_steps: of score distillation; schedules of `config` are stretched to these, the direct fit is not.
-        seed: of everything random.
-        config: of `scene_distillation.optimise_steps`; the paper's when left out.
+    Args: as in `optimisation.py`, and
+        config: of `scene_distillation.optimise_steps`, the paper's when left out; its schedules are stretched to
+            `n_steps`, its direct fit is not.
         perceptual: the anchor's distance of pictures in [-1, 1], where `config` has an anchor.
 
     Raises:
-        ValueError: no steps; a model with motion modules; anything that `scene_distillation.optimise_steps` refuses.
+        ValueError: a model with motion modules; what `check_inputs` and `scene_distillation.optimise_steps` refuse.
     """
-    if n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps}; expected at least 1.")
+    check_inputs(video, base, n_steps, least=1)
     if list(base.motion.parameters()):
         raise ValueError("base has motion modules; expected the model without them.")
     config = stretched(config or SceneConfig(), n_steps)

@@ -1,20 +1,18 @@
 """Every frame of the fixed-view video becomes a freeze-time video on its own: columns that know nothing of each other.
 
-4Real-Video's experiments use MotionCtrl (Wang et al. 2024, arXiv 2312.03641) in this way. It feeds camera poses into
-the temporal attention of a video model. From one picture and a camera path it makes a freeze-time video; from t
-pictures t of them, which side by side are a grid:
+4Real-Video's experiments use MotionCtrl (Wang et al. 2024, arXiv 2312.03641) in this way: from one picture and a camera
+path it makes a freeze-time video; from t pictures t of them, which side by side are a grid:
 
     x[:, t] ~ p(column | its first frame I[0, t]), for every t > 0          x[:, 0] is given
 
 What one frame does not tell is drawn anew at every time: backs of objects, what they hide. So the rows flicker.
 
-Departures. The video model is 4Real-Video's base in small, which has no camera input. Nothing tells it the path but
-frames that it sees, and it sees one: a column may go round the object in the wrong sense, or too far, and its PSNR
-counts that too. MotionCtrl knows the path, so this is a weaker baseline than it.
+Departures. 4Real-Video's base in small has no camera conditioning. It knows the path from its first frame alone: a
+column may go round the object in the wrong sense, or too far. MotionCtrl knows the path, so this is weaker than it.
 
-Ours, off by default: `shared_noise` gives all columns the same noise, so that like frames have like columns. This costs
-nothing and ties the rows together; it does not make them right. With `candidates` the path gets in after all: of so
-many noises, the columns share the one that remakes the given freeze-time video best from its first frame.
+Ours, off by default: `shared_noise` gives all columns the same noise, which ties the rows together and does not make
+them right. With `candidates` the path gets in after all: of so many noises, the columns share the one that remakes the
+given freeze-time video best from its first frame.
 """
 
 from collections.abc import Iterator
@@ -41,20 +39,13 @@ def complete(
     shared_noise: bool = False,
     candidates: int = 1,
 ) -> Float[Tensor, "v t 3 h w"]:
-    """Two videos in, a grid out; everything in [0, 1]. The freeze-time video stays the first column.
+    """As `FourRealVideo.generate`: two videos in, a grid out, in [0, 1]. Each frame of the fixed view starts a column.
 
-    Args:
-        fixed_view: `(t, 3, h, w)`, the first row. Each of its frames starts a column.
-        freeze_time: `(v, 3, h, w)`, the first column. Others know it only through `candidates`.
+    Args: as there, and
         base: only its base model is used. `from_pretrained("toy", sync="average")` loads the one that was trained on
             single videos; joint training changes it.
-        n_steps: Euler steps.
-        seed: of the noise.
         shared_noise: the same for all columns.
         candidates: noises to choose the shared one from, by the first column. Each costs as much as a column.
-
-    Raises:
-        ValueError: fewer than 1 candidate, or several where noise is not shared; else as `FourRealVideo.generate`.
 
     >>> base = FourRealVideo.from_pretrained("toy", sync="average")
     >>> complete(torch.zeros(3, 3, 24, 24), torch.zeros(2, 3, 24, 24), base, n_steps=1).shape
@@ -76,7 +67,7 @@ def sample_columns(
 ) -> Iterator[Float[Tensor, "b v t c h w"]]:
     """As `FourRealVideo.sample_grid`, every column on its own: from noise to grids in [-1, 1], yielding every state."""
     if candidates < 1 or (candidates > 1 and not shared_noise):
-        raise ValueError(f"candidates is {candidates}; 1 is wanted, or more with shared_noise=True.")
+        raise ValueError(f"candidates is {candidates}; expected 1, or more with shared_noise=True.")
     columns = rearrange(clean, "b v t c h w -> t b v c h w")
     given, unknown = columns[0], columns[1:]
     drawn = candidates if shared_noise else len(unknown)

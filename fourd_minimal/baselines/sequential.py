@@ -1,22 +1,17 @@
 """One stream: every block attends over the views, then over the times. 4Real-Video argues against this design.
 
-SV4D (Xie et al. 2024, arXiv 2407.17470) has the same task: given are a video of an object, and views of its first frame
-that a multi-view model (SV3D) made; wanted is the video from these views. It denoises all frames of all views at once
-(5 x 8 of 576 x 576 pixels). In each block of its UNet follow one another convolutions, attention within a frame, over
-the views of one time, and over the times of one view: what a video model (SVD) and SV3D know, joined in one stream.
-
-In the terms of 4Real-Video that is eq. 5, with blocks that were trained on single videos:
+SV4D (Xie et al. 2024, arXiv 2407.17470) has the same task: a video of an object, and views of its first frame, become
+the video from these views. Each block of its UNet attends within a frame, over the views of one time, and over the
+times of one view. In the terms of 4Real-Video that is eq. 5, with blocks that were trained on single videos:
 
     y = x + phi_l(x; c^v),    x' = y + phi_l'(y; c^t)
 
-phi' is phi with its attention fine-tuned on grids: the paper's supplement, our `designs` ("sequential_attention"). The
+phi' is phi with its attention fine-tuned on grids: the paper's supplement, our design "sequential_attention". The
 paper's argument: each pass works on what the other has just changed, which no frozen block was trained for; two streams
-keep each to its own. Whether that shows in small, `python -m figures.ablation` and `python -m figures.baselines`
-measure.
+keep each to its own. `python -m figures.ablation` and `python -m figures.baselines` measure whether that shows.
 
-Departures from SV4D. A small transformer in pixel space; one pretrained block for both passes, in which space and time
-attend together; only the attention over the times is trained, on the data and steps of the soft layers; no camera poses
-(SV4D knows them); any scene, not one object on white; no anchor frames for longer videos; no dynamic NeRF at the end.
+Departures from SV4D: a small transformer in pixel space, trained like the soft layers; any scene, not one object on
+white; no camera poses, no anchor frames for longer videos, no dynamic NeRF at the end.
 """
 
 from jaxtyping import Float
@@ -28,18 +23,7 @@ from fourd_minimal.systems.four_real_video import FourRealVideo
 def complete(
     fixed_view: Tensor, freeze_time: Tensor, model: FourRealVideo, n_steps: int = 8, seed: int = 0
 ) -> Float[Tensor, "v t 3 h w"]:
-    """Two videos in, a grid out; everything in [0, 1].
-
-    Args:
-        fixed_view: `(t, 3, h, w)`, the first row.
-        freeze_time: `(v, 3, h, w)`, the first column.
-        model: `FourRealVideo.from_pretrained("toy", sync="sequential_attention", base_frozen=True)`.
-        n_steps: Euler steps.
-        seed: of the noise.
-
-    Raises:
-        ValueError: a model of another design; else as `FourRealVideo.generate`.
-    """
+    """As `FourRealVideo.generate`, whose arguments it has, of a model of `sync="sequential_attention"`."""
     if model.config.sync != "sequential_attention":
         raise ValueError(f"model is of design {model.config.sync!r}; expected a 'sequential_attention' one.")
     return model.generate(fixed_view, freeze_time, n_steps, seed)

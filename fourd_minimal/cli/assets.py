@@ -1,47 +1,53 @@
 """Animated assets as commands are given them: folders, ids of Objaverse, one clip of a file, lists of clips.
 
-A list of clips has a line for each: asset, tab, clip. What would break a line is spelled out, see `tables.spelled`.
+A list of clips has a line for each: asset, tab, clip. What would break a line is escaped, see `tables.spelled`.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
-from fourd_minimal.data.animation import pose
-from fourd_minimal.data.gltf import Asset, clips
+from fourd_minimal.data.assets.pose import pose
+from fourd_minimal.data.assets.reader import Asset
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.tables import spelled, unspelled
 
 
-def find_assets(folder: Path) -> list[str]:
-    """The .glb and .gltf files in a folder and all folders inside, by their names from there, sorted.
+def asset_names(assets: Path | None, objaverse: Path | None) -> list[str]:
+    """The .glb and .gltf files in a folder and all folders inside, by their names from there; or `<id>.glb` of a list.
 
     Raises:
-        ValueError: no folder, or none in it.
+        ValueError: neither or both of folder and list, or nothing in it.
     """
-    if not folder.is_dir():
-        raise ValueError(f"--assets is {folder}; expected a folder.")
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in (".glb", ".gltf") and p.is_file()]
+    if (assets is None) == (objaverse is None):
+        raise ValueError("expected one of --assets and --objaverse.")
+    if objaverse is not None:
+        found = [f"{name}.glb" for name in objaverse.read_text(encoding="utf-8").split()]
+    else:
+        files = (p for p in assets.rglob("*") if p.suffix.lower() in (".glb", ".gltf") and p.is_file())
+        found = sorted(p.relative_to(assets).as_posix() for p in files)
     if not found:
-        raise ValueError(f"--assets is {folder}, which holds no .glb and no .gltf; expected a folder with some.")
-    return sorted(p.relative_to(folder).as_posix() for p in found)
+        given = f"--assets is {assets}" if objaverse is None else f"--objaverse is {objaverse}"
+        raise ValueError(f"{given}, which holds no asset; expected a folder of .glb and .gltf, or a list of ids.")
+    return list(dict.fromkeys(found))
 
 
 def fetch_objaverse(ids: list[str]) -> list[Path]:
     """Files of Objaverse, by their ids.
 
     Raises:
-        ValueError: no ids, the package is missing, or it found no network or no such object.
+        ValueError: the package is missing, or it found no network or no such object.
     """
-    if not ids:
-        raise ValueError("the list of Objaverse ids is empty.")
     try:
         import objaverse
     except ImportError:
-        raise ValueError("--objaverse needs the package of that name; `pip install objaverse` brings it.") from None
+        raise ValueError("--objaverse needs the package of that name; `pip install objaverse` installs it.") from None
     try:
         found = objaverse.load_objects(uids=ids)
     except (OSError, KeyError) as error:  # urllib's errors are OSErrors
@@ -68,7 +74,7 @@ def lively_window(asset: Asset, clip: int, times: int) -> Float[np.ndarray, " t"
 
     A clip that loops would end where it began, and show how it came there once more.
     """
-    whole = clips(asset)[clip]
+    whole = asset.clips[clip]
     span = min(whole.duration_s / 2, 2.0)
     windows = np.linspace(whole.start_s, whole.end_s - span, 9)[:, None] + np.linspace(0, span, times)
     x = pose(asset, clip, windows.reshape(-1), normals=False).positions
@@ -95,3 +101,15 @@ def read_clips(path: Path) -> list[tuple[str, str]]:
             raise ValueError(f"--kept is {path} with the line {line!r}; expected asset<tab>clip.") from None
         found.append((asset, clip))
     return found
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads with one torch thread each. When the block ends, what has not begun is cancelled."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)

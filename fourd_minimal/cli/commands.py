@@ -1,8 +1,7 @@
 """The commands of `fourd`: for each, what runs it and one sentence that says what it does.
 
-Nothing is imported here but a tuple with names, so that `fourd -h` and a mistyped word are answered at once. A command
-is a dataclass with a method `run`; every field is a flag, and below `settings` stand the values of its preset
-(`--settings.sync-batch 8`).
+Nothing heavy is imported here, so that `fourd -h` and a mistyped word are answered at once. A command is a dataclass
+with a method `run`; every field is a flag, and `settings` holds the values of its preset (`--settings.sync-batch 8`).
 """
 
 from typing import NamedTuple
@@ -20,20 +19,18 @@ class Command(NamedTuple):
     runs: str
     """`module:Class` below `fourd_minimal`, imported when the command is called."""
     group: str
-    """One of `GROUPS`."""
     help: str
-    """One sentence."""
     reads: str = ""
     """Flags whose files and folders must exist; this is checked before anything is imported."""
     presets: str | None = None
-    """`module:NAME` of the settings of each preset, the defaults of `--settings`."""
+    """`module:NAME` of the settings of each preset, the defaults of `--settings`; or of those of each `--system`."""
 
 
 COMMANDS = {
     "generate": Command(
         "cli.generate:Generate",
         "use",
-        "Two videos, an animated asset or a caption become a 4D grid, to be looked at in a browser.",
+        "Two videos, an animated asset or a caption become a 4D grid, shown in a browser.",
         reads="fixed-view freeze-time asset weights text-weights upsampler-weights",
     ),
     "reconstruct": Command(
@@ -64,30 +61,9 @@ COMMANDS = {
     "train": Command(
         "cli.train:Train",
         "train",
-        "4Real-Video's model is trained: its base, its synchronisation layers, and both together.",
-        reads="start-from settings.shards",
-        presets="configs.four_real_video:PRESETS",
-    ),
-    "train-4dm": Command(
-        "cli.train_four_dm:TrainFourDM",
-        "train",
-        "4Diffusion's model 4DM is trained: its multi-view base, then its motion modules.",
+        "A model is trained: --system four-real-video (the default), four-diffusion, upsampler or text-to-video.",
         reads="start-from base-weights settings.shards",
-        presets="configs.four_diffusion:FOUR_DM",
-    ),
-    "train-upsampler": Command(
-        "cli.train_upsampler:TrainUpsampler",
-        "train",
-        "The diffusion upsampler of `fourd generate --upsample` is trained.",
-        reads="start-from",
-        presets="configs.upsampler:UPSAMPLERS",
-    ),
-    "train-text": Command(
-        "cli.train_text:TrainText",
-        "train",
-        "The text-to-video model of `fourd generate --text` is trained.",
-        reads="start-from",
-        presets="configs.text_to_video:TEXT_TO_VIDEO",
+        presets="cli.train:PRESETS",
     ),
     "curate": Command(
         "cli.curate:Curate",
@@ -102,25 +78,28 @@ COMMANDS = {
         reads="assets objaverse kept",
     ),
     "train-wan": Command(
-        "cli.wan:TrainWan",
+        "pretrained.wan_training:TrainWan",
         "scale",
         "Synchronisation layers are trained inside the open video model Wan 2.1.",
         reads="settings.videos settings.shards",
     ),
     "generate-wan": Command(
-        "cli.wan:GenerateWan",
+        "pretrained.wan_generation:GenerateWan",
         "scale",
         "Two videos become a 4D grid with Wan 2.1.",
         reads="fixed-view freeze-time sync",
     ),
     "distil-pretrained": Command(
-        "cli.distil_pretrained:DistilPretrained",
+        "pretrained.caption_to_scene:DistilPretrained",
         "scale",
         "A caption becomes a dynamic NeRF, by score distillation from Stable Diffusion and AnimateDiff.",
     ),
 }
 
 RENAMED = {
+    "train-4dm": "fourd train --system four-diffusion",
+    "train-upsampler": "fourd train --system upsampler",
+    "train-text": "fourd train --system text-to-video",
     "surround": "fourd multiview-video",
     "plan": "python -m figures.plan",
     "train-features": "python -m figures.train_features",

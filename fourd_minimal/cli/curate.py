@@ -12,11 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.cli.assets import fetch_objaverse, find_assets, write_clips
+from fourd_minimal.cli.assets import asset_names, fetch_objaverse, threads, write_clips
 from fourd_minimal.data import gltf
 from fourd_minimal.data.curation import Scores, Thresholds, measure, verdict
-from fourd_minimal.data.rasterizer import Surface
-from fourd_minimal.data.threads import threads
 from fourd_minimal.systems.weights import write_text
 from fourd_minimal.training.tables import made_by, spelled, table
 from fourd_minimal.viewers.contact_sheet import picture_rows
@@ -24,9 +22,9 @@ from fourd_minimal.viewers.contact_sheet import picture_rows
 ELEVATION_DEG, RADIUS, FOV_DEG = 20.0, 3.4, 36.0
 """Of the cameras; the asset fits the unit ball."""
 MOST_PICTURES = 400
-"""Clips of which the picture has a row: the first so many."""
+"""The picture has a row for each of the first so many clips."""
 WRITTEN_EVERY = 100
-"""Assets after which what was found is written down."""
+"""Results are written after every so many assets."""
 
 
 class Judged(NamedTuple):
@@ -38,7 +36,7 @@ class Judged(NamedTuple):
     scores: Scores | None
     """None where it could not be rendered."""
     reasons: tuple[str, ...]
-    """Why it is refused; nothing where it is kept."""
+    """Why it is refused; empty where it is kept."""
     frames: UInt8[Tensor, "n 3 h w"] | None = None
     """Its moments from the first camera, and its first moment from the others."""
     error: str = ""
@@ -54,18 +52,18 @@ class Curate:
     objaverse: Path | None = None
     """A text file of Objaverse ids, one a line; fetched by the package `objaverse` (`pip install objaverse`)."""
     clips: int = 3
-    """At most so many of each asset: those that show its motion best."""
+    """At most this many clips of each asset are scored: those that show its motion best."""
     size: int = 64
-    """Pixels of the renders."""
+    """The pixels of the renders."""
     views: int = 4
-    """Cameras, evenly around."""
+    """The number of cameras, evenly around."""
     times: int = 8
-    """Moments of the clip."""
+    """The number of moments of the clip."""
     workers: int = 2
-    """Assets at a time."""
+    """The number of assets rendered at a time."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     out: Path = Path("fourd_out/curation")
-    """Where `curation.md`, `.json`, `.png` and `kept.txt` go."""
+    """`curation.md`, `.json`, `.png` and `kept.txt` go into this folder."""
 
     def run(self) -> None:
         """Print a table; write it, its numbers, thumbnails, and what is kept, one asset and clip a line.
@@ -76,61 +74,56 @@ class Curate:
         for name, least in dict(clips=1, views=2, times=2, size=16, workers=1).items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} is {getattr(self, name)}; expected at least {least}.")
-        named, found = self._named(), []
+        names, found = asset_names(self.assets, self.objaverse), []
+        paths = [self.assets / name for name in names] if self.assets else fetch_objaverse([n[:-4] for n in names])
+        names = names if self.assets else [path.name for path in paths]
         try:
             with threads(self.workers) as pool:
-                done = pool.map(self._judge, named, named.values())
-                for i, judged in enumerate(tqdm(done, total=len(named), unit="asset"), 1):
+                done = pool.map(self._judge, names, paths)
+                for i, judged in enumerate(tqdm(done, total=len(names), unit="asset"), 1):
                     found += judged
                     for j in (j for j in judged if j.error):
                         warnings.warn(spelled(f"{f'{j.asset} {j.clip}'.strip()}: {j.error}"), stacklevel=2)
                     if i % WRITTEN_EVERY == 0:
                         self._write(found)
         finally:
-            if found:
-                self._write(found)
-        thumbnails(found, self.out / "curation.png")
+            self._write(found)
+        rows = [(f"{spelled(j.asset)} {spelled(j.clip)}\n{', '.join(j.reasons) or 'kept'}", j.frames / 255)
+                for j in found if j.frames is not None]  # fmt: skip
+        if rows:
+            picture_rows(rows[:MOST_PICTURES], self.out / "curation.png")
         print(report(found, self.thresholds))
 
     def _write(self, found: list[Judged]) -> None:
+        made = f"{self.views} views x {self.times} times of {self.size} pixels. {made_by('fourd curate')}"
+        write_text(self.out / "curation.md", f"{made}\n\n{report(found, self.thresholds)}\n")
         lines = [
             dict(asset=j.asset, clip=j.clip, scores=j.scores and asdict(j.scores), reasons=j.reasons, error=j.error)
             for j in found
         ]
-        made = (
-            f"{self.views} views x {self.times} times of {self.size} pixels, nothing random. {made_by('fourd curate')}"
-        )
-        write_text(self.out / "curation.md", f"{made}\n\n{report(found, self.thresholds)}\n")
         write_text(self.out / "curation.json", json.dumps(lines, indent=1))
         write_clips(self.out / "kept.txt", ((j.asset, j.clip) for j in found if not j.reasons))
 
-    def _named(self) -> dict[str, Path]:
-        """Names of assets, and their files."""
-        if (self.assets is None) == (self.objaverse is None):
-            raise ValueError("give one of --assets and --objaverse.")
-        if self.objaverse is not None:
-            return {path.name: path for path in fetch_objaverse(self.objaverse.read_text(encoding="utf-8").split())}
-        return {name: self.assets / name for name in find_assets(self.assets)}
-
     def _judge(self, name: str, path: Path) -> list[Judged]:
-        """The clips of an asset that show its motion best."""
+        """The clips of an asset that show its motion best; files by the thousand can be wrong in any way."""
+        c2w = circular_trajectory(torch.arange(self.views) * (360 / self.views), ELEVATION_DEG, RADIUS)
+        found = []
         try:
             asset = gltf.read_asset(path)
-            drawn, chosen = gltf.surface(asset), gltf.liveliest(asset, self.clips)
-        except Exception as error:  # one file of thousands can be wrong in any way
-            return [unreadable(name, "", error)]
-        return [self._score(name, asset, drawn, i) for i in chosen] or [Judged(name, "", None, ("static",))]
-
-    def _score(self, name: str, asset: gltf.Asset, drawn: Surface, i: int) -> Judged:
-        clip = gltf.clips(asset)[i]
-        c2w = circular_trajectory(torch.arange(self.views) * (360 / self.views), ELEVATION_DEG, RADIUS)
-        try:
-            record = gltf.render(asset, i, gltf.moments(clip, self.times), c2w, FOV_DEG, self.size, drawn=drawn)
-            scores, rgb = measure(record), record.rgb[0]
+            chosen = gltf.liveliest(asset, self.clips)
         except Exception as error:
-            return unreadable(name, clip.name, error)
-        shown = (torch.cat([rgb[0], rgb[1:, 0]]) * 255).round().byte()
-        return Judged(name, clip.name, scores, verdict(scores, self.thresholds), shown)
+            return [unreadable(name, "", error)]
+        for i in chosen:
+            clip = asset.clips[i]
+            try:
+                record = gltf.render(asset, i, gltf.moments(clip, self.times), c2w, FOV_DEG, self.size)
+                scores = measure(record)
+            except Exception as error:
+                found.append(unreadable(name, clip.name, error))
+            else:
+                frames = (torch.cat([record.rgb[0, 0], record.rgb[0, 1:, 0]]) * 255).round().byte()
+                found.append(Judged(name, clip.name, scores, verdict(scores, self.thresholds), frames))
+        return found or [Judged(name, "", None, ("static",))]
 
 
 def unreadable(asset: str, clip: str, error: Exception) -> Judged:
@@ -151,19 +144,8 @@ def report(found: list[Judged], thresholds: Thresholds) -> str:
         f"(flat), motion below {t.least_motion} (static), touches above {t.most_touches} (leaves), rigid above "
         f"{t.most_rigid} (rigid). `fourd_minimal/data/curation.py` says what each measures."
     )
-    wrong = [[j.asset, j.clip, j.error] for j in found if j.error]
-    head = ["asset", "clip", "covered", "colours", "motion", "touches", "rigid", "verdict"]
-    return f"{kept} of {len(found)} clips kept.\n\n{table(head, rows)}\n\n{limits}" + (
-        f"\n\n{table(['unreadable', 'clip', 'why'], wrong)}" if wrong else ""
-    )
-
-
-def thumbnails(found: list[Judged], path: Path) -> None:
-    """A row for every clip: its moments from the first camera, and its first moment from the others."""
-    rows = [
-        (f"{spelled(j.asset)} {spelled(j.clip)}\n{', '.join(j.reasons) or 'kept'}", j.frames / 255)
-        for j in found
-        if j.frames is not None
-    ]
-    if rows:
-        picture_rows(rows[:MOST_PICTURES], path)
+    parts = [f"{kept} of {len(found)} clips kept."]
+    parts += [table(["asset", "clip", "covered", "colours", "motion", "touches", "rigid", "verdict"], rows), limits]
+    if wrong := [[j.asset, j.clip, j.error] for j in found if j.error]:
+        parts.append(table(["unreadable", "clip", "why"], wrong))
+    return "\n\n".join(parts)

@@ -1,7 +1,6 @@
-"""All of 4Diffusion from a shell: a video of an object in, a scene that moves out, seen from wherever you like."""
+"""All of 4Diffusion from a shell: a video of an object becomes a scene that moves, seen from any viewpoint."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,7 @@ from fourd_minimal.viewers.results_folder import SCENE_FILES, whole_folder, writ
 class Distil:
     """Turn one video of an object into a scene that moves. The shipped weights know walking creatures.
 
-    Of the video, as many frames are taken as the model was trained for (8), evenly spaced.
+    As many evenly spaced frames of the video are taken as the model was trained for (8).
     """
 
     video: Path | None = None
@@ -37,7 +36,7 @@ class Distil:
     matte: Matte | None = None
     """The library that separates the object from its background."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     frame_by_frame: bool = False
     """The guidance model is 4DM's multi-view base, which denoises one moment at a time, in place of 4DM."""
     seed: int = 0
@@ -55,7 +54,7 @@ class Distil:
     """The values of the preset, each of which can be changed."""
 
     def run(self) -> None:
-        """Optimise, and say where the pictures are.
+        """Optimise, and print where the pictures are.
 
         Raises:
             ValueError: counts that make no sense, and whatever reading the video raises.
@@ -68,15 +67,13 @@ class Distil:
             raise ValueError(f"--settings.n-steps is {self.settings.n_steps}; expected at least 1.")
         if self.meshes:  # before minutes are spent
             from fourd_minimal.viewers.meshes import write_meshes
-        model = FourDM.from_pretrained(self.weights).to(device())
-        guidance_model = (
-            FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else model
-        )
+        model = FourDM.from_pretrained(self.weights, motion=True).to(device())
+        base = FourDM.from_pretrained(self.weights, motion=False).to(device()) if self.frame_by_frame else None
         frames = min(model.config.times, count_frames(self.video))
         with whole_folder(self.out, SCENE_FILES) as folder:
             video = read_object(self.video, model.config.image_size, frames, self.masks, self.matte).to(device())
             began = time.perf_counter()
-            scene = self._optimised(video, model, guidance_model)
+            scene = self._optimised(video, model, base or model)
             print(f"A scene from {frames} frames of {video.shape[-1]} pixels in {time.perf_counter() - began:.0f} s")
             print("Writing a turn around it, and a page to look around in", flush=True)
             write_turns(scene, model.config, self.settings.fov_deg, frames, self.size, folder)
@@ -87,15 +84,14 @@ class Distil:
         print("\n".join(f"{what + ':':13}{(self.out / name).resolve()}" for what, name in names.items()))
 
     def _optimised(self, video: Tensor, model: FourDM, guidance_model: FourDM) -> DynamicNeRF:
-        perceptual: Callable | None = None
+        perceptual = None
         if self.settings.anchor:
             perceptual, label = lpips_vgg(device())
             print(f"Anchor: {label}")
         print(f"Sampling {self.settings.sampled_views} views, then a fit to them, then score distillation", flush=True)
-        steps = optimise_steps(
-            video, model, self.settings, perceptual, None, self.seed, self.checkpoint, guidance_model=guidance_model
-        )
-        first = next(steps)  # sampling and the fit come before it, and are not what a step takes
+        given = video, model, self.settings, perceptual, None, self.seed, self.checkpoint
+        steps = optimise_steps(*given, guidance_model=guidance_model)
+        first = next(steps)  # sampling and the fit come before it, and are no part of a step's time
         with tqdm(total=self.settings.n_steps, initial=first.number - 1, desc="scene", unit="step") as progress:
             for step in chain((first,), steps):
                 progress.update(step.number - progress.n)

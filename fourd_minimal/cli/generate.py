@@ -29,7 +29,7 @@ EXAMPLE_ORBIT = Orbit(sweep_deg=52.2, elevation_deg=19.8, radius=RADIUS)
 class Generate:
     """Complete a 4D grid and write `grid.html` to look around in, `grid.png`, and the frames.
 
-    Give two videos whose first frames agree, an animated asset, or a caption; nothing runs the bundled example.
+    Give two videos whose first frames agree, an animated asset, or a caption; by default the bundled example is used.
     """
 
     fixed_view: Path | None = None
@@ -37,31 +37,31 @@ class Generate:
     freeze_time: Path | None = None
     """A video in which the camera moves and the scene rests."""
     asset: Path | None = None
-    """A .gltf or .glb with an animation: both videos are rendered from it, the result is compared with the truth."""
+    """A .gltf or .glb with an animation: both videos are rendered from it, and the result is compared to it."""
     text: str | None = None
     """A caption, "a red ball bouncing": both videos are made from it."""
     clip: str | None = None
-    """Which of the asset's animations, by name or number; left out, one that moves much and stays in place. Half of it
-    is rendered, of a long one 2 seconds."""
+    """The name or number of the asset's animation; by default one that moves much and stays in place. Half of it is
+    rendered, of a long one 2 seconds."""
     out: Path = Path("fourd_out")
     """The results go into this folder."""
     weights: str = "toy"
     """The completing model's weights are "toy", or a folder that `fourd train` wrote."""
     windows: bool = False
-    """Take all frames of the videos, and complete a grid longer and wider than the training size, window by window."""
+    """All frames of the videos are taken, and a grid larger than the training size is completed window by window."""
     upsample: bool = False
-    """Make every frame twice as large with the diffusion upsampler."""
+    """Every frame is made twice as large by the diffusion upsampler."""
     text_weights: str = "toy"
-    """The text-to-video model's weights are "toy", or a folder that `fourd train-text` wrote."""
+    """The text-to-video model's weights are "toy", or a folder that `fourd train --system text-to-video` wrote."""
     upsampler_weights: str = "toy"
-    """The upsampler's weights are "toy", or a folder that `fourd train-upsampler` wrote."""
+    """The upsampler's weights are "toy", or a folder that `fourd train --system upsampler` wrote."""
     steps: int | None = None
     """Sampling takes this many Euler steps: 8 by default, or 1 with --windows, where errors accumulate."""
     seed: int = 0
     """The noise that sampling starts from has this seed."""
 
     def run(self) -> None:
-        """Do it, and say where the result is.
+        """Complete the grid, and print where the result is.
 
         Raises:
             ValueError: one video without the other, or two kinds of input at once; and whatever reading them raises.
@@ -82,18 +82,16 @@ class Generate:
         videos = ["--fixed-view"] * bool(self.fixed_view) + ["--freeze-time"] * bool(self.freeze_time)
         given = ["--asset"] * bool(self.asset) + videos[:1] + ["--text"] * (self.text is not None)
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} were both given; give an asset, two videos or a caption.")
+            raise ValueError(f"{' and '.join(given)} are both given; expected an asset, two videos or a caption.")
         if len(videos) == 1:
             missing = "--freeze-time" if self.freeze_time is None else "--fixed-view"
-            raise ValueError(f"{missing} is missing; a fixed-view and a freeze-time video belong together.")
+            raise ValueError(f"{missing} is missing; expected a fixed-view and a freeze-time video.")
         if self.asset and (self.upsample or self.windows):
-            raise ValueError(
-                "--asset goes without --upsample and --windows: it is compared with a truth of its own size."
-            )
+            raise ValueError("--asset goes without --upsample and --windows: the truth has the model's size.")
         if self.clip and not self.asset:
-            raise ValueError("--clip was given without --asset; it chooses one of an asset's animations.")
+            raise ValueError("--clip goes with --asset, one of whose animations it chooses.")
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"--steps is {self.steps}; it must be at least 1.")
+            raise ValueError(f"--steps is {self.steps}; expected at least 1.")
 
     def _videos(self, model: FourRealVideo) -> tuple[Tensor, Tensor]:
         flags = {
@@ -112,7 +110,7 @@ class Generate:
         reader = TextToVideo.from_pretrained(self.text_weights).to(device())
         if reader.config.dit.image_size != model.image_size:
             h, w = reader.config.dit.image_size
-            raise ValueError(f"--text makes videos of {h}x{w} pixels; the weights '{self.weights}' want others.")
+            raise ValueError(f"--text makes videos of {h}x{w} pixels; the weights '{self.weights}' take others.")
         try:
             return reader.generate(self.text, seed=self.seed)
         except ValueError as error:
@@ -145,17 +143,17 @@ class Generate:
         from fourd_minimal.training.evaluation import TRIVIAL, moving_pixels, psnr
 
         asset = gltf.read_asset(self.asset)
-        chosen, found = gltf.choose_clip(asset, self.clip), gltf.clips(asset)
+        chosen, clips = gltf.choose_clip(asset, self.clip), asset.clips
         times_s = lively_window(asset, chosen, model.times)
-        told = f"{self.asset}: clip {chosen} {found[chosen].name!r}, {times_s[0]:.2f} to {times_s[-1]:.2f} s"
-        others = ", ".join(f"{i}\xa0{clip.name!r}" for i, clip in enumerate(found) if i != chosen)
-        told = textwrap.fill(f"{told}; others: {others}" if others else told, 120, subsequent_indent="  ")
-        print(told.replace("\xa0", " "))
+        print(f"{self.asset}: clip {chosen} {clips[chosen].name!r}, {times_s[0]:.2f} to {times_s[-1]:.2f} s")
+        if others := [f"{i}\xa0{clip.name!r}" for i, clip in enumerate(clips) if i != chosen]:
+            print(textwrap.fill(f"Others: {', '.join(others)}", 120, subsequent_indent="  ").replace("\xa0", " "))
+        # the truth, and how near the model and what needs none come to it
         c2w = circular_trajectory(torch.linspace(0, 50, model.views), 20.0, RADIUS)
         how = dict(fill=0.85, oversample=5, geometry=False)
         record = gltf.render(asset, chosen, times_s, c2w, FOV_DEG, model.image_size[0], **how)
-        truth = record.rgb
-        grid, moving = self._complete(model, truth[0, 0], truth[0, :, 0]), moving_pixels(record.alpha)
+        truth, moving = record.rgb, moving_pixels(record.alpha)
+        grid = self._complete(model, truth[0, 0], truth[0, :, 0])
         scores = {}
         for name, found in {"generated": grid[None], **{k: complete(truth) for k, complete in TRIVIAL.items()}}.items():
             scores[name] = psnr(found, truth, moving)

@@ -1,7 +1,7 @@
-"""From words to a command: the light half of `fourd`, which answers what needs no model before it imports one.
+"""The light half of `fourd`: it answers what needs no model before it imports one.
 
-Help, the version, a mistyped command and a path that does not exist are dealt with here, by the table of `commands.py`
-alone. Then the one command that was asked for is imported, and tyro reads its flags.
+Help, the version, a mistyped command and a path that does not exist need only the table of `commands.py`. Then the one
+command that was asked for is imported, and tyro reads its flags.
 """
 
 import shlex
@@ -22,15 +22,11 @@ from fourd_minimal import __version__
 from fourd_minimal.cli.commands import COMMANDS, GROUPS, RENAMED
 
 WORDS = {"toy", "None"}
-"""What a flag that names a file or folder may hold instead: the shipped weights, or nothing."""
+"""What may stand in place of a file or folder: the shipped weights, or nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and run; bad input ends in one sentence and exit status 2, Ctrl-C in 130.
-
-    Args:
-        arguments: the words after `fourd`, by default this process's; with none, the bundled example is completed.
-    """
+    """Run the words after `fourd`, by default this process's; with none, the bundled example is completed."""
     name, *flags = list(sys.argv[1:] if arguments is None else arguments) or ["generate"]
     with sentences():
         if name in ("-h", "--help"):
@@ -56,7 +52,7 @@ def program(kind: Any, presets: Mapping[str, Any] | None = None) -> None:
 def sentences() -> Iterator[None]:
     """Bad input ends in one sentence and exit status 2, Ctrl-C in 130; warnings are a line each."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal without our characters shows others, and nothing breaks
+        if isinstance(stream, TextIOWrapper):  # a terminal that lacks our characters shows others
             stream.reconfigure(errors="replace")
     warnings.formatwarning = lambda message, *_: f"fourd: {message}\n"
     try:
@@ -90,29 +86,17 @@ def overview() -> str:
 
 
 def check_name(name: str, flags: Sequence[str]) -> None:
-    """Refuse what is no command.
-
-    Raises:
-        ValueError: an old name or an unknown one; the sentence says what to write instead.
-    """
+    """Refuse an old name or an unknown one; the sentence says what to write instead."""
     if name in RENAMED:
         raise ValueError(f"{name} has a new name: {shlex.join([*RENAMED[name].split(), *flags])}")
     if name not in COMMANDS:
-        near = get_close_matches(name, [*COMMANDS, *RENAMED], n=1)
-        hint = (
-            f"did you mean {RENAMED.get(near[0], near[0]).removeprefix('fourd ')}? (`fourd -h` lists all.)"
-            if near
-            else "`fourd -h` lists all."
-        )
-        raise ValueError(f"{name} is no command; {hint}")
+        near = [RENAMED.get(word, word) for word in get_close_matches(name, [*COMMANDS, *RENAMED], n=1)]
+        hint = f"did you mean {near[0].removeprefix('fourd ')}? " if near else ""
+        raise ValueError(f"{name} is no command; {hint}`fourd -h` lists all.")
 
 
 def check_paths(name: str, flags: Sequence[str]) -> None:
-    """Refuse flags that name files or folders which do not exist, by the table alone.
-
-    Raises:
-        ValueError: there is one; the sentence names the flag and the path.
-    """
+    """Refuse flags that name files or folders which do not exist."""
     if "-h" in flags or "--help" in flags:
         return
     flag, reads = "", COMMANDS[name].reads.split()
@@ -127,11 +111,7 @@ def check_paths(name: str, flags: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command as an object with a method `run`, from its name and flags; imports what the command needs.
-
-    Raises:
-        SystemExit: flags that it does not have, or values they cannot take; tyro has said which.
-    """
+    """The command as an object with a method `run`; tyro ends the process where it does not have the flags."""
     import tyro
 
     name, *flags = arguments
@@ -148,11 +128,18 @@ def load(place: str) -> Any:
 
 
 def with_settings(kind: Any, presets: Mapping[str, Any], flags: Sequence[str]) -> Any:
-    """A command that has presets, with the settings of the one after `--preset`, or of the one in force."""
+    """A command that has presets, with the settings of the one after `--preset`, or of the one in force.
+
+    Where every system has presets of its own, those of the one after `--system`, by default the first.
+    """
     from fourd_minimal.configs.presets import preset_name
 
     words = [word for flag in flags for word in flag.split("=", 1)]
-    named = [after for word, after in pairwise(words) if word == "--preset"]
-    name = named[-1] if named else preset_name()
+    given = {word[2:]: after for word, after in pairwise(words) if word in ("--preset", "--system")}
+    chosen = {}
+    if "cpu" not in presets:
+        system = given.get("system") if given.get("system") in presets else next(iter(presets))
+        presets, chosen = presets[system], dict(system=system)
+    name = given.get("preset") or preset_name()
     name = name if name in presets else "cpu"  # an unknown one is reported by the parser
-    return kind(preset=name, settings=presets[name])
+    return kind(**chosen, preset=name, settings=presets[name])

@@ -1,6 +1,5 @@
 """A video of an object in, videos of it from other viewpoints out: 4DM from a shell."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class MultiviewVideo:
     matte: Matte | None = None
     """The library that separates the object from its background."""
     frames: int | None = None
-    """So many frames, evenly spaced over the video, are taken; by default as many as the model was trained for."""
+    """This many evenly spaced frames of the video are taken; by default as many as the model was trained for."""
     azimuths_deg: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0)
     """The cameras' azimuths, relative to the video's camera."""
     steps: int = 32
@@ -35,12 +34,12 @@ class MultiviewVideo:
     seed: int = 0
     """The noise that sampling starts from has this seed."""
     weights: str = "toy"
-    """4DM's weights are "toy", or a folder that `fourd train-4dm` wrote."""
+    """4DM's weights are "toy", or a folder that `fourd train --system four-diffusion` wrote."""
     out: Path = Path("fourd_out/multiview_video")
     """The results go into this folder."""
 
     def run(self) -> None:
-        """Make the views, and say where they are.
+        """Make the views, and print where they are.
 
         Raises:
             ValueError: counts that make no sense, and whatever reading the video raises.
@@ -48,14 +47,13 @@ class MultiviewVideo:
         for name, least in dict(frames=1, steps=1).items():
             if (given := getattr(self, name)) is not None and given < least:
                 raise ValueError(f"--{name} is {given}; expected at least {least}.")
-        model = FourDM.from_pretrained(self.weights).to(device())
+        model = FourDM.from_pretrained(self.weights, motion=True).to(device())
         frames = self.frames or min(model.config.times, count_frames(self.video))
         with whole_folder(self.out, GRID_FILES) as folder:
             video = read_object(self.video, model.config.image_size, frames, self.masks, self.matte)
-            began, windows = time.perf_counter(), frames > model.config.times
             print(f"Sampling {len(self.azimuths_deg)} views in {self.steps} steps ...", flush=True)
+            windows = frames > model.config.times
             views = model.sample(video, self.azimuths_deg, self.steps, self.guidance, self.seed, windows)
-            seconds = time.perf_counter() - began
-            print(f"{len(views)} views x {frames} times of {video.shape[-1]} pixels in {seconds:.0f} s")
+            print(f"{len(views)} views x {frames} times of {video.shape[-1]} pixels")
             write_grids({"generated": views, "video": video.expand_as(views)}, folder, known=False)
         print(f"Look around: {(self.out / 'grid.html').resolve()}\nStill:       {(self.out / 'grid.png').resolve()}")

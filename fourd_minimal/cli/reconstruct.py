@@ -52,7 +52,7 @@ class Reconstruct:
     """The results go into this folder."""
 
     def run(self) -> None:
-        """Do it, and say where the result is.
+        """Fit the scene, and print where the result is.
 
         Raises:
             ValueError: no views, views that differ, half an orbit, or no tracks to fit one to.
@@ -60,7 +60,7 @@ class Reconstruct:
         if (self.sweep_deg is None) != (self.elevation_deg is None):
             raise ValueError("--sweep-deg and --elevation-deg belong together; expected both or none.")
         if min(self.points, self.steps, self.times) < 1:
-            raise ValueError("--points, --steps and --times must be at least 1.")
+            raise ValueError("--points, --steps or --times is below 1; expected at least 1 of each.")
         with whole_folder(self.out, OURS) as folder:
             grid = read_grid(self.grid)
             orbit = self.orbit(grid[:, 0])
@@ -70,36 +70,36 @@ class Reconstruct:
             for _ in tqdm(run, total=self.steps, desc="scene", unit="step"):
                 pass
             scene.requires_grad_(False)
-            size = tuple(grid.shape[-2:])
-            moments = torch.linspace(0, 1, grid.shape[1], device=c2w.device).expand(len(grid), -1)
-            seen = scene.render(c2w[:, None].expand(-1, grid.shape[1], -1, -1), self.fov_deg, moments, size).rgb
-            psnr = -10 * (seen.cpu() - grid).square().mean().log10()
-            seconds = time.perf_counter() - began
-            print(f"{self.points} Gaussians fitted in {seconds:.0f} s; {psnr:.1f} dB on the frames given")
+            # how well it fits the frames it was made from
+            v, t, _, *size = grid.shape
+            times = torch.linspace(0, 1, t, device=c2w.device).expand(v, -1)
+            fitted = scene.render(c2w[:, None].expand(-1, t, -1, -1), self.fov_deg, times, tuple(size)).rgb.cpu()
+            psnr, seconds = -10 * (fitted - grid).square().mean().log10(), time.perf_counter() - began
+            print(f"{self.points} Gaussians fitted in {seconds:.0f} s; {psnr:.1f} dB on the input frames")
             print("(That says nothing of other views: with wrong angles it may be as high. Look at orbit.png.)")
+            # the files
             scene = scene.cpu()
             write_scene(scene, folder / "ply", self.times)
             middle = circular_trajectory(orbit.sweep_deg / 2, orbit.elevation_deg, orbit.radius)
             title = "Drag to fly around, scroll to come closer, slide through time"
             save_scene_html(scene, folder / "scene.html", middle, self.fov_deg, title=title)
-            contact_sheet(around(scene, orbit, self.fov_deg, size), folder / "orbit.png", known=False, labels=False)
+            around = new_views(scene, orbit, self.fov_deg, tuple(size))
+            contact_sheet(around, folder / "orbit.png", known=False, labels=False)
         print(f"Fly around: {(self.out / 'scene.html').resolve()}\nStill:      {(self.out / 'orbit.png').resolve()}")
 
     def orbit(self, freeze_time: Float[Tensor, "v 3 h w"]) -> Orbit:
-        """The one given, or one fitted."""
+        """The camera's orbit: the given one, or one fitted."""
         if self.sweep_deg is not None:
             return Orbit(self.sweep_deg, self.elevation_deg, self.radius)
         try:
             found = orbit_of(freeze_time, self.fov_deg, radius=self.radius)
         except ValueError as error:
-            raise ValueError(
-                f"No orbit could be fitted, since too little can be followed through the views ({error}) "
-                "Give --sweep-deg and --elevation-deg; the bundled example's are 52.2 and 19.8."
-            ) from None
+            expected = "expected --sweep-deg and --elevation-deg; the bundled example's are 52.2 and 19.8"
+            raise ValueError(f"--grid has too few tracks to fit an orbit to ({error}); {expected}.") from None
         print(
-            f"The orbit, fitted: sweep {found.sweep_deg:.0f} degrees, elevation {found.elevation_deg:.0f}; tracks miss "
-            f"by {found.error_px:.2f} px.\nWhere surfaces have no texture this is a GUESS, and a wrong orbit makes a "
-            "wrong scene: give --sweep-deg and --elevation-deg if you know them."
+            f"Fitted orbit: sweep {found.sweep_deg:.0f} degrees, elevation {found.elevation_deg:.0f}; tracks miss by "
+            f"{found.error_px:.2f} px.\nWithout texture this is a GUESS, and a wrong orbit makes a wrong scene: give "
+            "--sweep-deg and --elevation-deg if you know them."
         )
         return found
 
@@ -117,7 +117,7 @@ def read_grid(folder: Path) -> Float[Tensor, "v t 3 h w"]:
     views = {int(found[1]): path for path in folder.glob("view_*") if (found := re.fullmatch(r"view_(\d+)", path.stem))}
     if len(views) < 2 or sorted(views) != list(range(len(views))):
         had = ", ".join(f"view_{n}" for n in sorted(views)) or "none"
-        raise ValueError(f"--grid is {folder}; view_0, view_1, ... without a gap are wanted there, and it has {had}.")
+        raise ValueError(f"--grid is {folder} with {had}; expected view_0, view_1, ... without a gap.")
     rows = [opaque(views[number]) for number in sorted(views)]
     if len({row.shape for row in rows}) > 1:
         shapes = ", ".join(f"{len(r)} frames of {r.shape[2]}x{r.shape[3]}" for r in rows)
@@ -125,7 +125,7 @@ def read_grid(folder: Path) -> Float[Tensor, "v t 3 h w"]:
     return torch.stack(rows)
 
 
-def around(scene: DeformableGaussians, orbit: Orbit, fov_deg: float, size: tuple[int, int]) -> Tensor:
+def new_views(scene: DeformableGaussians, orbit: Orbit, fov_deg: float, size: tuple[int, int]) -> Tensor:
     """Five views, from a little before the first camera to a little beyond the last, at five times."""
     azimuth = torch.linspace(-0.25, 1.25, 5) * orbit.sweep_deg
     c2w = circular_trajectory(azimuth, orbit.elevation_deg, orbit.radius)[:, None].expand(-1, 5, -1, -1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fourd_minimal.configs.checks import at_least, multiples
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
 from fourd_minimal.systems.four_diffusion import FourDMConfig
 
@@ -16,12 +17,10 @@ class FourDMPreset:
     base_batch: int = 8
     """Objects, each at one moment."""
     base_lr: float = 1e-3
-    """At its peak, of AdamW."""
     motion_steps: int = 1000
     motion_batch: int = 2
     """Videos."""
     motion_lr: float = 2e-3
-    """At its peak, of AdamW."""
     warmup: int = 100
     """Steps until the rate is at its peak; at most a fifth of all."""
     ema: float = 0.998
@@ -31,41 +30,28 @@ class FourDMPreset:
     clips: tuple[tuple[int, str | None], ...] = ()
     """What motion is learned from: scene and way it is corrupted, of each clip; new ones at every step where empty."""
     parts: int = 1
-    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
+    """Every batch is the mean over so many, which several devices share."""
     seed: int = 0
     sources: tuple[tuple[str, float], ...] = (("creature", 1.0),)
-    """What both parts learn from, and their shares of every batch; see `training/sources.py`."""
+    """What both parts learn from, with shares; see `training/sources.py`."""
     shards: str = ""
     """A folder that `fourd render-shards` wrote, to be learned from in place of the sources."""
     caption: str = ""
     """Of all objects, where the model reads text."""
 
     def __post_init__(self):
-        for name in ("base_batch", "motion_batch") if self.base_steps else ("motion_batch",):
-            if self.parts < 1 or getattr(self, name) % self.parts:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a multiple of its parts, {self.parts},.")
+        at_least(self, parts=1)
+        batches = ("base_batch", "motion_batch") if self.base_steps else ("motion_batch",)
+        multiples(self, **dict.fromkeys(batches, self.parts))
         if self.clips and self.shards:
             raise ValueError(f"clips and shards are both given, {len(self.clips)} and {self.shards!r}; expected one.")
 
 
 def _toy(size: int, widths: tuple[int, ...], head_dim: int, dim: int, **training) -> FourDMPreset:
-    unet = MultiviewUNetConfig(
-        image_channels=3,
-        patch=2,
-        widths=widths,
-        n_res_blocks=1,
-        attention_levels=tuple(range(1, len(widths))),
-        head_dim=head_dim,
-        norm_groups=16,
-        text_dim=None,
-        token_dim=3 * 8 * 8,
-        n_tokens=8,
-        context_dim=dim,
-        resampler_depth=1,
-        resampler_heads=1,
-        concat=True,
-        pooled=True,
-    )
+    network = dict(widths=widths, n_res_blocks=1, attention_levels=tuple(range(1, len(widths))), head_dim=head_dim)
+    network |= dict(image_channels=3, patch=2, norm_groups=16, text_dim=None, concat=True, pooled=True)
+    resampler = dict(token_dim=3 * 8 * 8, n_tokens=8, context_dim=dim, resampler_depth=1, resampler_heads=1)
+    unet = MultiviewUNetConfig(**network, **resampler)
     model = FourDMConfig(unet, image_size=size, elevation_deg=20.0, n_heads=4, norm_groups=16)
     return FourDMPreset(model, **training)
 

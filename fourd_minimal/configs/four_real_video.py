@@ -7,6 +7,7 @@ has videos, pseudo-4D made of them, and animated Objaverse.
 
 from dataclasses import dataclass
 
+from fourd_minimal.configs.checks import at_least, multiples
 from fourd_minimal.systems.four_real_video import FourRealVideoConfig
 from fourd_minimal.video_dit import VideoDiTConfig
 
@@ -17,7 +18,7 @@ class FourRealVideoPreset:
 
     model: FourRealVideoConfig
     sources: tuple[tuple[str, float], ...] = (("simple", 0.5), ("hard", 0.4), ("creature", 0.1))
-    """Where frames come from, and their shares of every batch; see `training/sources.py`."""
+    """Where frames come from, with shares; see `training/sources.py`."""
     shards: str = ""
     """A folder of shards that `fourd render-shards` wrote, to be learned from in place of the sources."""
     base_steps: int = 1000
@@ -26,8 +27,8 @@ class FourRealVideoPreset:
     base_sizes: tuple[tuple[int, tuple[int, int]], ...] = ()
     """From which step on the base's videos have how many pixels; as many as the model's where it is empty."""
     base_frames: tuple[tuple[int, int, int], ...] = ()
-    """From which step on the base's videos have how many frames, and how many videos a step has: short ones first.
-    Empty: as many as the model's rows and columns, `base_batch` of them."""
+    """From which step on the base's videos have how many frames, and how many videos a step has. Empty: as many as the
+    model's rows and columns, `base_batch` of them."""
     base_lr: float = 2e-3
     sync_steps: int = 500
     sync_batch: int = 4
@@ -36,11 +37,10 @@ class FourRealVideoPreset:
     """The first of `sync_steps`, on pseudo-4D; the others on the sources' true grids (section 3.3). Each of the two
     phases has a warm-up and a decay of its own."""
     grid_windows: tuple[tuple[float, int, int], ...] = ()
-    """From which share of a stage's steps on its grids have how many views and times, and how many grids a step has:
-    small ones first, which is most of what they teach at a fraction of the work. Empty: the model's, `sync_batch`."""
+    """From which share of a stage's steps on its grids have how many views and times, and how many grids a step has.
+    Small ones first teach most of it at a fraction of the work. Empty: the model's, `sync_batch`."""
     share_any_cells: float = 0.0
-    """Share of grids in which other cells are known than the first row and column: any row, any column, both, or
-    scattered ones."""
+    """Share of grids whose known cells are not the first row and column: any row, column, both, or scattered ones."""
     sync_lr: float = 2e-3
     joint_steps: int = 500
     """Steps with everything unfrozen: not in the paper, which trains the synchronisation layers only."""
@@ -54,28 +54,24 @@ class FourRealVideoPreset:
     share_pure_noise: float = 0.3
     """Share of samples at sigma = 1, where every sampler starts."""
     parts: int = 1
-    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
+    """Every batch is the mean over so many, which several devices share."""
     seed: int = 0
 
     def __post_init__(self):
-        least = dict(base_batch=2 * self.parts, sync_batch=self.parts, warmup=1, parts=1)
-        least |= dict(base_steps=0, sync_steps=0, sync_pseudo_steps=0, joint_steps=0)
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {value}.")
-        for name, divisor in dict(base_batch=2 * self.parts, sync_batch=self.parts).items():
-            if getattr(self, name) % divisor:
-                raise ValueError(f"{name} is {getattr(self, name)}; a multiple of {divisor} is wanted for its parts.")
+        parts = self.parts
+        at_least(self, parts=1, warmup=1, base_steps=0, sync_steps=0, sync_pseudo_steps=0, joint_steps=0)
+        at_least(self, base_batch=2 * parts, sync_batch=parts)
+        multiples(self, base_batch=2 * parts, sync_batch=parts)
         if self.base_sizes and (self.base_sizes[0][0] or self.base_sizes[-1][1] != tuple(self.model.dit.image_size)):
             raise ValueError(f"base_sizes is {self.base_sizes}; expected from step 0 to {self.model.dit.image_size}.")
-        for name, begins in dict(base_frames=self.base_frames, grid_windows=self.grid_windows).items():
-            for begin, cells, count in begins:
-                if cells < 3 or count < self.parts or count % (2 * self.parts if name == "base_frames" else self.parts):
+        for name, unit in dict(base_frames=2 * parts, grid_windows=parts).items():
+            for begin, cells, count in getattr(self, name):
+                if cells < 3 or count < 1 or count % unit:
                     raise ValueError(f"{name} has {(begin, cells, count)}; expected 3 cells and a batch for all parts.")
-            if begins and begins[0][0] != 0:
-                raise ValueError(f"{name} begins at {begins[0][0]}; expected 0.")
+            if getattr(self, name) and getattr(self, name)[0][0] != 0:
+                raise ValueError(f"{name} begins at {getattr(self, name)[0][0]}; expected 0.")
         if self.sync_pseudo_steps > self.sync_steps:
-            raise ValueError(f"sync_pseudo_steps is {self.sync_pseudo_steps}; sync_steps, {self.sync_steps}, has them.")
+            raise ValueError(f"sync_pseudo_steps is {self.sync_pseudo_steps}; expected at most {self.sync_steps}.")
         if min(self.model.views, self.model.times) < 3:
             raise ValueError(f"model has {self.model.views}x{self.model.times} cells; training needs at least 3x3.")
 
@@ -87,40 +83,17 @@ def _toy(size: int, dim: int, depth: int, heads: int, views: int, times: int, **
 
 PRESETS = {
     # seconds: shapes and wiring only
-    "smoke": _toy(
-        size=16,
-        dim=24,
-        depth=2,
-        heads=2,
-        views=3,
-        times=3,
-        base_steps=4,
-        base_batch=4,
-        sync_steps=4,
-        joint_steps=4,
-        sync_batch=2,
-        warmup=2,
-    ),
+    "smoke": _toy(16, 24, 2, 2, 3, 3, base_steps=4, base_batch=4, sync_steps=4, joint_steps=4, sync_batch=2, warmup=2),
     # the shipped weights went on from its result, see README.md
-    "cpu": _toy(
-        size=24,
-        dim=96,
-        depth=6,
-        heads=3,
-        views=4,
-        times=4,
-        base_steps=5000,
-        sync_steps=800,
-        joint_steps=1500,
-    ),
+    "cpu": _toy(24, 96, 6, 3, 4, 4, base_steps=5000, sync_steps=800, joint_steps=1500),
     # the recipe of the shipped weights: animated characters at 64 pixels
     "gpu": FourRealVideoPreset(
         FourRealVideoConfig(
             VideoDiTConfig((64, 64), patch=8, dim=192, depth=6, heads=6, refine=32), views=8, times=8, spread=0.4
         ),
         sources=(("characters", 0.7), ("simple", 0.1), ("hard", 0.1), ("creature", 0.1)),
-        base_steps=5000,
-        base_frames=((0, 4, 24), (3500, 8, 16)),
+        base_steps=2000,
+        base_frames=((0, 4, 24), (1600, 8, 16)),
         base_lr=1.5e-3,
         grid_windows=((0.0, 4, 4), (0.6, 6, 3), (0.85, 8, 2)),
         share_any_cells=0.3,

@@ -25,7 +25,7 @@ def preset_name() -> str:
     """
     name = os.environ.get("FOURD_PRESET") or ("gpu" if torch.cuda.is_available() else "cpu")
     if name not in PRESETS:
-        raise ValueError(f"FOURD_PRESET is {name!r}; it must be one of {', '.join(PRESETS)}.")
+        raise ValueError(f"FOURD_PRESET is {name!r}; expected one of {', '.join(PRESETS)}.")
     return name
 
 

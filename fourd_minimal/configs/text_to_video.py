@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fourd_minimal.configs.checks import at_least, multiples
 from fourd_minimal.systems.text_to_video import TextToVideoConfig
 from fourd_minimal.video_dit import VideoDiTConfig
 
@@ -18,7 +19,7 @@ class TextToVideoPreset:
 
     model: TextToVideoConfig
     sources: tuple[tuple[str, float], ...] = (("plain", 0.8), ("creature", 0.2))
-    """Where captioned videos come from, and their shares of every batch; see `training/sources.py`."""
+    """Of captioned videos, with their shares; see `training/sources.py`."""
     steps: int = 3000
     batch: int = 24
     """Videos: half fixed-view, half freeze-time."""
@@ -30,42 +31,33 @@ class TextToVideoPreset:
     share_pure_noise: float = 0.2
     """Share of samples at sigma = 1, where every sampler starts."""
     share_nothing_seen: float = 0.6
-    """Share of videos of which no frame is given; of the others, any subset, as for the base model."""
+    """Share of videos of which no frame is known; of the others, any subset, as for the base model."""
     share_no_caption: float = 0.1
-    """Share of videos whose caption is left out whole, for guidance."""
+    """Share of videos whose caption is left out, for guidance."""
     share_no_word: float = 0.1
     """Share of the words that are left out of the other captions."""
     parts: int = 1
-    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
+    """Every batch is the mean over so many, which several devices share."""
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in dict(steps=1, batch=2, warmup=1).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        if self.parts < 1 or self.batch % (2 * self.parts):
-            raise ValueError(f"batch is {self.batch}; expected a multiple of twice its parts, {2 * self.parts},.")
+        at_least(self, parts=1, steps=1, batch=2, warmup=1)
+        multiples(self, batch=2 * self.parts)
 
 
-def _toy(size: int, dim: int, depth: int, heads: int, grid: int, text_dim: int, **training) -> TextToVideoPreset:
-    dit = VideoDiTConfig((size, size), patch=4, dim=dim, depth=depth, heads=heads, text_dim=text_dim)
+def _preset(
+    size: tuple[int, int], dim: int, depth: int, heads: int, grid: int, text_dim: int, **training
+) -> TextToVideoPreset:
+    dit = VideoDiTConfig(size, patch=4, dim=dim, depth=depth, heads=heads, text_dim=text_dim)
     return TextToVideoPreset(TextToVideoConfig(dit, WORDS, views=grid, times=grid), **training)
 
 
 TEXT_TO_VIDEO = {
-    "smoke": _toy(size=16, dim=24, depth=2, heads=2, grid=3, text_dim=8, steps=4, batch=4, warmup=2),
-    "cpu": _toy(size=24, dim=96, depth=6, heads=3, grid=4, text_dim=32),  # the shipped weights; starts from the base
+    "smoke": _preset((16, 16), 24, 2, 2, 3, 8, steps=4, batch=4, warmup=2),
+    "cpu": _preset((24, 24), 96, 6, 3, 4, 32),  # the shipped weights; starts from the base
     # not yet trained
-    "gpu": _toy(size=32, dim=384, depth=12, heads=6, grid=8, text_dim=64, steps=40_000, batch=128, lr=5e-4),
-    "full": TextToVideoPreset(
-        TextToVideoConfig(
-            VideoDiTConfig((72, 128), patch=4, dim=1024, depth=24, heads=16, text_dim=1024), WORDS, views=8, times=8
-        ),
-        steps=500_000,
-        batch=192,
-        lr=1e-4,
-        warmup=1000,
-        ema=0.9999,
-        parts=24,
+    "gpu": _preset((32, 32), 384, 12, 6, 8, 64, steps=40_000, batch=128, lr=5e-4),
+    "full": _preset(
+        (72, 128), 1024, 24, 16, 8, 1024, steps=500_000, batch=192, lr=1e-4, warmup=1000, ema=0.9999, parts=24
     ),
 }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fourd_minimal.configs.checks import at_least, multiples
 from fourd_minimal.systems.upsampler import UpsamplerConfig
 from fourd_minimal.video_dit import VideoDiTConfig
 
@@ -26,15 +27,12 @@ class UpsamplerPreset:
     share_pure_noise: float = 0.5
     """Share of samples at sigma = 1, where every sampler starts."""
     parts: int = 1
-    """Every batch is the mean over so many, made and computed apart, which is what several devices share."""
+    """Every batch is the mean over so many, which several devices share."""
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in dict(views=2, times=2, steps=1, batch=1, warmup=1).items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
-        if self.parts < 1 or self.batch % self.parts:
-            raise ValueError(f"batch is {self.batch}; expected a multiple of its parts, {self.parts},.")
+        at_least(self, views=2, times=2, steps=1, batch=1, warmup=1, parts=1)
+        multiples(self, batch=self.parts)
 
 
 def _toy(size: int, patch: int, dim: int, depth: int, heads: int, factor: int = 2, **training) -> UpsamplerPreset:
@@ -44,9 +42,8 @@ def _toy(size: int, patch: int, dim: int, depth: int, heads: int, factor: int = 
 
 UPSAMPLERS = {
     "smoke": _toy(size=32, patch=4, dim=24, depth=2, heads=2, views=2, times=2, steps=4, batch=2, warmup=2),
-    "cpu": _toy(
-        size=48, patch=6, dim=96, depth=4, heads=3
-    ),  # the shipped weights, which were then trained on with steps=3000, lr=1.5e-3, seed=1
+    # the shipped weights, which were then trained on with steps=3000, lr=1.5e-3, seed=1
+    "cpu": _toy(size=48, patch=6, dim=96, depth=4, heads=3),
     # not yet trained
     "gpu": _toy(
         size=64, patch=4, dim=384, depth=8, heads=6, views=8, times=8, steps=30_000, batch=8, lr=5e-4, warmup=1000
@@ -55,7 +52,7 @@ UPSAMPLERS = {
         UpsamplerConfig(VideoDiTConfig((288, 512), patch=8, dim=1024, depth=24, heads=16), factor=4),
         views=8,
         times=8,
-        sources=(("creature", 1.0),),  # stands where the paper has videos
+        sources=(("creature", 1.0),),  # stand where the paper has videos
         steps=500_000,
         batch=24,
         lr=1e-4,

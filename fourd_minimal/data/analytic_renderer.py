@@ -5,7 +5,7 @@ object's own space by the inverse map, where the ball is a quadratic equation an
 along the ray is unchanged by an affine map, so the smallest hit over all objects is the depth in the camera.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fourd_minimal.cameras import pixel_grid, project, rays
 from fourd_minimal.data.scene_record import SceneRecord
+
+AT_ONCE = 16
+"""Scenes rendered together; memory grows with it."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,10 @@ class MovingObjects:
     background: Float[Tensor, "n 2 3"]
     """Colour in [0, 1] at the top and at the bottom of the picture."""
 
-    def chunk(self, first: int, last: int) -> "MovingObjects":
-        """Scenes first .. last - 1."""
-        s = slice(first, last)
-        scenes = (self.colours[s], self.checker, self.light[s], self.background[s])
-        return MovingObjects(self.to_world[s], self.n_balls, *scenes)
+    def scenes(self, s: slice) -> "MovingObjects":
+        """Some of the scenes."""
+        rest = (self.colours[s], self.checker, self.light[s], self.background[s])
+        return MovingObjects(self.to_world[s], self.n_balls, *rest)
 
 
 def _inverse(to_world: Float[Tensor, "*b 3 4"]) -> tuple[Float[Tensor, "*b 3 3"], Float[Tensor, "*b 3"]]:
@@ -136,39 +138,39 @@ def _geometry(objects: MovingObjects, c2w: Tensor, fov_deg: float, size: tuple[i
     n, v, t, p = depth.shape
     hit = depth.isfinite()
     points = origins[:, :, None, None] + torch.where(hit, depth, 1.0)[..., None] * directions
+
+    # where the surface point goes by the next time
     scene = torch.arange(n, device=depth.device)[:, None, None, None]
     time = torch.arange(t, device=depth.device)[:, None]
     matrix, offset = _inverse(objects.to_world)
     local = torch.einsum("...ij,...j->...i", matrix[scene, time, which], points) + offset[scene, time, which]
     later = objects.to_world[scene, (time + 1).clamp(max=t - 1), which]
     moved = torch.where(hit[..., None], torch.einsum("...ij,...j->...i", later[..., :3], local) + later[..., 3], points)
-    cameras = c2w[:, :, None, None]
-    landing, distance = project(moved, cameras, fov_deg, size)
-    centres = pixel_grid(size)[:, :, 0].to(c2w).flatten(0, 1)
-    flow = landing - centres
-    # look again at the next time, along the ray through the landing point: is something else in front?
-    towards = (moved - origins[:, :, None, None]) / distance[..., None]
-    ahead = MovingObjects(
-        objects.to_world[:, torch.arange(1, t + 1, device=depth.device).clamp(max=t - 1)],
-        *(objects.n_balls, objects.colours, objects.checker, objects.light, objects.background),
-    )
-    first, _ = trace(ahead, origins, towards)
-    h, w = size
-    inside = ((landing >= 0) & (landing <= torch.tensor([w, h]).to(landing))).all(-1)
+
+    # trace again at the next time, along the ray through the landing point: is something else in front?
+    ahead = replace(objects, to_world=objects.to_world[:, torch.arange(1, t + 1).clamp(max=t - 1)])
+    landing, inside, first, distance = _seen(ahead, c2w, origins, moved, fov_deg, size)
     visible = inside & torch.where(hit, first > distance - 1e-3, ~first.isfinite())
+    flow = landing - pixel_grid(size)[:, :, 0].to(c2w).flatten(0, 1)
+
     # and now, from view 0
-    xy, distance = project(points, cameras[:, :1], fov_deg, size)
-    first_camera = origins[:, :1].expand_as(origins)
-    first, _ = trace(objects, first_camera, (points - first_camera[:, :, None, None]) / distance[..., None])
-    inside = ((xy >= 0) & (xy <= torch.tensor([w, h]).to(xy))).all(-1)
+    _, inside, first, distance = _seen(objects, c2w[:, :1], origins[:, :1].expand_as(origins), points, fov_deg, size)
     in_fixed_view = hit & inside & (first > distance - 1e-3)
-    shape = dict(h=h, w=w)
+    shape = dict(h=size[0], w=size[1])
     return (
         rearrange(torch.where(hit, depth, 0.0), "n v t (h w) -> n v t 1 h w", **shape),
         rearrange(flow, "n v t (h w) c -> n v t c h w", **shape),
         rearrange(visible, "n v t (h w) -> n v t 1 h w", **shape),
         rearrange(in_fixed_view, "n v t (h w) -> n v t 1 h w", **shape),
     )
+
+
+def _seen(objects: MovingObjects, c2w: Tensor, origins: Tensor, points: Tensor, fov_deg: float, size: tuple[int, int]):
+    """Where points land in the pictures of cameras, whether inside, the depth of what is seen there, and their own."""
+    xy, distance = project(points, c2w[:, :, None, None], fov_deg, size)
+    first, _ = trace(objects, origins, (points - origins[:, :, None, None]) / distance[..., None])
+    inside = ((xy >= 0) & (xy <= torch.tensor([size[1], size[0]]).to(xy))).all(-1)
+    return xy, inside, first, distance
 
 
 def render(
@@ -178,7 +180,6 @@ def render(
     size: tuple[int, int],
     antialias: int = 2,
     geometry: bool = True,
-    chunk: int = 16,
 ) -> SceneRecord:
     """All views and times of all scenes.
 
@@ -189,11 +190,11 @@ def render(
         size: (h, w).
         antialias: rays per side of a pixel.
         geometry: also depth, flow and visibility; without it depth is zeros and the others are None.
-        chunk: scenes at a time; memory grows with it.
     """
     parts = []
-    for first in range(0, len(c2w), chunk):
-        some, cameras = objects.chunk(first, first + chunk), c2w[first : first + chunk]
+    for first in range(0, len(c2w), AT_ONCE):
+        scenes = slice(first, first + AT_ONCE)
+        some, cameras = objects.scenes(scenes), c2w[scenes]
         rgb, alpha = _colours(some, cameras, fov_deg, size, antialias)
         known = _geometry(some, cameras, fov_deg, size) if geometry else (torch.zeros_like(alpha),)
         parts.append((rgb, alpha, *known))

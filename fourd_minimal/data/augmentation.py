@@ -1,4 +1,4 @@
-"""Other scenes from one: mirrored, played backwards, in other colours, on another background. Plain functions.
+"""Other scenes from one: mirrored, played backwards, in other colours. Plain functions.
 
 Each takes a record and gives one of the same shape, in which all that stays known is right; `augmented` draws them.
 """
@@ -6,8 +6,6 @@ Each takes a record and gives one of the same shape, in which all that stays kno
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from fourd_minimal.data.scene_record import SceneRecord
 
@@ -24,36 +22,19 @@ def mirrored(record: SceneRecord) -> SceneRecord:
 
 
 def reversed_in_time(record: SceneRecord) -> SceneRecord:
-    """Played backwards; flow and visibility, which lead to the next time, are not known then."""
+    """Played backwards; flow and visibility, which lead to the next time, are unknown then."""
     pictures = ("rgb", "alpha", "depth", "in_fixed_view")
     turned = {n: None if getattr(record, n) is None else getattr(record, n).flip(2) for n in pictures}
     return replace(record, **turned, flow=None, visible=None)
 
 
-def with_hue(record: SceneRecord, turn: float | Float[Tensor, " n"]) -> SceneRecord:
-    """Colours turned about the grey axis by `turn` of the circle, one for all scenes or one for each; grey stays."""
-    angle = 2 * torch.pi * torch.as_tensor(turn, dtype=torch.float32, device=record.rgb.device).expand(len(record.rgb))
-    c, s = angle.cos()[:, None, None], angle.sin()[:, None, None] / 3**0.5
+def with_hue(record: SceneRecord, turn: float) -> SceneRecord:
+    """Colours turned about the grey axis by `turn` of the circle; grey stays."""
+    angle = 2 * torch.pi * torch.as_tensor(turn, dtype=torch.float32, device=record.rgb.device)
+    c, s = angle.cos(), angle.sin() / 3**0.5
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]).to(record.rgb)
     matrix = c * torch.eye(3).to(record.rgb) + (1 - c) / 3 + s * cross  # Rodrigues, about (1, 1, 1)
-    return replace(record, rgb=torch.einsum("nij,nvtjhw->nvtihw", matrix, record.rgb).clamp(0, 1))
-
-
-def on_background(
-    record: SceneRecord, background: Float[Tensor, "*n 3 #h #w"], before: Float[Tensor, "*n 3 #h #w"] | float = 1.0
-) -> SceneRecord:
-    """Another background behind everything, in [0, 1].
-
-    Args:
-        record: rendered on `before`.
-        background: one for all scenes, (3, h, w), or one for each, (n, 3, h, w); h and w may be 1.
-        before: what it replaces; white where left out.
-    """
-    if background.ndim == 4:
-        background = background[:, None, None]
-    if isinstance(before, Tensor) and before.ndim == 4:
-        before = before[:, None, None]
-    return replace(record, rgb=(record.rgb + (1 - record.alpha) * (background - before)).clamp(0, 1))
+    return replace(record, rgb=torch.einsum("ij,nvtjhw->nvtihw", matrix, record.rgb).clamp(0, 1))
 
 
 def augmented(

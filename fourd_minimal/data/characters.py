@@ -2,8 +2,8 @@
 
     record = sample_characters(4, views=8, times=8, size=64, seed=0, split="train")
 
-The collection (`collection.py`: openly licensed knights, fish, dinosaurs, vehicles, robots, ...) stands where the
-papers have animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of
+The collection (`collection.py`: openly licensed knights, fish, dinosaurs, vehicles, robots, ...) takes the place of the
+papers' animated Objaverse. Rig families are drawn evenly, then an asset, then one of its first 12 good clips; of
 the clip a window at a stated frame rate; cameras on an arc at a random azimuth and elevation, as section 3.3 of
 4Real-Video says, or evenly all around, as 4Diffusion has them.
 
@@ -11,13 +11,10 @@ What is drawn fills the picture, so it may reach beyond the unit ball: `fill=Non
 """
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,47 +25,15 @@ from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import gltf
 from fourd_minimal.data.collection import Asset, GoodClip, assets
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS, hue
-from fourd_minimal.data.rasterizer import Surface
 from fourd_minimal.data.scene_record import SceneRecord
 
 MOST_CLIPS = 12
 """Of one asset: some have seventy, and would be seen most of the time."""
-MOST_BYTES = 1 << 30
-"""Of parsed assets that are kept in memory."""
 FPS, SWEEP_DEG, ELEVATION_DEG = (10.0, 24.0), (30.0, 60.0), (0.0, 30.0)
 BACKGROUNDS = ("any", "white", "plain", "graded")
 
-
-class Loaded(NamedTuple):
-    asset: gltf.Asset
-    surface: Surface
-
-
-class _Cache:
-    """Parsed assets, the latest used of them, up to a number of bytes; safe to ask from several threads."""
-
-    def __init__(self, most: int):
-        self.most, self.lock = most, threading.Lock()
-        self.kept: OrderedDict[Path, tuple[Loaded, int]] = OrderedDict()
-
-    def __call__(self, path: Path) -> Loaded:
-        with self.lock:
-            if path in self.kept:
-                self.kept.move_to_end(path)
-                return self.kept[path][0]
-        asset = gltf.read_asset(path)
-        loaded = Loaded(asset, gltf.surface(asset))
-        asset.textures.clear()  # the surface has them
-        size = asset.nbytes + loaded.surface.texels.nbytes
-        with self.lock:
-            self.kept[path] = loaded, size
-            while len(self.kept) > 1 and sum(n for _, n in self.kept.values()) > self.most:
-                self.kept.popitem(last=False)
-        return loaded
-
-
-load = _Cache(MOST_BYTES)
-"""An asset by its path, parsed once."""
+load = cache(gltf.read_asset)
+"""An asset by its path, parsed once; all of them together hold 200 MB."""
 
 
 @lru_cache(maxsize=16)
@@ -94,7 +59,6 @@ def sample_characters(
     split: str = "train",
     folder: str | Path | None = None,
     *,
-    only: Sequence[str] | None = None,
     fps: float | tuple[float, float] = FPS,
     sweep_deg: float | tuple[float, float] = SWEEP_DEG,
     elevation_deg: float | tuple[float, float] = ELEVATION_DEG,
@@ -112,7 +76,6 @@ def sample_characters(
         seed: the same arguments and seed give the same clips, in any process.
         split: "train", "validation" or "public-test": no rig family is in two.
         folder: of the collection; None looks in the cache that `fourd fetch-characters` fills, and beside the checkout.
-        only: ids of assets, or of kinds ("fish"), to which the split is restricted.
         fps: frames a second, or a range to draw from. A window that is longer than its clip shows all of it, slower.
         sweep_deg: from the first camera to the last, in either sense; or a range.
         elevation_deg: of all cameras, or a range.
@@ -124,8 +87,8 @@ def sample_characters(
         device: where to draw.
 
     Raises:
-        ValueError: a count below 1, azimuths for other cameras, an unknown split, background or name in `only`.
-        FileNotFoundError: the collection is not here.
+        ValueError: a count below 1, azimuths for other cameras, an unknown split or background.
+        FileNotFoundError: no copy of the collection.
 
     >>> sample_characters(2, views=3, times=4, size=32, seed=1).rgb.shape  # doctest: +SKIP
     torch.Size([2, 3, 4, 3, 32, 32])
@@ -137,46 +100,34 @@ def sample_characters(
         raise ValueError(f"background is {background!r}; expected one of {', '.join(BACKGROUNDS)}.")
     if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
         raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; expected {(n, views)}.")
-    chosen = _restricted(families(split, folder), only)
+    groups = list(families(split, folder).values())
     draw, records = torch.Generator().manual_seed(seed), []
     for i in range(n):
-        asset, clip = _draw_clip(chosen, draw)
+        asset, clip = _draw_clip(groups, draw)
         start, sweep = _uniform(draw, (0, 360)), _uniform(draw, sweep_deg) * (1 if _uniform(draw) < 0.5 else -1)
         along = sweep * torch.linspace(0, 1, views) if azimuths_deg is None else azimuths_deg[i]
         c2w = circular_trajectory(start + along, _uniform(draw, elevation_deg), RADIUS)
-        loaded = load(asset.path)
-        times_s = window(gltf.clips(loaded.asset)[clip.index], times, _uniform(draw, fps), _uniform(draw))
-        record = gltf.render(
-            loaded.asset,
-            clip.index,
-            times_s,
-            c2w,
-            FOV_DEG,
-            size,
-            drawn=loaded.surface,
-            fill=None if fill is None else _uniform(draw, fill),
-            background=backdrop(background, size, draw),
-            light_deg=_uniform(draw, (0, 360)),
-            oversample=oversample,
-            geometry=geometry,
-            device=device,
-        )
+        parsed = load(asset.path)
+        times_s = window(parsed.clips[clip.index], times, _uniform(draw, fps), _uniform(draw))
+        filled = None if fill is None else _uniform(draw, fill)
+        behind, light_deg = backdrop(background, size, draw), _uniform(draw, (0, 360))
+        how = dict(oversample=oversample, geometry=geometry, device=device)
+        how |= dict(fill=filled, background=behind, light_deg=light_deg)
+        record = gltf.render(parsed, clip.index, times_s, c2w, FOV_DEG, size, **how)
         records.append(replace(record, captions=(caption(asset.kind, clip.name),)))
     return join(records)
 
 
 def join(records: Sequence[SceneRecord]) -> SceneRecord:
     """Several records of one shape as one."""
-    whole = {}
+    joined = {}
     for field in fields(SceneRecord):
         values = [getattr(record, field.name) for record in records]
         if isinstance(values[0], Tensor):
-            whole[field.name] = torch.cat(values)
-        elif isinstance(values[0], tuple):
-            whole[field.name] = tuple(word for value in values for word in value)
+            joined[field.name] = torch.cat(values)
         else:
-            whole[field.name] = values[0]
-    return SceneRecord(**whole)
+            joined[field.name] = sum(values, ()) if isinstance(values[0], tuple) else values[0]
+    return SceneRecord(**joined)
 
 
 def caption(kind: str, clip: str) -> str:
@@ -188,16 +139,6 @@ def caption(kind: str, clip: str) -> str:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", clip.rsplit("|", 1)[-1])
     words = " ".join(re.findall(r"[a-z]+", words.lower()))
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}" + (f": {words}" if words else "")
-
-
-def _restricted(found: dict[str, list[Asset]], only: Sequence[str] | None) -> list[list[Asset]]:
-    if only is None:
-        return list(found.values())
-    names = {name for group in found.values() for asset in group for name in (asset.id, asset.kind)}
-    if unknown := sorted(set(only) - names):
-        raise ValueError(f"only has {unknown[0]!r}; expected ids or kinds of assets of the split.")
-    kept = [[a for a in group if {a.id, a.kind} & set(only)] for group in found.values()]
-    return [group for group in kept if group]
 
 
 def _uniform(draw: torch.Generator, between: float | tuple[float, float] = (0.0, 1.0)) -> float:

@@ -1,13 +1,13 @@
 """The collection of animated characters: what there is, under which licence, which clips move, and where it lies.
 
 `characters.json` lists 136 openly licensed assets of public repositories, each with the commit, path and sha256 of its
-files. The assets themselves are not part of the package: `fourd fetch-characters` brings them into the user's cache.
+files. The assets themselves are not part of the package: `fourd fetch-characters` downloads them into the user's cache.
 
 4Real-Video is fine-tuned on about 15,000 animated assets of Objaverse (section 3.3), 4Diffusion on 926 picked by hand.
 Here a clip is listed if it visibly moves and stays in place, measured at 8 moments as shares of the diagonal of the box
 around all of them: between two moments the farthest vertex moves by 0.05 or more, vertices on average by 0.01, and the
-diagonal at one moment is 0.5 on average. Splits are by rig family: what shares a skeleton and its animations stands on
-one side. `tests/make_characters_manifest.py` makes the list.
+diagonal at one moment is 0.5 on average. Splits are by rig family: assets that share a skeleton and its animations are
+in one split. `figures/characters_manifest.py` makes the list.
 """
 
 import json
@@ -46,11 +46,9 @@ class GoodClip:
     seconds: float
     """From the first key to the last."""
     max: float
-    """The farthest that a vertex is from itself."""
     mean: float
     """How far vertices are on average, between the two moments that differ most."""
     size: float
-    """The mean diagonal at one moment; small where the thing travels."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,6 @@ class Asset:
     family: str
     """Assets with one skeleton and one set of animations share it."""
     split: str
-    """One of `SPLITS`; a family's assets share it."""
     licence: str
     """An SPDX expression."""
     attribution: str
@@ -84,7 +81,7 @@ class Asset:
 
 
 def read_manifest() -> list[Asset]:
-    """All assets, sorted by id, whether they are here or not.
+    """All assets, sorted by id, whether they were fetched or not.
 
     >>> fox = next(asset for asset in read_manifest() if asset.id == "khronos_Fox")
     >>> fox.split, [(clip.name, clip.seconds) for clip in fox.clips]
@@ -106,32 +103,16 @@ def cache_folder() -> Path:
 
 def find_file(folder: Path, name: str) -> Path | None:
     """A file of the collection; the older assets and their licences may lie beside the folder, else inside."""
-    inside = folder / name
     beside = [folder.parent / name] if name.startswith(("assets/", "licences/")) else []
-    return next((path for path in [inside, *beside] if path.is_file()), None)
-
-
-def find_collection(folder: str | Path | None = None) -> Path:
-    """The folder with the assets: the one given, else the cache, else `../shared/data/characters` beside the checkout.
-
-    Raises:
-        FileNotFoundError: no asset of the collection is there.
-    """
-    places = [cache_folder(), BESIDE] if folder is None else [Path(folder)]
-    found = next((place for place in places if _present(read_manifest(), place)), None)
-    if found is None:
-        said = f"folder is '{folder}'" if folder is not None else f"The collection's folder is '{places[0]}'"
-        line = "fourd fetch-characters" if folder is None else f"fourd fetch-characters --out {folder}"
-        raise FileNotFoundError(f"{said}, where none of its assets lies; `{line}` brings them.")
-    return found
+    return next((path for path in [folder / name, *beside] if path.is_file()), None)
 
 
 def assets(split: str | None = None, folder: str | Path | None = None) -> list[Asset]:
-    """The assets that are here with all their files, sorted by id.
+    """The assets that are there with all their files, sorted by id.
 
     Args:
         split: "train", "validation", "public-test"; None gives all of them.
-        folder: see `find_collection`.
+        folder: of the collection; None takes the cache, else `../shared/data/characters` beside the checkout.
 
     Raises:
         ValueError: no such split.
@@ -139,20 +120,13 @@ def assets(split: str | None = None, folder: str | Path | None = None) -> list[A
     """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected {', '.join(map(repr, SPLITS))} or None.")
-    place = find_collection(folder)
-    found = [asset for asset in _present(read_manifest(), place) if split in (None, asset.split)]
+    places, present = [cache_folder(), BESIDE] if folder is None else [Path(folder)], []
+    for place in places:
+        listed = ((asset, [find_file(place, file.name) for file in asset.files]) for asset in read_manifest())
+        present = present or [replace(asset, path=paths[0]) for asset, paths in listed if all(paths)]
+    found = [asset for asset in present if split in (None, asset.split)]
     if not found:
-        raise FileNotFoundError(
-            f"split is {split!r}, of which {place} holds no asset; `fourd fetch-characters --out {place}` brings them."
-        )
-    return found
-
-
-def _present(listed: list[Asset], folder: Path) -> list[Asset]:
-    """Those whose files are all in a folder, with their paths."""
-    found = []
-    for asset in listed:
-        paths = [find_file(folder, file.name) for file in asset.files]
-        if all(paths):
-            found.append(replace(asset, path=paths[0]))
+        line = "fourd fetch-characters" if folder is None else f"fourd fetch-characters --out {folder}"
+        what = f"asset of split {split!r}" if present else "asset of the collection"
+        raise FileNotFoundError(f"folder is '{places[0]}', which holds no {what}; `{line}` fetches them.")
     return found

@@ -8,9 +8,9 @@ each of the four is a number, measured on a small render (a few cameras around, 
     flat        how much colours differ over the object: a silhouette, a missing texture
     static      how far surfaces move over the clip, in object sizes
     leaves      how much of the picture's rim the object covers in its worst frame
-    rigid       how much of the motion one rigid motion explains: near 1, somebody turned the thing or the camera
+    rigid       how much of the motion one rigid motion explains: near 1, only the object or the camera turned
 
-Departures: the paper's people looked; we measure. "Meaningless" is more than `empty` and `flat` can see.
+Departures: the authors looked; we measure. "Meaningless" is more than `empty` and `flat` can tell.
 """
 
 from dataclasses import dataclass
@@ -42,12 +42,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is refused. The paper's people had no numbers; these are ours, and say what they were set by."""
+    """What is refused. The paper states no numbers; these are ours, each with what it was set by."""
 
     least_covered: float = 0.02
     """The smallest of eight bundled assets covers 0.08 of its pictures, a speck made to fail 0.0005."""
     most_covered: float = 0.9
-    """Beyond it the cameras stand inside."""
+    """Beyond it the cameras are inside the object."""
     least_colours: float = 0.02
     """The plainest bundled clip, a black cannon, has 0.07 by its shading; a silhouette has 0."""
     least_motion: float = 0.1
@@ -88,29 +88,42 @@ def measure(record: SceneRecord, scene: int = 0) -> Scores:
     """
     if record.flow is None or record.visible is None:
         raise ValueError("record has no flow; expected one with geometry.")
-    alpha, rgb = record.alpha[scene], record.rgb[scene]
-    on = alpha[:, :, 0] > 0.5
-    covered = on.float().mean().item()
-    if covered == 0:
+    alpha, flow = record.alpha[scene, :, :, 0], record.flow[scene]
+    on = alpha > 0.5
+    if not on.any():
         return Scores(0.0, 0.0, 0.0, 0.0, 0.0)
-    inside = rgb.movedim(2, -1)[alpha[:, :, 0] > 0.99]  # the background shines through at the outline
+    inside = record.rgb[scene].movedim(2, -1)[alpha > 0.99]  # the background shines through at the outline
     colours = inside.std(0).mean().item() if len(inside) > 1 else 0.0
-    return Scores(covered, colours, _motion(record, scene, on), _touches(on), _rigid(record, scene, on))
 
+    # the mean path of a surface, in object sizes: the square root of the covered area
+    size = on.float().sum((-2, -1)).mean().sqrt()
+    steps = (flow.norm(dim=2) * on).sum((0, 2, 3)) / on.sum((0, 2, 3)).clamp(min=1)
 
-def _touches(on: Bool[Tensor, "v t h w"]) -> float:
-    """The rim's covered share, in the worst frame."""
     rim = torch.zeros_like(on[0, 0])
     rim[0], rim[-1], rim[:, 0], rim[:, -1] = True, True, True, True
-    return on[..., rim].float().mean(-1).max().item()
+    touches = on[..., rim].float().mean(-1).max().item()
+    return Scores(on.float().mean().item(), colours, (steps[:-1].sum() / size).item(), touches, _rigid(record, scene))
 
 
-def _motion(record: SceneRecord, scene: int, on: Bool[Tensor, "v t h w"]) -> float:
-    """Mean path in object sizes: the square root of the covered area."""
-    size = on.float().sum((-2, -1)).mean().sqrt()
-    steps = record.flow[scene].norm(dim=2)
-    per_step = (steps * on).sum((0, 2, 3)) / on.sum((0, 2, 3)).clamp(min=1)
-    return (per_step[:-1].sum() / size).item()
+def _rigid(record: SceneRecord, scene: int) -> float:
+    """1 - what the best rigid motion of each step leaves, over what moved (both squared), all views together."""
+    moved, left = 0.0, 0.0
+    _, views, times = record.rgb.shape[:3]
+    seen = (record.alpha[scene, :, :, 0] > 0.5) & record.visible[scene, :, :, 0]
+    for time in range(times - 1):
+        before, after = [], []
+        for view in range(views):
+            y, x = seen[view, time].nonzero(as_tuple=True)
+            here = torch.stack([x, y], -1) + 0.5
+            a, whole = _points(record, scene, view, time, here)
+            b, still_whole = _points(record, scene, view, time + 1, here + record.flow[scene, view, time][:, y, x].T)
+            before.append(a[whole & still_whole])
+            after.append(b[whole & still_whole])
+        a, b = torch.cat(before), torch.cat(after)
+        if len(a) > 3:
+            moved += (b - a).square().sum().item()
+            left += (kabsch(a, b) - b).square().sum().item()
+    return 0.0 if moved < 1e-6 else max(0.0, 1 - left / moved)
 
 
 def _points(
@@ -124,26 +137,6 @@ def _points(
     found, whole = F.grid_sample(maps[None], at[None, None], align_corners=False)[0, :, 0]
     origin, direction = rays(record.c2w[scene, view], record.fov_deg, size, xy)
     return origin + found[:, None] * direction, whole > 0.999
-
-
-def _rigid(record: SceneRecord, scene: int, on: Bool[Tensor, "v t h w"]) -> float:
-    """1 - what the best rigid motion of each step leaves, over what moved (both squared), all views together."""
-    moved, left = 0.0, 0.0
-    views, times, h, w = on.shape
-    for time in range(times - 1):
-        before, after = [], []
-        for view in range(views):
-            y, x = (on[view, time] & record.visible[scene, view, time, 0]).nonzero(as_tuple=True)
-            here = torch.stack([x, y], -1) + 0.5
-            a, whole = _points(record, scene, view, time, here)
-            b, still_whole = _points(record, scene, view, time + 1, here + record.flow[scene, view, time][:, y, x].T)
-            before.append(a[whole & still_whole])
-            after.append(b[whole & still_whole])
-        a, b = torch.cat(before), torch.cat(after)
-        if len(a) > 3:
-            moved += (b - a).square().sum().item()
-            left += (kabsch(a, b) - b).square().sum().item()
-    return 0.0 if moved < 1e-6 else max(0.0, 1 - left / moved)
 
 
 def kabsch(a: Float[Tensor, "n 3"], b: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:

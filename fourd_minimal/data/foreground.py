@@ -1,6 +1,6 @@
 """A video of one object becomes what 4DM reads: square frames, the object on white, as large as in training.
 
-4Diffusion takes "a monocular video" whose background is gone (section 3). What says where the object is, in order:
+4Diffusion takes "a monocular video" without its background (section 3). The object is found by, in this order:
 a folder of masks; a matting library; the file's own alpha; a white background.
 """
 
@@ -15,9 +15,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fourd_minimal.data.video import Video, count_frames, read_video
+from fourd_minimal.data.video import count_frames, read_video
 
-Matte = Literal["people", "rembg"]
+Matte = Literal["rembg"]
 WHITE = 0.94
 """A pixel is white where all its colours reach this."""
 FAINT = 0.05
@@ -41,58 +41,47 @@ def read_object(
         size: of the square frames, in pixels.
         frames: which of the video, see `read_video`.
         masks: a video or folder of pictures with as many frames, white where the object is.
-        matte: a library that finds the object: "people" (MediaPipe, in an environment of its own) or "rembg"
-            (`pip install "rembg[cpu]"`; fetches its network when first used).
+        matte: a library that finds the object: "rembg" (`pip install "rembg[cpu]"`; downloads its network when first
+            used).
         fill: longest side of the box that holds the object in all frames, in parts of the picture, more than 0 and at
             most 1. Training has 0.76 on average, 0.6 to 0.9.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no way to tell the object from the rest, or two; a frame that is empty; masks of other counts or
-            sizes; another fill.
+        ValueError: no way to separate the object from its background, or two; a frame that is empty; masks of other
+            counts or sizes; a fill out of range.
     """
     if not 0 < fill <= 1:
         raise ValueError(f"fill is {fill}; expected more than 0 and at most 1.")
     if masks is not None and matte is not None:
         raise ValueError("masks and matte were both given; expected one of them.")
     video = read_video(path, frames=frames)
-    alpha = _alpha(video, path, frames, masks, matte)
+    if masks is not None:
+        alpha = read_video(masks, frames=frames).rgb.mean(1, keepdim=True)
+        shapes = [(count_frames(where), *found.shape[-2:]) for where, found in ((masks, alpha), (path, video.rgb))]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"masks: {masks} has frames, h, w = {shapes[0]} and {path} {shapes[1]}; expected the same."
+            )
+    elif matte is not None:
+        alpha = _rembg(video.rgb)
+    elif video.alpha is not None and (video.alpha < 0.5).any():
+        alpha = torch.where(video.alpha < FAINT, 0.0, video.alpha)
+    else:
+        alpha = _not_white(video.rgb, path)
     for i, covered in enumerate((alpha > 0.5).float().mean((1, 2, 3)).tolist()):
         if covered < LEAST:
             raise ValueError(f"{path}: frame {i} shows no object; expected one in every frame.")
     return _centred(torch.lerp(torch.ones(()), video.rgb, alpha), alpha, size, fill)
 
 
-def _alpha(
-    video: Video,
-    path: str | Path,
-    frames: int | slice | Sequence[int] | None,
-    masks: str | Path | None,
-    matte: Matte | None,
-) -> Float[Tensor, "t 1 h w"]:
-    if masks is not None:
-        drawn, recorded = count_frames(masks), count_frames(path)
-        if drawn != recorded:
-            raise ValueError(f"masks: {masks} has {drawn} frames and {path} {recorded}; expected as many.")
-        alpha = read_video(masks, frames=frames).rgb.mean(1, keepdim=True)
-        if alpha.shape[-2:] != video.rgb.shape[-2:]:
-            drawn, recorded = ("x".join(map(str, a.shape[-2:])) for a in (alpha, video.rgb))
-            raise ValueError(f"masks: {masks} has pictures of {drawn} and {path} of {recorded}; expected the same.")
-        return alpha
-    if matte == "people":
-        from fourd_minimal.data.people import people_alpha
-
-        return people_alpha(video.rgb)
-    if matte == "rembg":
-        return _rembg(video.rgb)
-    if video.alpha is not None and (video.alpha < 0.5).any():
-        return torch.where(video.alpha < FAINT, 0.0, video.alpha)
-    dark = video.rgb.amin(1, keepdim=True) < WHITE
+def _not_white(rgb: Float[Tensor, "t 3 h w"], path: str | Path) -> Float[Tensor, "t 1 h w"]:
+    dark = rgb.amin(1, keepdim=True) < WHITE
     rim = torch.cat([dark[..., 0, :], dark[..., -1, :], dark[..., 0], dark[..., -1]], -1).float().mean()
     if rim > 0.1:
         raise ValueError(
             f"{path} has neither alpha nor a white background ({100 * rim:.0f}% of its rim is not white); "
-            "a folder of masks or a matting library is wanted."
+            "expected a folder of masks or a matting library."
         )
     return dark.float()
 
@@ -101,7 +90,7 @@ def _rembg(rgb: Float[Tensor, "t 3 h w"]) -> Float[Tensor, "t 1 h w"]:
     try:
         from rembg import new_session, remove
     except ImportError:
-        raise ValueError('matte is "rembg", which is not installed; `pip install "rembg[cpu]"` brings it.') from None
+        raise ValueError('matte is "rembg", which is not installed; `pip install "rembg[cpu]"` installs it.') from None
     session = new_session()
     pictures = (Image.fromarray(a) for a in (rgb * 255).round().byte().movedim(1, -1).numpy())
     found = [np.asarray(remove(picture, session=session, only_mask=True)) for picture in pictures]

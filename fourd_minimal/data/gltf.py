@@ -1,8 +1,8 @@
 """Animated glTF assets as ground truth: any .gltf or .glb, seen by cameras on a circle.
 
 4Real-Video is fine-tuned on multi-view videos of about 15,000 animated assets of Objaverse, seen from circular camera
-trajectories (section 3.3); 4Diffusion on 926 of them. Here an asset is read (`gltf_reader.py`), posed (`animation.py`)
-and drawn (`rasterizer.py`) in numpy and torch, with all that is known about every pixel.
+trajectories (section 3.3); 4Diffusion on 926 of them. Here an asset is read, posed and drawn (`assets/`) in numpy and
+torch, with all that is known about every pixel.
 
     record = render_asset("Fox.glb", views=8, times=8, size=64, clip="Run")
 
@@ -10,8 +10,8 @@ Departures: the papers state neither lights nor radius nor field of view; a soft
 below are assumed. There are no shadows and no reflections.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.data.animation import pose, sample_tracks
-from fourd_minimal.data.gltf_document import Document, Track
-from fourd_minimal.data.gltf_reader import Asset, read_asset
-from fourd_minimal.data.rasterizer import draw
+from fourd_minimal.data.assets.animation import Clip
+from fourd_minimal.data.assets.document import Document
+from fourd_minimal.data.assets.pose import pose
+from fourd_minimal.data.assets.rasterizer import draw
+from fourd_minimal.data.assets.reader import Asset, read_asset
 from fourd_minimal.data.scene_record import SceneRecord
-from fourd_minimal.data.surface import REPEAT, Surface
 
 TO_LIGHT = (-0.5, 1.0, 0.8)
 """Direction of the key light, from above and left of a camera at azimuth 0."""
@@ -35,26 +35,7 @@ MOMENTS = 8
 BlenderError = ValueError  # the name by which a failing asset was reported before 0.2
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One animation of an asset."""
-
-    name: str
-    """As in the file; `clip_<index>` where the file has none; ` (2)` behind the second of one name."""
-    start_s: float
-    """Time of the first key, in seconds."""
-    end_s: float
-    """Time of the last key, in seconds."""
-    moves: bool
-    """Whether any of its values changes by more than 1% of its size; poses are stored as clips too."""
-
-    @property
-    def duration_s(self) -> float:
-        return self.end_s - self.start_s
-
-
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """How an asset moves in a clip, as shares of the diagonal of the box around all its moments."""
 
     most: float
@@ -62,7 +43,7 @@ class Motion:
     mean: float
     """The mean over vertices and pairs of moments."""
     size: float
-    """Diagonal of the box around one moment, mean: small where the thing travels, and will look small."""
+    """Diagonal of the box around one moment, mean: small where the asset travels, and is then drawn small."""
     travel: float
     """How far the middle gets."""
     loops: bool
@@ -86,33 +67,12 @@ def list_clips(path: str | Path) -> list[Clip]:
     """
     document = Document(path)
     with document.sentences():
-        tracks = [document.tracks(animation) for animation in document.all("animations")]
-        return [_clip(name, found) for name, found in zip(document.clip_names(), tracks, strict=True)]
-
-
-def clips(asset: Asset) -> list[Clip]:
-    """The clips of an asset that was read."""
-    return [_clip(name, tracks) for name, tracks in asset.clips]
-
-
-def _clip(name: str, tracks: list[Track]) -> Clip:
-    start = min((float(track.times[0]) for track in tracks), default=0.0)
-    end = max((float(track.times[-1]) for track in tracks), default=0.0)
-    return Clip(name, start, end, any(map(_moves, tracks)))
-
-
-def _moves(track: Track) -> bool:
-    """Whether a value changes by more than 1% of the largest of its node."""
-    values = track.values
-    if track.interpolation == "CUBICSPLINE":  # between two equal keys, too
-        times = np.concatenate([track.times, (track.times[1:] + track.times[:-1]) / 2])
-        values = sample_tracks([track], np.sort(times))
-    return bool((np.ptp(values, 0).max(-1) > 0.01 * np.abs(values).max((0, -1))).any())
+        return document.clips()
 
 
 def motion(asset: Asset, clip: int) -> Motion:
     """How an asset moves in a clip, from 8 moments."""
-    times = moments(clips(asset)[clip], MOMENTS)
+    times = moments(asset.clips[clip], MOMENTS)
     x = pose(asset, clip, times, normals=False).positions
     x = x[:, np.unique(np.linspace(0, x.shape[1] - 1, 400).astype(int))]
     low, high = x.min(1), x.max(1)
@@ -142,7 +102,7 @@ def choose_clip(asset: Asset, clip: str | int | None) -> int:
         ValueError: no such clip, or nothing in the asset moves.
     """
     best = liveliest(asset) if clip is None else []
-    return best[0] if best else _choose(clips(asset), clip, asset.path)
+    return best[0] if best else _choose(asset.clips, clip, asset.path)
 
 
 def liveliest(asset: Asset, most: int = 1) -> list[int]:
@@ -150,7 +110,7 @@ def liveliest(asset: Asset, most: int = 1) -> list[int]:
 
     Of clips that move alike, which some files hold under two names, the first.
     """
-    moving = {i: motion(asset, i) for i, clip in enumerate(clips(asset)) if clip.moves and clip.duration_s > 0}
+    moving = {i: motion(asset, i) for i, clip in enumerate(asset.clips) if clip.moves and clip.duration_s > 0}
     different = {how: i for i, how in reversed(moving.items())}
     order = sorted(different, key=lambda how: (how.good, how.travel < 0.1, how.loops, how.mean), reverse=True)
     return [different[how] for how in order[:most]]
@@ -174,31 +134,6 @@ def _choose(clips: list[Clip], clip: str | int | None, path: str | Path) -> int:
     return index
 
 
-def surface(asset: Asset) -> Surface:
-    """What of an asset does not change over time, for the rasterizer."""
-    texels, sheets, start = [np.full((1, 4), 255, np.uint8)], [[0, 1, 1, REPEAT, REPEAT]], 1
-    for texture in asset.textures:
-        h, w = texture.pixels.shape[:2]
-        sheets.append([start, h, w, *texture.wrap])
-        texels.append(texture.pixels.reshape(-1, 4))
-        start += h * w
-    arrays = dict(
-        faces=asset.faces,
-        uv=asset.uv,
-        colours=asset.colours,
-        glow=asset.glow,
-        lit=asset.lit,
-        texture=asset.texture + 1,
-        glow_texture=asset.glow_texture + 1,
-        mode=asset.mode.astype(np.int64),
-        cutoff=asset.cutoff,
-        both_sides=asset.both_sides,
-        texels=np.concatenate(texels),
-        sheets=np.array(sheets),
-    )
-    return Surface(**{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in arrays.items()})
-
-
 def render(
     asset: Asset,
     clip: int | None,
@@ -207,7 +142,6 @@ def render(
     fov_deg: float,
     size: int,
     *,
-    drawn: Surface | None = None,
     fill: float | None = None,
     background: Float[Tensor, "3"] | Float[Tensor, "3 h w"] | tuple[float, float, float] = (1.0, 1.0, 1.0),
     light_deg: float = 0.0,
@@ -218,11 +152,10 @@ def render(
     """A clip at given times from given cameras; `render_asset` is this with cameras on a circle.
 
     Args:
-        asset, clip, times_s: see `animation.pose`.
+        asset, clip, times_s: see `assets.pose`.
         c2w: cameras; the asset's bounding box over all times is centred, its farthest vertex at distance 1.
         fov_deg: vertical field of view in degrees.
         size: pixels along each side.
-        drawn: `surface(asset)`, where the caller keeps it.
         fill: enlarge the asset until it reaches over so much of the picture in some frame, in (0, 1]; it may leave the
             unit ball then. None leaves it in the ball.
         background: colour in [0, 1].
@@ -241,14 +174,14 @@ def render(
     if fill is not None:
         x = x * _enlargement(x, c2w, fov_deg, fill)
     normals = torch.from_numpy(posed.normals).to(device)
-    sides = [normals, -normals] if asset.both_sides.any() else [normals]
+    sides = [normals, -normals] if asset.surface.both_sides.any() else [normals]
     light = torch.stack([_light(side, light_deg) for side in sides])
     mirrored = None
     if posed.mirrored.any():  # of parts: their triangles follow each other as their vertices do
-        part = np.searchsorted([p.vertices.start for p in asset.parts], asset.faces[:, 0], side="right") - 1
+        first = asset.surface.faces[:, 0].numpy()
+        part = np.searchsorted([p.vertices.start for p in asset.parts], first, side="right") - 1
         mirrored = torch.from_numpy(posed.mirrored[:, part]).to(device)
-    drawn = (drawn or surface(asset)).to(device)
-    frames = draw(drawn, x, light, c2w, fov_deg, size, oversample, geometry, mirrored)
+    frames = draw(asset.surface.to(device), x, light, c2w, fov_deg, size, oversample, geometry, mirrored)
     behind = torch.as_tensor(background, dtype=torch.float32, device=device)
     rgb = torch.lerp(behind if behind.ndim == 3 else behind[:, None, None], frames.rgb, frames.alpha)
     depth = torch.zeros_like(frames.alpha) if frames.depth is None else frames.depth
@@ -330,7 +263,6 @@ def render_asset(
         ("fov_deg", fov_deg, "between 0 and 170", 0 < fov_deg < 170),
         ("fill", fill, "in (0, 1]", fill is None or 0 < fill <= 1),
         ("background", background, "three numbers in [0, 1]", all(0 <= c <= 1 for c in background)),
-        ("oversample", oversample, "odd and positive", oversample > 0 and oversample % 2 == 1),
     ):
         if not holds:
             raise ValueError(f"{name} is {value}; expected {expected}.")
@@ -338,6 +270,6 @@ def render_asset(
     index = choose_clip(asset, clip)
     azimuth_deg = azimuth_start_deg + azimuth_sweep_deg * torch.linspace(0, 1, views)
     c2w = circular_trajectory(azimuth_deg, elevation_deg, radius)
-    times_s = moments(clips(asset)[index], times, time_range)
+    times_s = moments(asset.clips[index], times, time_range)
     options = dict(fill=fill, background=background, oversample=oversample, geometry=geometry, device=device)
     return render(asset, index, times_s, c2w, fov_deg, size, **options)

@@ -1,25 +1,33 @@
-"""Where a freeze-time video's camera went, when nobody says: a circle around the scene, fitted to tracks.
+"""How a freeze-time video's camera moved, where it is not known: a circle around the scene, fitted to tracks.
 
 The camera stands on a circle around the world's y axis, looks at the origin, and moves in even steps:
 
     c2w_i = circular_trajectory(sweep_deg * i / (v - 1), elevation_deg, radius)
 
-Two numbers, the sweep and the elevation, are searched for on a grid that is refined: right is where the rays of a track
-come nearest to one point. The radius only sets the scale of the world, and is given.
+The sweep and the elevation are searched for on a grid that is refined: the best are those at which the rays of each
+track come nearest to one point. The radius only sets the scale of the world, and is given.
 
 Departures: the paper needs no poses, since its points are tracked into every frame's own coordinates. Here a frame is a
-camera's view, and where nobody says how the camera moved, a circle is assumed.
+camera's view, and where the camera's motion is unknown, a circle is assumed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.cameras import circular_trajectory, project, rays
-from fourd_minimal.data.tracks import Tracker, flow_tracks, triangulate
+
+Tracker = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]
+"""(video `(v, 3, h, w)`, frame, its pixel positions `(n, 2)`) -> positions in all frames `(v, n, 2)`, seen `(v, n)`."""
+
+
+LEAST_PX = 0.7
+"""A track that moves less does not count."""
 
 
 @dataclass(frozen=True)
@@ -91,25 +99,73 @@ def _errors(
     return (off * seen).sum((1, 2)) / seen.sum()
 
 
+def look_up(maps: Float[Tensor, "v c h w"], xy: Float[Tensor, "v n 2"], mode: str = "bilinear") -> Tensor:
+    """Pictures at pixel positions, `(v, n, c)`; the first pixel's centre is at (0.5, 0.5)."""
+    h, w = maps.shape[-2:]
+    at = 2 * xy / torch.tensor([w, h]).to(xy) - 1
+    found = F.grid_sample(maps, at[:, None], mode=mode, padding_mode="border", align_corners=False)
+    return found[:, :, 0].mT
+
+
+def flow_tracks(video: Float[Tensor, "v 3 h w"], frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
+    """Optical flow from each frame to the next, followed outwards from `frame`; seen while the flow back agrees."""
+    import cv2  # slow to import
+
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    scale = max(1, 256 // min(video.shape[-2:]))  # DIS works on patches of 8 pixels: small frames are enlarged
+    large = F.interpolate(video, scale_factor=scale, mode="bicubic").clamp(0, 1) if scale > 1 else video
+    grey = [cv2.cvtColor((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in large]
+
+    def flow(a: int, b: int) -> Tensor:
+        return torch.from_numpy(dis.calc(grey[a], grey[b], None)).permute(2, 0, 1)[None]
+
+    places, seen = {frame: xy}, {frame: torch.ones(len(xy), dtype=torch.bool)}
+    for order in (range(frame, len(video) - 1), range(frame, 0, -1)):
+        for here in order:
+            there = here + (1 if order.step > 0 else -1)
+            step = look_up(flow(here, there), places[here][None] * scale)[0]
+            moved = places[here] * scale + step
+            back = look_up(flow(there, here), moved[None])[0]
+            places[there] = moved / scale
+            agree = (step + back).norm(dim=-1) < 0.5 * scale
+            h, w = video.shape[-2:]
+            inside = ((places[there] >= 0) & (places[there] <= torch.tensor([w, h]))).all(-1)
+            seen[there] = seen[here] & agree & inside
+    order = range(len(video))
+    return torch.stack([places[i] for i in order]), torch.stack([seen[i] for i in order])
+
+
+def triangulate(
+    origin: Float[Tensor, "*k v 3"], direction: Float[Tensor, "*k v n 3"], seen: Bool[Tensor, "v n"]
+) -> Float[Tensor, "*k n 3"]:
+    """The points nearest to all rays of their tracks (least squares); a point seen once or not at all is NaN.
+
+    Leading axes are other guesses of where the cameras are.
+    """
+    unit = F.normalize(direction, dim=-1)
+    across = torch.eye(3) - unit[..., :, None] * unit[..., None, :]  # what of a vector is not along the ray
+    across = across * seen[..., None, None]
+    left, right = across.sum(-4), (across @ origin[..., None, :, None]).sum(-4)
+    points = torch.linalg.solve(left + 1e-6 * torch.eye(3), right)[..., 0]
+    return torch.where((seen.sum(0) > 1)[:, None], points, torch.nan)
+
+
 def orbit_of(
     video: Float[Tensor, "v 3 h w"],
     fov_deg: float,
     tracker: Tracker = flow_tracks,
     radius: float = 4.0,
-    least_px: float = 0.7,
 ) -> Orbit:
     """The orbit of a freeze-time video's camera, from tracks that begin at the corners of every frame.
 
-    What does not move tells nothing, so still tracks are left out. A tracker needs texture: on four animated characters
-    of 128 pixels optical flow finds a sweep of 50 degrees to 6, the elevation to 4 (the tests repeat it); on
-    faces of one colour, as in our own worlds, it does not.
+    Tracks that do not move are left out. A tracker needs texture: on animated characters of 128 pixels optical flow
+    finds a sweep of 50 degrees to 6, the elevation to 4; on faces of one colour, as in our own worlds, it does not.
 
     Args:
         video: in [0, 1].
         fov_deg: vertical field of view.
         tracker: follows points.
         radius: of the orbit.
-        least_px: how far a track must go to count.
 
     Raises:
         ValueError: too few tracks; see `fit_orbit`.
@@ -118,14 +174,14 @@ def orbit_of(
     for frame, picture in enumerate(video):
         begun = corners(picture)
         there, found = tracker(video, frame, begun)
-        moves = ((there - begun).norm(dim=-1) * found).amax(0) > least_px
+        moves = ((there - begun).norm(dim=-1) * found).amax(0) > LEAST_PX
         tracks.append(there[:, moves])
         seen.append(found[:, moves])
     return fit_orbit(torch.cat(tracks, 1), torch.cat(seen, 1), fov_deg, tuple(video.shape[-2:]), radius)
 
 
 def corners(picture: Float[Tensor, "3 h w"], most: int = 300) -> Float[Tensor, "n 2"]:
-    """Where a picture can be told from its surroundings: OpenCV's choice (Shi and Tomasi 1994)."""
+    """Where a picture differs from its surroundings in every direction: OpenCV's choice (Shi and Tomasi 1994)."""
     import cv2  # slow to import
 
     grey = cv2.cvtColor(np.ascontiguousarray(picture.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)

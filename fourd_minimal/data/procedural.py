@@ -240,7 +240,7 @@ def sample_scenes(
             that ends where it began.
         duration: in clips; the motion of a longer one goes on at the same speed.
         elevation_deg: of all cameras; 15 to 30 degrees, drawn, when left out.
-        azimuths_deg: of the cameras of each scene, from a first direction that is drawn; instead of an arc.
+        azimuths_deg: of the cameras of each scene, from a first direction that is drawn; replaces the arc.
         corrupted: one of `CORRUPTED`: clips as an open collection has them, for experiments with curation.
 
     Raises:
@@ -250,17 +250,15 @@ def sample_scenes(
     torch.Size([2, 3, 4, 3, 16, 16])
     """
     if family not in FAMILIES:
-        raise ValueError(f"family is {family!r}; it must be one of {', '.join(FAMILIES)}.")
+        raise ValueError(f"family is {family!r}; expected one of {', '.join(FAMILIES)}.")
     if corrupted is not None and corrupted not in CORRUPTED:
-        raise ValueError(f"corrupted is {corrupted!r}; it must be one of {', '.join(CORRUPTED)}.")
+        raise ValueError(f"corrupted is {corrupted!r}; expected one of {', '.join(CORRUPTED)}.")
     size = (size, size) if isinstance(size, int) else tuple(size)
     for name, value in dict(n=n, views=views, times=times, size=min(size), antialias=antialias).items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
+            raise ValueError(f"{name} is {value}; expected at least 1.")
     if azimuths_deg is not None and tuple(azimuths_deg.shape) != (n, views):
         raise ValueError(f"azimuths_deg has shape {tuple(azimuths_deg.shape)}; expected {(n, views)}.")
-    if azimuths_deg is not None and sweep_deg is not None:
-        raise ValueError("azimuths_deg and sweep_deg were both given; expected one of them.")
     draw, time = _Draw(n, seed), torch.linspace(0, duration, times)
     start, sweep = draw.uniform(0, 360, 1), draw.uniform(40, 60, 1) * draw.sign(1)
     if sweep_deg is not None:

@@ -30,4 +30,4 @@ class SceneRecord:
     in_fixed_view: Bool[Tensor, "n v t 1 h w"] | None = None
     """Whether the surface seen here is seen from view 0 at the same time; False where nothing is."""
     captions: tuple[str, ...] | None = None
-    """What each scene shows, in words; None where nobody has said."""
+    """What each scene shows, in words; None where unknown."""

@@ -20,7 +20,7 @@ more than it tells, so frames here differ across their rays only.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourd_minimal.cameras import pixel_grid, project, rays
+from fourd_minimal.data.poses import Tracker, flow_tracks, look_up, triangulate
 from fourd_minimal.data.scene_record import SceneRecord
-
-Tracker = Callable[[Tensor, int, Tensor], tuple[Tensor, Tensor]]
-"""(video `(v, 3, h, w)`, frame, its pixel positions `(n, 2)`) -> positions in all frames `(v, n, 2)`, seen `(v, n)`."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,6 @@ class TrackedPoints:
     """Half a pixel, at the point's depth in the frame where it began."""
     view_offsets: Float[Tensor, "v n 3"]
     """dp^v: where a frame shows the point, beyond where its camera should see it."""
-
-
-def look_up(maps: Float[Tensor, "v c h w"], xy: Float[Tensor, "v n 2"], mode: str = "bilinear") -> Tensor:
-    """Pictures at pixel positions, `(v, n, c)`; the first pixel's centre is at (0.5, 0.5)."""
-    h, w = maps.shape[-2:]
-    at = 2 * xy / torch.tensor([w, h]).to(xy) - 1
-    found = F.grid_sample(maps, at[:, None], mode=mode, padding_mode="border", align_corners=False)
-    return found[:, :, 0].mT
 
 
 def true_depth(record: SceneRecord, scene: int = 0) -> Float[Tensor, "v h w"]:
@@ -79,49 +69,6 @@ def true_tracks(record: SceneRecord, scene: int = 0) -> Tracker:
         return there, inside & (depth > 0) & (first > 0) & (distance < first + 0.1)
 
     return track
-
-
-def flow_tracks(video: Float[Tensor, "v 3 h w"], frame: int, xy: Float[Tensor, "n 2"]) -> tuple[Tensor, Tensor]:
-    """Optical flow from each frame to the next, followed outwards from `frame`; seen while the flow back agrees."""
-    import cv2  # slow to import
-
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    scale = max(1, 256 // min(video.shape[-2:]))  # DIS works on patches of 8 pixels: small frames are enlarged
-    large = F.interpolate(video, scale_factor=scale, mode="bicubic").clamp(0, 1) if scale > 1 else video
-    grey = [cv2.cvtColor((f.permute(1, 2, 0).numpy() * 255).astype(np.uint8), cv2.COLOR_RGB2GRAY) for f in large]
-
-    def flow(a: int, b: int) -> Tensor:
-        return torch.from_numpy(dis.calc(grey[a], grey[b], None)).permute(2, 0, 1)[None]
-
-    places, seen = {frame: xy}, {frame: torch.ones(len(xy), dtype=torch.bool)}
-    for order in (range(frame, len(video) - 1), range(frame, 0, -1)):
-        for here in order:
-            there = here + (1 if order.step > 0 else -1)
-            step = look_up(flow(here, there), places[here][None] * scale)[0]
-            moved = places[here] * scale + step
-            back = look_up(flow(there, here), moved[None])[0]
-            places[there] = moved / scale
-            agree = (step + back).norm(dim=-1) < 0.5 * scale
-            h, w = video.shape[-2:]
-            inside = ((places[there] >= 0) & (places[there] <= torch.tensor([w, h]))).all(-1)
-            seen[there] = seen[here] & agree & inside
-    order = range(len(video))
-    return torch.stack([places[i] for i in order]), torch.stack([seen[i] for i in order])
-
-
-def triangulate(
-    origin: Float[Tensor, "*k v 3"], direction: Float[Tensor, "*k v n 3"], seen: Bool[Tensor, "v n"]
-) -> Float[Tensor, "*k n 3"]:
-    """The points nearest to all rays of their tracks (least squares); a point seen once or not at all is NaN.
-
-    Leading axes are other guesses of where the cameras are.
-    """
-    unit = F.normalize(direction, dim=-1)
-    across = torch.eye(3) - unit[..., :, None] * unit[..., None, :]  # what of a vector is not along the ray
-    across = across * seen[..., None, None]
-    left, right = across.sum(-4), (across @ origin[..., None, :, None]).sum(-4)
-    points = torch.linalg.solve(left + 1e-6 * torch.eye(3), right)[..., 0]
-    return torch.where((seen.sum(0) > 1)[:, None], points, torch.nan)
 
 
 def track_points(

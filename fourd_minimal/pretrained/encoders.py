@@ -1,14 +1,14 @@
-"""What 4DM sees in place of pixels: latents of Stable Diffusion, CLIP's tokens of the video, tokens of a caption.
+"""The encoders of 4DM on latents: Stable Diffusion's autoencoder, CLIP's tokens of the video, tokens of a caption.
 
 4Diffusion's base is ImageDream (section 3.1; Wang and Shi 2023), and these are its three encoders, all frozen:
 
-    z      = scale (mean + std noise)        a draw from what Stable Diffusion's autoencoder says of a frame
+    z      = scale (mean + std noise)        a draw from the posterior of Stable Diffusion's autoencoder
     tokens = CLIP's second last layer        257 of 1280 numbers for every frame of the video, the class token first
     text   = Stable Diffusion's tokens       77 of 1024 numbers for the caption
 
-As in ImageDream, latents are drawn, the views' and the reference's; the noise is given, so that whoever trains can make
-it a function of a step's number. CLIP is LAION's ViT-H/14, whose text half is also that of Stable Diffusion 2. Pictures
-are prepared as CLIP's own: bicubic, antialiased, colours standardised.
+As in ImageDream, latents are drawn, the views' and the reference's; the noise is given, so that training can make it a
+function of a step's number. CLIP is LAION's ViT-H/14, whose text half is also that of Stable Diffusion 2. Pictures are
+prepared as CLIP's own: bicubic, antialiased, colours standardised.
 
 Departures: no rounding to 256 levels between resizing and standardising. One caption serves all objects.
 """
@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import load, load_model, missing
+from fourd_minimal.pretrained.published import library, load, load_model
 from fourd_minimal.pretrained.stable_guide import read_captions
 
 
 class Encoders(nn.Module):
-    """See above; frozen.
+    """All three; frozen.
 
     Args:
         vae: diffusers' `AutoencoderKL`.
@@ -62,11 +62,7 @@ class Encoders(nn.Module):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def refuse_others(self, channels: int, token_dim: int, text_dim: int | None, image_size: int) -> None:
-        """Whether this is what a model takes.
-
-        Raises:
-            ValueError: latents, tokens or text of other sizes, or frames that make no whole latents.
-        """
+        """One sentence for latents, tokens or text of other sizes than a model's, or frames of broken latents."""
         text = None if self.text is None else self.text.shape[-1]
         for what, given, expected in (
             ("channels of latents", self.channels, channels),
@@ -76,24 +72,24 @@ class Encoders(nn.Module):
             if given != expected:
                 raise ValueError(f"encoders give {given} {what}; expected the model's {expected}.")
         if image_size % self.shrink:
-            raise ValueError(f"image_size is {image_size}; expected a multiple of {self.shrink}, for latents,.")
+            raise ValueError(f"image_size is {image_size}; expected a multiple of {self.shrink}, for latents.")
 
     @torch.no_grad()
     def latents(self, frames: Float[Tensor, "*b 3 h w"], noise: Float[Tensor, "*b c y x"]) -> Float[Tensor, "*b c y x"]:
         """Frames in [-1, 1] as the U-Net knows them: z = scale (mean + std noise)."""
 
         def draw(some: Tensor, noise: Tensor) -> Tensor:
-            said = self.vae.encode(some).latent_dist
-            return said.mean.float() + said.std.float() * noise
+            posterior = self.vae.encode(some).latent_dist
+            return posterior.mean.float() + posterior.std.float() * noise
 
         pairs = zip(frames.flatten(0, -4).split(self.at_once), noise.flatten(0, -4).split(self.at_once), strict=True)
-        with torch.autocast(frames.device.type, enabled=False):  # what is to be learned is not rounded
+        with torch.autocast(frames.device.type, enabled=False):  # targets of training are not rounded
             drawn = torch.cat([draw(*pair) for pair in pairs]) * self.vae.config.scaling_factor
         return drawn.reshape(noise.shape)
 
     @torch.no_grad()
     def tokens(self, frames: Float[Tensor, "*b 3 s s"]) -> Float[Tensor, "*b k d"]:
-        """What CLIP sees in frames in [-1, 1]."""
+        """CLIP's tokens of frames in [-1, 1]."""
 
         def read(some: Tensor) -> Tensor:
             return self.vision(self.prepare(some), output_hidden_states=True).hidden_states[-2].float()
@@ -103,7 +99,7 @@ class Encoders(nn.Module):
         return found.reshape(*frames.shape[:-3], *found.shape[1:])
 
     def prepare(self, frames: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n 3 y y"]:
-        """Frames in [-1, 1] as CLIP wants them."""
+        """Frames in [-1, 1] as CLIP expects them."""
         pictures, side = ((frames + 1) / 2).clamp(0, 1), self.vision.config.image_size
         for size in ((frames.shape[-2], side), (side, side)):  # one axis after the other, each kept in range, as Pillow
             pictures = F.interpolate(pictures, size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -124,12 +120,9 @@ class Encoders(nn.Module):
         Raises:
             ValueError: no diffusers or transformers; something is not there or lacks tensors.
         """
-        try:
-            from diffusers import AutoencoderKL
-            from transformers import AutoImageProcessor, CLIPVisionModel
-        except ImportError as reason:
-            raise missing(reason) from None
-        vae, vision = load_model(AutoencoderKL, stable_diffusion, "vae"), load_model(CLIPVisionModel, clip_vision)
-        colours = load(AutoImageProcessor.from_pretrained, clip_vision)
+        diffusers, transformers = library("diffusers"), library("transformers")
+        vae = load_model(diffusers.AutoencoderKL, stable_diffusion, "vae")
+        vision = load_model(transformers.CLIPVisionModel, clip_vision)
+        colours = load(transformers.AutoImageProcessor.from_pretrained, clip_vision)
         text = None if caption is None else read_captions(stable_diffusion, [caption])[0]
         return cls(vae, vision, text, colours.image_mean, colours.image_std, at_once)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fourd_minimal.multiview_unet import MultiviewUNet
-from fourd_minimal.pretrained.stable_diffusion_unet import TRANSFORMER
+from fourd_minimal.pretrained.stable_diffusion_unet import TRANSFORMER, load_fitting, rename
 
 BEFORE = "model.diffusion_model."
 RES_BLOCK = {
@@ -53,12 +53,6 @@ WHOLE = {
     "out.0": "out.0",
     "out.2": "out.2",
 }
-INSIDE = {"": ""} | {theirs: f".{ours}" for theirs, ours in (RES_BLOCK | TRANSFORMER | RESAMPLER).items()}
-KEYS_AND_VALUES = {
-    "attn1.to_{}": "self_attention.to_kv.0",
-    "attn2.to_{}": "cross_attention.to_kv.0",
-    "attn2.to_{}_ip": "cross_attention.to_kv.1",
-}
 Z_UP = ((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, -1.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 """R: ours (x, y, z) is theirs (x, -z, y)."""
 
@@ -68,40 +62,13 @@ def is_image_dreams(state: Mapping[str, Tensor]) -> bool:
     return any(name.removeprefix(BEFORE).startswith("input_blocks.") for name in state)
 
 
-def translate(state: Mapping[str, Tensor], n_res_blocks: int) -> dict[str, Tensor]:
-    """ImageDream's names as ours; keys and values are joined, cameras are turned."""
-    if any(name.startswith(BEFORE) for name in state):  # the whole checkpoint, with autoencoder and CLIP
-        state = {name.removeprefix(BEFORE): value for name, value in state.items() if name.startswith(BEFORE)}
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name == "image_embed.latents":
-            found["resampler.queries"] = value[0]
-            continue
-        stem, _, kind = name.rpartition(".")
-        block, inside = _place(stem, n_res_blocks)
-        join = re.fullmatch(r"transformer_blocks\.0\.(attn[12]\.to_)([kv])(|_ip)", inside)
-        if join is None and inside not in INSIDE:
-            raise ValueError(f"state has {name}, which ImageDream's U-Net has not.")
-        if join is None:
-            found[f"{block}{INSIDE[inside]}.{kind}"] = value
-        elif join[2] == "k" and (values := state.get(name.replace(".to_k", ".to_v"))) is not None:
-            found[f"{block}.{KEYS_AND_VALUES[f'{join[1]}{{}}{join[3]}']}.weight"] = torch.cat([value, values])
-    if "of_camera.0.weight" in found:
-        weight = found["of_camera.0.weight"].float()
-        turned = torch.einsum("oik,ij->ojk", weight.unflatten(1, (4, 4)), torch.tensor(Z_UP).to(weight))
-        found["of_camera.0.weight"] = turned.flatten(1)
-    return found
-
-
 def _place(stem: str, n: int) -> tuple[str, str]:
-    """Our block, and what of it, in ImageDream's words; a level has `n` residual blocks on the way down."""
+    """Our block, and what of it; a level has `n` residual blocks on the way down."""
     if stem in WHOLE:
         return WHOLE[stem], ""
-    match = re.fullmatch(r"image_embed\.layers\.(\d+)\.(.+)", stem)
-    if match:
+    if match := re.fullmatch(r"image_embed\.layers\.(\d+)\.(.+)", stem):
         return f"resampler.layers.{match[1]}", match[2]
-    match = re.fullmatch(r"middle_block\.([012])\.(.+)", stem)
-    if match:
+    if match := re.fullmatch(r"middle_block\.([012])\.(.+)", stem):
         return ("middle.0", "middle.1", "middle_out")[int(match[1])], match[2]
     match = re.fullmatch(r"(in|out)put_blocks\.(\d+)\.([012])\.(.+)", stem)
     if not match:
@@ -121,14 +88,21 @@ def load_image_dream(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> None:
         state: of ImageDream's U-Net, or a whole checkpoint of ImageDream.
 
     Raises:
-        ValueError: names or shapes that do not fit, or tensors that are not there.
+        ValueError: names or shapes that do not fit, or tensors that are missing.
     """
-    found, own = translate(state, unet.config.n_res_blocks), unet.state_dict()
-    expected = {name for name in own if not name.startswith("temporal.")}
+    if any(name.startswith(BEFORE) for name in state):  # the whole checkpoint, with autoencoder and CLIP
+        state = {name.removeprefix(BEFORE): value for name, value in state.items() if name.startswith(BEFORE)}
+    latents = "image_embed.latents"
+    others = {name: value for name, value in state.items() if name != latents}
+    parts = RES_BLOCK | TRANSFORMER | RESAMPLER
+    found = rename(others, lambda stem: _place(stem, unet.config.n_res_blocks), parts)
+    if latents in state:
+        found["resampler.queries"] = state[latents][0]
+    if "of_camera.0.weight" in found:  # turned by R
+        weight = found["of_camera.0.weight"].float()
+        turned = torch.einsum("oik,ij->ojk", weight.unflatten(1, (4, 4)), torch.tensor(Z_UP).to(weight))
+        found["of_camera.0.weight"] = turned.flatten(1)
+    expected = {name for name in unet.state_dict() if not name.startswith("temporal.")}
     if missing := sorted(expected - found.keys()):
         raise ValueError(f"state lacks {len(missing)} tensors of ImageDream, such as our {missing[0]}.")
-    for name, value in found.items():
-        if name not in expected or own[name].shape != value.shape:
-            shape = tuple(own[name].shape) if name in expected else "nothing of this name"
-            raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {shape}.")
-    unet.load_state_dict(found, strict=False)
+    load_fitting(unet, found)

@@ -1,9 +1,7 @@
-"""Distances of pictures as `anchor_loss` and `metrics.lpips` take them: LPIPS, or the same form on other features.
+"""Perceptual distances as `anchor_loss` and `metrics.lpips` take them: LPIPS, or the same form on other features.
 
-LPIPS has VGG's features, by the lpips package; where VGG's weights are not on this machine, those of a random trunk.
-
-What a random trunk measures is not LPIPS, and its label says so wherever a number or a picture is shown. The weights
-(528 MB) are found where torchvision puts them:
+LPIPS has VGG's features, by the lpips package; where VGG's weights (528 MB) are missing, those of a random trunk, which
+is not LPIPS, and labelled so. The weights are found where torchvision puts them:
 
     python -c "import torchvision; torchvision.models.vgg16(weights='IMAGENET1K_V1')"
 """
@@ -30,14 +28,11 @@ class Perceptual(NamedTuple):
 
 
 def imagenet(device: str | torch.device = "cpu", size: int = SIZE) -> Perceptual:
-    """The distance on ImageNet's features (`pretrained.imagenet_features`), whose weights pip can install.
+    """The distance on features of `imagenet_features.py`, whose weights pip can install (else a ValueError).
 
     Args:
         device: of the pictures.
         size: pixels to which a picture's shorter side is brought.
-
-    Raises:
-        ValueError: the weights' package is not installed.
     """
     features = ImageNetFeatures(size=size).to(device)
     return Perceptual(lambda a, b: features.perceptual_distance((a + 1) / 2, (b + 1) / 2), IMAGENET)
@@ -57,14 +52,12 @@ def lpips_vgg(device: str | torch.device = "cpu", seed: int = 0) -> Perceptual:
         import lpips
         from torchvision.models import VGG16_Weights
     except (ModuleNotFoundError, RuntimeError) as reason:  # a torchvision built for another torch lacks its operators
-        raise ValueError(
-            f"lpips cannot be imported: {reason}; the anchor loss wants lpips (pip install -e '.[metrics]') and "
-            "the torchvision of this torch."
-        ) from None
+        expected = "expected the extra [metrics] and the torchvision of this torch"
+        raise ValueError(f"lpips cannot be imported ({reason}); {expected}.") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips asks torchvision for untrained features in a way that it warns of
+            warnings.simplefilter("ignore")  # of a deprecated argument that lpips hands to torchvision
             net = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     url = VGG16_Weights.IMAGENET1K_V1.url
     found = (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).exists()

@@ -5,7 +5,7 @@ such as stable-diffusion-2-1-base). What ImageDream adds, cameras, image tokens,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,6 +34,12 @@ TRANSFORMER = {
     "transformer_blocks.0.ff.net.0.proj": "feed_forward.wide",
     "transformer_blocks.0.ff.net.2": "feed_forward.narrow",
 }
+KEYS = {
+    "transformer_blocks.0.attn1.to_k": "self_attention.to_kv.0",
+    "transformer_blocks.0.attn2.to_k": "cross_attention.to_kv.0",
+    "transformer_blocks.0.attn2.to_k_ip": "cross_attention.to_kv.1",
+}
+"""Ours hold keys and values in one."""
 WHOLE = {
     "conv_in": "conv_in",
     "time_embedding.linear_1": "of_step.0",
@@ -43,49 +49,55 @@ WHOLE = {
 }
 
 
-def translate(state: Mapping[str, Tensor], n_res_blocks: int) -> dict[str, Tensor]:
-    """Diffusers' names as ours; keys and values are joined."""
-    found: dict[str, Tensor] = {}
+def rename(
+    state: Mapping[str, Tensor], place: Callable[[str], tuple[str, str]], parts: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Another code's names as ours, keys and values joined.
+
+    Args:
+        state: weights by their names there.
+        place: from such a name, without ".weight", to our block and the rest of the name.
+        parts: from that rest to ours.
+    """
+    found, parts = {}, {"": ""} | {theirs: f".{ours}" for theirs, ours in parts.items()}
     for name, value in state.items():
-        stem, kind = name.rsplit(".", 1)
-        if stem in WHOLE:
-            found[f"{WHOLE[stem]}.{kind}"] = value
-            continue
-        block, inside = _place(stem, n_res_blocks)
-        if inside is None:
-            found[f"{block}.{kind}"] = value
-        elif inside.startswith("resnet:"):
-            found[f"{block}.{RES_BLOCK[inside[7:]]}.{kind}"] = value
-        elif inside.endswith((".to_k", ".to_v")):
-            continue  # below, together
-        elif inside in ("proj_in", "proj_out"):  # in Stable Diffusion 1, convolutions of one pixel
-            found[f"{block}.{inside}.{kind}"] = value.flatten(1) if kind == "weight" else value
-        else:
-            found[f"{block}.{TRANSFORMER[inside]}.{kind}"] = value
-    for name in (n for n in state if n.endswith(".to_k.weight")):
-        block, inside = _place(name.removesuffix(".weight"), n_res_blocks)
-        which = "self_attention" if ".attn1." in name else "cross_attention"
-        found[f"{block}.{which}.to_kv.0.weight"] = torch.cat([state[name], state[name.replace("to_k", "to_v")]])
+        stem, _, kind = name.rpartition(".")
+        block, inside = place(stem)
+        if inside in KEYS:
+            values = state.get(name.replace(".to_k", ".to_v"))
+            if values is not None:
+                found[f"{block}.{KEYS[inside]}.{kind}"] = torch.cat([value, values])
+        elif inside in parts:
+            linear = inside in ("proj_in", "proj_out") and value.ndim == 4  # Stable Diffusion 1: of one pixel
+            found[f"{block}{parts[inside]}.{kind}"] = value.flatten(1) if linear else value
+        elif inside.replace(".to_v", ".to_k") not in KEYS:
+            raise ValueError(f"state has {name}, which this U-Net has not.")
     return found
 
 
-def _place(stem: str, n: int) -> tuple[str, str | None]:
-    """Our block, and what of it."""
-    match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", stem)
-    if match:
-        side, level, kind, index = match[1], int(match[2]), match[3], int(match[4])
-        per_level = n if side == "down" else n + 1
-        if kind == "downsamplers":
-            return f"shrink.{(level + 1) * n}", None
-        if kind == "upsamplers":
-            return f"grow.{(level + 1) * (n + 1)}", None
-        block = f"{side}.{level * per_level + index}"
-        return (f"{block}.0", f"resnet:{match[5]}") if kind == "resnets" else (f"{block}.1", match[5])
-    match = re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", stem)
-    if match and match[1] == "attentions":
-        return "middle.1", match[3]
-    if match:
-        return ("middle.0", "middle_out")[int(match[2])], f"resnet:{match[3]}"
+def load_fitting(unet: MultiviewUNet, found: Mapping[str, Tensor]) -> None:
+    """Give a U-Net some of its tensors; a ValueError where one has no place in it or another shape."""
+    own = unet.state_dict()
+    for name, value in found.items():
+        if name not in own or own[name].shape != value.shape:
+            expected = tuple(own[name].shape) if name in own else "nothing of this name"
+            raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {expected}.")
+    unet.load_state_dict(found, strict=False)
+
+
+def _place(stem: str, n: int) -> tuple[str, str]:
+    """Our block, and what of it; a level has `n` residual blocks on the way down."""
+    if stem in WHOLE:
+        return WHOLE[stem], ""
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", stem):
+        side, level, kind, index, inside = match.groups()
+        number = int(level) * (n if side == "down" else n + 1) + int(index)
+        return f"{side}.{number}.{int(kind == 'attentions')}", inside
+    if match := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv", stem):
+        last = int(match[2]) + 1
+        return f"shrink.{last * n}" if match[1] == "down" else f"grow.{last * (n + 1)}", ""
+    if match := re.fullmatch(r"mid_block\.(resnets\.0|attentions\.0|resnets\.1)\.(.+)", stem):
+        return {"resnets.0": "middle.0", "attentions.0": "middle.1", "resnets.1": "middle_out"}[match[1]], match[2]
     raise ValueError(f"state has {stem}, which no U-Net of Stable Diffusion has.")
 
 
@@ -99,11 +111,7 @@ def load_stable_diffusion(unet: MultiviewUNet, state: Mapping[str, Tensor]) -> l
         ValueError: names or shapes that do not fit, or a model without text.
     """
     if unet.config.text_dim is None:
-        raise ValueError("unet has no text; Stable Diffusion's cross-attention needs some.")
-    found, own = translate(state, unet.config.n_res_blocks), unet.state_dict()
-    for name, value in found.items():
-        if name not in own or own[name].shape != value.shape:
-            expected = tuple(own[name].shape) if name in own else "nothing of this name"
-            raise ValueError(f"state's {name} is {tuple(value.shape)}; expected {expected}.")
-    unet.load_state_dict(found, strict=False)
-    return sorted(own.keys() - found.keys())
+        raise ValueError("unet has no text; expected some, for Stable Diffusion's cross-attention.")
+    found = rename(state, lambda stem: _place(stem, unet.config.n_res_blocks), RES_BLOCK | TRANSFORMER)
+    load_fitting(unet, found)
+    return sorted(unet.state_dict().keys() - found.keys())

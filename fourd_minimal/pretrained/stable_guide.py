@@ -1,26 +1,24 @@
-"""Stable Diffusion and AnimateDiff look at all frames of all views of a scene: score distillation from public weights.
+"""Stable Diffusion and AnimateDiff as a guidance model: score distillation from public weights, for a caption.
 
-4Diffusion distils 4DM, whose weights nobody has. This guide stands where it stood (`scene_distillation.Guide`), with
-what is public, and a caption in place of the video:
+4Diffusion distils 4DM, whose weights are not public. This model guides in its place (`systems.guidance.GuidanceModel`),
+with a caption as the condition instead of the video:
 
     z  = scale E(x)                       every frame of every view, through the encoder of the autoencoder
-    z0 = what the U-Net, guided, says     one t, one look at all of them: frames by AnimateDiff's motion modules,
+    z0 = the guided prediction            at one t, for all of them: frames by AnimateDiff's motion modules,
                                           views by attention over all views of a frame (`animate_diff.joint_views`)
     L  = 1/2 |z - sg[z0]|^2 / images      `sds.py`; its gradient reaches the renders through E
 
-Stable Diffusion knows no cameras. What tells views apart is what DreamFusion (Poole et al. 2022, section 3.2) used: the
-caption ends in "front view", "side view" or "back view", by azimuth, with the front at 0 degrees.
+Stable Diffusion has no camera conditioning. As in DreamFusion (Poole et al. 2022, section 3.2) the caption ends in
+"front view", "side view" or "back view", by azimuth, with the front at 0 degrees.
 
-Departures. All of it is a bridge. ImageDream and MVDream were trained on views of one object; here views are joined
-without any training, so that they agree in style and not in shape, and faces on two sides are to be expected. Motion
-modules change the noise schedule: AnimateDiff's were trained with betas that are linear, Stable Diffusion's are linear
-in the square root, and a guide with motion takes the former. The encoder's mean is taken, not a draw. There is no
-"overhead view": cameras have one elevation.
+Departures. ImageDream and MVDream were trained on views of one object; here views are joined without any training, so
+that they agree in style and not in shape: expect the Janus problem. AnimateDiff's motion modules were trained with
+linear betas, Stable Diffusion with betas linear in the square root; with motion, the former are used. The encoder's
+mean is taken, not a draw. There is no "overhead view": cameras have one elevation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from einops import rearrange, repeat
@@ -30,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fourd_minimal.ddpm import NoiseSchedule
 from fourd_minimal.pretrained.animate_diff import joint_views
-from fourd_minimal.pretrained.published import load, load_model, missing
+from fourd_minimal.pretrained.published import library, load, load_model
 from fourd_minimal.sds import Distilled, Guess, score_distillation
 
 SIDES = "front view", "side view", "back view"
@@ -39,14 +37,14 @@ SIDES = "front view", "side view", "back view"
 
 @dataclass(frozen=True)
 class StableGuideConfig:
-    """What the guide looks at, and from where."""
+    """Which renders it takes, and from where."""
 
     views: int = 4
-    """In one look, evenly around the object."""
+    """Evenly around the object."""
     times: int = 8
-    """Frames in one look; AnimateDiff was trained on 16."""
+    """Frames; AnimateDiff was trained on 16."""
     image_size: int | None = None
-    """Of the square renders, in pixels, as the encoder sees them; what the U-Net was trained for when left out."""
+    """Pixels per side of the renders; what the U-Net was trained for when left out."""
     elevation_deg: float = 0.0
     radius: float = 3.9
     """Distance of the cameras, in scene units."""
@@ -62,7 +60,7 @@ class StableGuideConfig:
 
 
 def side(azimuths_deg: Float[Tensor, " v"]) -> Int[Tensor, " v"]:
-    """Which of `SIDES` a camera sees: the front and the back are 90 degrees wide.
+    """Which of `SIDES` faces a camera: the front and the back are 90 degrees wide.
 
     >>> side(torch.tensor([0.0, 44.0, 46.0, 180.0, 300.0, 359.0]))
     tensor([0, 0, 1, 2, 1, 0])
@@ -72,19 +70,18 @@ def side(azimuths_deg: Float[Tensor, " v"]) -> Int[Tensor, " v"]:
 
 
 class StableGuide(nn.Module):
-    """See above; frozen.
+    """The guidance model; frozen.
 
     Args:
-        unet: diffusers' `UNetMotionModel`, or a `UNet2DConditionModel`, which sees each frame by itself.
+        unet: diffusers' `UNetMotionModel`, or a `UNet2DConditionModel`, for frames by themselves.
         vae: diffusers' `AutoencoderKL`.
         schedule: of the noise that the U-Net was trained with.
-        text: tokens of the caption from the front, the side and the back, and of what to keep away from.
-        config: what it looks at.
-        predicts: what the U-Net says, as its scheduler names it: "epsilon" or "v_prediction".
+        text: tokens of the caption from the front, the side and the back, and of the negative prompt.
+        config: which renders it takes.
+        predicts: as the U-Net's scheduler names it: "epsilon" or "v_prediction".
 
     Raises:
-        ValueError: a U-Net for other latents, for other tokens, or for more inputs than latents, time and text; frames
-            that the encoder or the motion modules cannot take.
+        ValueError: a U-Net for other latents, tokens or conditions; frames that encoder or motion modules cannot take.
     """
 
     def __init__(
@@ -109,60 +106,51 @@ class StableGuide(nn.Module):
         if expected.in_channels != vae.config.latent_channels:
             channels = expected.in_channels, vae.config.latent_channels
             raise ValueError(f"unet takes {channels[0]} channels and vae gives {channels[1]}; expected as many.")
-        if expected.get("addition_embed_type"):
-            kind = expected.addition_embed_type
-            raise ValueError(f"unet also wants {kind!r}; Stable Diffusion 1 or 2, which wants text alone, is.")
+        if kind := expected.get("addition_embed_type"):
+            raise ValueError(f"unet has the condition {kind!r}; expected Stable Diffusion 1 or 2, with text alone.")
         if text.shape[-1] != expected.cross_attention_dim:
-            raise ValueError(f"text has {text.shape[-1]} channels; the U-Net wants {expected.cross_attention_dim}.")
+            raise ValueError(f"text has {text.shape[-1]} channels; expected {expected.cross_attention_dim}.")
         if size % unit:
             raise ValueError(f"image_size is {size}; expected a multiple of {unit}.")
         if self.moves and self.config.times > expected.motion_max_seq_length:
             most = expected.motion_max_seq_length
-            raise ValueError(f"times is {self.config.times}; the motion modules know positions for {most} frames.")
+            raise ValueError(f"times is {self.config.times}; expected at most {most}, for the motion modules.")
         if predicts not in ("epsilon", "v_prediction"):
             raise ValueError(f"predicts is {predicts!r}; expected 'epsilon' or 'v_prediction'.")
         self.requires_grad_(False).eval()
 
     def encode(self, renders: Float[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b c y x"]:
-        """Latents of pictures in [0, 1], scaled as the U-Net knows them; few are held in memory for the gradient."""
+        """Scaled latents of pictures in [0, 1]; activations are recomputed for the gradient."""
         pictures = (2 * renders - 1).reshape(-1, *renders.shape[-3:]).to(self.vae.dtype)
         few = [
             checkpoint(lambda some: self.vae.encode(some).latent_dist.mode(), some, use_reentrant=False)
             for some in pictures.split(self.config.at_once)
         ]
-        latents = torch.cat(few).float() - (self.vae.config.get("shift_factor") or 0.0)
+        latents = torch.cat(few).float()
         return (latents * self.vae.config.scaling_factor).reshape(*renders.shape[:-3], *few[0].shape[1:])
 
     @torch.no_grad()
     def denoise(
         self, z: Float[Tensor, "b t v c h w"], t: Int[Tensor, ""], text: Float[Tensor, "b v l d"]
     ) -> Float[Tensor, "b t v c h w"]:
-        """The noise that the U-Net sees in latents, all frames and views of an object at once."""
+        """The noise predicted in latents, all frames and views of an object at once."""
         b, frames, views = z.shape[:3]
-        if self.moves:
-            rows, captions = "(b v) c t h w", "(b v t) l d"
-        else:
-            rows, captions = "(b t v) c h w", "(b t v) l d"
+        rows, captions = ("(b v) c t h w", "(b v t) l d") if self.moves else ("(b t v) c h w", "(b t v) l d")
         given = rearrange(z, f"b t v c h w -> {rows}").to(self.unet.dtype)
-        said = repeat(text, f"b v l d -> {captions}", t=frames).to(given)
+        tokens = repeat(text, f"b v l d -> {captions}", t=frames).to(given)
         with joint_views(self.unet, views if self.config.joint else 1):
-            out = self.unet(given, t, encoder_hidden_states=said).sample
+            out = self.unet(given, t, encoder_hidden_states=tokens).sample
         sizes = dict(b=b, v=views) if self.moves else dict(b=b, t=frames)
         out = rearrange(out, f"{rows} -> b t v c h w", **sizes).to(z)
         return out if self.predicts == "epsilon" else self.schedule.eps_from_velocity(z, out, t)
 
     def noise_predictor(self, azimuths_deg: Float[Tensor, " v"]) -> Guess:
-        """What it says of noisy latents `(t, v, c, h, w)`: the noise it sees in them, with the caption and without."""
+        """The conditional and the unconditional noise predicted in latents `(t, v, c, h, w)`."""
         captions = self.text[side(azimuths_deg).to(self.text.device)]
         both = torch.stack([captions, self.text[3:].expand_as(captions)])
+        return lambda z, t: tuple(self.denoise(z.expand(2, *z.shape), t, both))
 
-        def guess(z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            shown, nothing = self.denoise(z.expand(2, *z.shape), t, both)
-            return shown, nothing
-
-        return guess
-
-    def look(
+    def distill(
         self,
         renders: Float[Tensor, "t v 3 h w"],
         azimuths_deg: Float[Tensor, " v"],
@@ -171,28 +159,18 @@ class StableGuide(nn.Module):
         rescale: float = 0.5,
         generator: torch.Generator | None = None,
     ) -> Distilled:
-        """One look at all frames of all views.
+        """Score distillation of all frames of all views at once.
 
         Args:
             renders: in [0, 1], as large as configured; the loss has a gradient at them.
             azimuths_deg: of the views, the front at 0.
             t: one noise level for all.
-            guidance: 1 is none; the default and the next are MVDream's, for captions.
-            rescale: see `sds.score_distillation`.
+            guidance, rescale: see `sds.score_distillation`; the defaults are MVDream's, for captions.
             generator: of the noise.
 
         Returns:
-            the loss, and the latents that those of the renders are pulled to.
-
-        Raises:
-            ValueError: renders of another size or range, or other angles than views.
+            the loss, and the target latents.
         """
-        expected = (len(renders), len(azimuths_deg), 3, self.config.image_size, self.config.image_size)
-        if tuple(renders.shape) != expected:
-            raise ValueError(f"renders has shape {tuple(renders.shape)}; expected {expected}.")
-        least, most = renders.detach().aminmax()
-        if not (least > -1e-3 and most < 1 + 1e-3):  # compositing rounds
-            raise ValueError(f"renders reaches from {least:.3g} to {most:.3g}; expected pixels in [0, 1].")
         options = dict(guidance=guidance, rescale=rescale, generator=generator)
         return score_distillation(self.encode(renders), self.noise_predictor(azimuths_deg), self.abar, t, **options)
 
@@ -200,73 +178,54 @@ class StableGuide(nn.Module):
     def from_pretrained(
         cls,
         model: str,
-        prompt: str = "",
+        prompt: str,
         motion: str | None = None,
         negative: str = "",
-        text: Float[Tensor, "4 l d"] | None = None,
-        betas: Literal["linear", "scaled_linear"] | None = None,
         config: StableGuideConfig | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> "StableGuide":
         """A published Stable Diffusion by its name, or a folder with one; safetensors only.
 
         Args:
-            model: with `unet`, `vae`, `scheduler`, and for a prompt `text_encoder` and `tokenizer`.
-            prompt: what to see; "front view" and so on are added.
-            motion: a motion adapter of AnimateDiff for this model, or a folder with one; without, each frame is seen
-                by itself.
-            negative: what to keep away from.
-            text: in place of prompts, see `StableGuide`.
-            betas: linear, or linear in the square root; left out, AnimateDiff's with motion, else the scheduler's own.
-            config: what it looks at.
+            model: with `unet`, `vae`, `scheduler`, `text_encoder` and `tokenizer`.
+            prompt: the caption; "front view" and so on are added.
+            motion: a motion adapter of AnimateDiff for this model, or a folder with one; without, frames are denoised
+                by themselves.
+            negative: the negative prompt.
+            config: which renders it takes.
             dtype: of the U-Net; the autoencoder, through which gradients go, keeps 32 bits.
 
         Raises:
-            ValueError: no diffusers or transformers; something is not there, lacks tensors or does not fit; neither a
-                prompt nor text, or both.
+            ValueError: no prompt; no diffusers or transformers; parts that are missing, lack tensors or do not fit.
         """
-        if bool(prompt.strip()) == (text is not None):
-            raise ValueError(f"prompt is {prompt!r} and text is {'given' if text is not None else None}; expected one.")
-        try:
-            from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
-        except ImportError as reason:
-            raise missing(reason) from None
-        unet = load_model(UNet2DConditionModel, model, "unet", torch_dtype=dtype)
+        if not prompt.strip():
+            raise ValueError(f"prompt is {prompt!r}; expected a caption.")
+        diffusers = library("diffusers")
+        unet = load_model(diffusers.UNet2DConditionModel, model, "unet", torch_dtype=dtype)
         if motion is not None:
-            adapter = load_model(MotionAdapter, motion, torch_dtype=dtype)
+            adapter = load_model(diffusers.MotionAdapter, motion, torch_dtype=dtype)
             try:
-                unet = UNetMotionModel.from_unet2d(unet, adapter)
+                unet = diffusers.UNetMotionModel.from_unet2d(unet, adapter)
             except (ValueError, RuntimeError) as reason:
                 said = str(reason).strip().partition("\n")[0].rstrip(".:")
                 raise ValueError(f"motion {motion!r} does not fit {model!r} ({said}).") from None
-        vae = load_model(AutoencoderKL, model, "vae")
-        betas = betas or ("linear" if motion is not None else None)
-        options = {} if betas is None else dict(beta_schedule=betas)
-        scheduler = load(DDIMScheduler.from_pretrained, model, "scheduler", **options)
+        vae = load_model(diffusers.AutoencoderKL, model, "vae")
+        betas = {} if motion is None else dict(beta_schedule="linear")  # AnimateDiff's
+        scheduler = load(diffusers.DDIMScheduler.from_pretrained, model, "scheduler", **betas)
         schedule = NoiseSchedule(len(scheduler.alphas_cumprod))
         schedule.abar = scheduler.alphas_cumprod.float()
-        if text is None:
-            text = read_captions(model, [*(f"{prompt.strip()}, {side}" for side in SIDES), negative])
-        predicts = scheduler.config.prediction_type
-        return cls(unet, vae, schedule, text.float(), config, predicts)
+        text = read_captions(model, [*(f"{prompt.strip()}, {side}" for side in SIDES), negative])
+        return cls(unet, vae, schedule, text, config, scheduler.config.prediction_type)
 
 
 @torch.no_grad()
 def read_captions(model: str, captions: Sequence[str]) -> Float[Tensor, "n l d"]:
-    """Tokens of captions, as the text encoder of a published Stable Diffusion gives them to its U-Net.
-
-    Raises:
-        ValueError: no transformers, or no text encoder.
-    """
-    try:
-        from transformers import CLIPTextModel, CLIPTokenizer
-    except ImportError as reason:
-        raise missing(reason) from None
-    tokenizer = load(CLIPTokenizer.from_pretrained, model, "tokenizer")
-    reader = load_model(CLIPTextModel, model, "text_encoder")
-    if len(tokenizer) < reader.config.vocab_size:  # where there are no files, transformers makes up an empty one
-        said = f"{len(tokenizer)} tokens, and its text encoder reads {reader.config.vocab_size}"
-        raise ValueError(f"the tokenizer of {model!r} has {said}; expected a tokenizer with as many.")
+    """Tokens of captions, as the text encoder of a published Stable Diffusion gives them to its U-Net."""
+    transformers = library("transformers")
+    tokenizer = load(transformers.CLIPTokenizer.from_pretrained, model, "tokenizer")
+    reader = load_model(transformers.CLIPTextModel, model, "text_encoder")
+    if len(tokenizer) < (size := reader.config.vocab_size):  # without files transformers makes up an empty one
+        raise ValueError(f"the tokenizer of {model!r} has {len(tokenizer)} tokens; expected {size}.")
     longest = reader.config.max_position_embeddings
     options = dict(padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
     return reader.eval()(tokenizer(list(captions), **options).input_ids)[0].float()

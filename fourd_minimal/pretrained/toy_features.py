@@ -1,22 +1,21 @@
-"""Features of pictures and videos for the metrics that want a network, where CLIP's and I3D's weights are not at hand.
+"""Features of toy pictures and videos for metrics, where the weights of CLIP and I3D are unavailable.
 
 CLIP similarity (Radford et al. 2021, arXiv 2103.00020) and FVD (Unterthiner et al. 2018, arXiv 1812.01717) compare
-features of networks that know the world. This one knows the procedural world alone: it has learned to name the shape,
-the colour and the motion of what a video of it shows, as I3D has learned to name 400 actions.
+features of networks trained on the real world. This one was trained on the procedural world alone, to classify the
+shape, the colour and the motion in a video, as I3D classifies 400 actions:
 
-    picture -> 32 numbers           convolutions, then one linear map of all that they found, place by place
+    picture -> 32 numbers           convolutions, then one linear map of all places
     video   -> 16 numbers           the same of 8 frames, convolved along time; the mean and the largest over time
 
-So a number from it is never CLIP-I, CLIP-C or FVD: it is "picture similarity, toy features", "adjacent similarity over
-time, toy features", "Frechet distance, toy features". It orders results of this world, and means nothing outside. The
-features of videos have mean 0 and covariance 1 over this world; compare distances by one file of weights only.
+So a number from it is never CLIP-I, CLIP-C or FVD: it is "picture similarity, toy features", "Frechet distance, toy
+features". It orders results of this world, and means nothing outside. The features of videos have mean 0 and covariance
+1 over this world; compare distances by one file of weights only.
 
 Departures: everything is small, and assumed. There are 16 features, not I3D's 400 or 2048, so that a covariance is well
 conditioned from 32 videos on.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -25,21 +24,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fourd_minimal.metrics import check
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
-
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "toy_features"}
+from fourd_minimal.systems.weights import Pretrained
 
 
 @dataclass(frozen=True)
 class ToyFeaturesConfig:
-    """The network, and what it has learned to name."""
+    """The network, and its classes."""
 
     labels: tuple[tuple[str, tuple[str, ...]], ...]
-    """Questions, each with its answers; the last one is asked of videos only."""
+    """Attributes, each with its classes; the last one is of videos only."""
     image_size: int = 32
-    """To which every picture is brought."""
+    """To which every picture is resized."""
     frames: int = 8
-    """To which every video is brought."""
+    """To which every video is resampled."""
     widths: tuple[int, ...] = (24, 48, 96)
     """Channels of the convolutions, each at half the size of the one before."""
     picture_dim: int = 32
@@ -48,24 +45,26 @@ class ToyFeaturesConfig:
 
     def __post_init__(self):
         if not self.labels or any(len(answers) < 2 for _, answers in self.labels):
-            raise ValueError(f"labels is {self.labels}; expected at least one question, each with 2 answers or more.")
+            raise ValueError(f"labels is {self.labels}; expected at least one attribute, each of 2 classes or more.")
         if self.image_size % 2 ** len(self.widths) or any(width % 8 for width in self.widths):
-            raise ValueError(
-                f"image_size is {self.image_size}, widths are {self.widths}; a size that can be halved "
-                f"{len(self.widths)} times and widths in eights are wanted."
-            )
+            fits = f"a multiple of {2 ** len(self.widths)}, and multiples of 8"
+            raise ValueError(f"image_size is {self.image_size}, widths are {self.widths}; expected {fits}.")
         if self.frames < 2:
             raise ValueError(f"frames is {self.frames}; expected at least 2.")
 
 
-class ToyFeatures(nn.Module):
-    """Pictures and videos in, features out."""
+class ToyFeatures(Pretrained):
+    """Pictures and videos in, features out.
+
+    >>> ToyFeatures.from_pretrained("toy").config.video_dim
+    16
+    """
+
+    config_class, shipped, file = ToyFeaturesConfig, "toy_features", "features.safetensors"
 
     def __init__(self, config: ToyFeaturesConfig):
         super().__init__()
         self.config = config
-        self.notes: dict = {}
-        """How loaded weights were made."""
         layers, given = [], 3
         for width in config.widths:
             kernel = 5 if given == 3 else 3
@@ -85,28 +84,6 @@ class ToyFeatures(nn.Module):
             for dim, labels in ((config.picture_dim, config.labels[:-1]), (config.video_dim, config.labels))
         )
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "ToyFeatures":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> ToyFeatures.from_pretrained("toy").config.video_dim
-        16
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "features.safetensors"
-        tensors, config, notes = load_weights(path, ToyFeaturesConfig)
-        model = cls(config).requires_grad_(False)
-        model.notes = notes
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "features.safetensors", tensors, self.config, **notes)
-
     def pictures(self, pictures: Float[Tensor, "n *picture"]) -> Float[Tensor, "n d"]:
         """Features of pictures `(n, 3, h, w)` in [0, 1], of any size.
 
@@ -114,7 +91,7 @@ class ToyFeatures(nn.Module):
             ValueError: another shape, values outside [0, 1], NaN, or one colour everywhere.
         """
         _check("pictures", pictures, 4, "(n, 3, h, w)")
-        return self._see(pictures)
+        return self._embed(pictures)
 
     def videos(self, videos: Float[Tensor, "n *video"]) -> Float[Tensor, "n d"]:
         """Features of videos `(n, t, 3, h, w)` in [0, 1], of any size; of t frames the nearest to 8 even moments count.
@@ -123,16 +100,16 @@ class ToyFeatures(nn.Module):
             ValueError: another shape, a single frame, values outside [0, 1], NaN, or one colour everywhere.
         """
         _check("videos", videos, 5, "(n, t, 3, h, w)")
-        return self._watch(self._frames(videos))
+        return self._pool(self._frames(videos))
 
     def forward(self, videos: Float[Tensor, "n t 3 h w"]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Question -> scores of its answers: of every frame `(n, t, answers)`, and of whole videos `(n, answers)`."""
+        """Attribute -> logits of its classes: of every frame `(n, t, classes)`, and of whole videos `(n, classes)`."""
         frames = self._frames(videos)
-        seen, watched = self.of_picture.items(), self.of_video.items()
-        video = self._watch(frames)
-        return {name: head(frames) for name, head in seen}, {name: head(video) for name, head in watched}
+        video = self._pool(frames)
+        of_frames = {name: head(frames) for name, head in self.of_picture.items()}
+        return of_frames, {name: head(video) for name, head in self.of_video.items()}
 
-    def _see(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    def _embed(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         side = self.config.image_size
         if pictures.shape[-2:] != (side, side):
             pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True, align_corners=False)
@@ -140,9 +117,9 @@ class ToyFeatures(nn.Module):
 
     def _frames(self, videos: Float[Tensor, "n t 3 h w"]) -> Float[Tensor, "n frames d"]:
         moments = torch.linspace(0, videos.shape[1] - 1, self.config.frames).round().long()
-        return self._see(videos[:, moments.to(videos.device)].flatten(0, 1)).unflatten(0, (len(videos), -1))
+        return self._embed(videos[:, moments.to(videos.device)].flatten(0, 1)).unflatten(0, (len(videos), -1))
 
-    def _watch(self, frames: Float[Tensor, "n t d"]) -> Float[Tensor, "n dim"]:
+    def _pool(self, frames: Float[Tensor, "n t d"]) -> Float[Tensor, "n dim"]:
         found = self.along_time(rearrange(frames, "n t d -> n d t"))
         return self.to_video(torch.cat([found.mean(-1), found.amax(-1)], -1))
 

@@ -4,18 +4,17 @@
     model.load_sync("runs/wan/sync.safetensors")
     grid = model.generate(fixed_view, freeze_time, text)
 
-On square grids the library's own `forward` runs, with the hooks of `synchronised.py`. Sequences of two lengths do not
-fit one batch, so other grids are driven by hand: patches, rotary angles, conditions, blocks (`two_stream.TwoStream`),
-output. Wan predicts eps - x at timestep 1000 sigma: our velocity.
+Wan's forward pass is repeated here in its parts, patches, conditions, blocks, output, with `two_stream.TwoStream` where
+the library loops over its blocks. Wan predicts eps - x at timestep 1000 sigma: our velocity. (To save memory wrap each
+`block.forward` in a checkpoint; the library's own switch does nothing here.)
 
 Departures from the paper, whose base model is not public, and what they cost:
 - The base works on latents, and Wan's VAE makes one of four frames. Rows and columns would not share them. So every
-  frame is encoded and decoded on its own, as a video of one frame: one latent for every cell. Wan has seen such latents
-  only as first frames, and neighbours four frames apart: give it every fourth frame of a video.
+  frame is encoded and decoded on its own: one latent for every cell. Wan has seen such latents only as first frames,
+  and neighbours four frames apart: give it every fourth frame of a video.
 - Known cells are clean latents at timestep 0, so every token has its timestep. Wan 2.1 never saw two noise levels in
-  one video; the sync layers, all that is trained, must learn what to make of them. (Wan 2.2's TI2V-5B was trained that
-  way and has the same classes; not tried.) It also means a modulation for every token: 1.4 GB in bf16 for 5x5 cells of
-  480x832 pixels.
+  one video; the sync layers, all that is trained, must learn to handle them. (Wan 2.2's TI2V-5B was trained that way
+  and has the same classes; not tried.) A modulation for every token is 1.4 GB in bf16 for 5x5 cells of 480x832 pixels.
 - The two contexts are two endings of the prompt (`wan_text.py`), not learned embeddings.
 - Sync layers are modulated by the base's own embedding of each cell's timestep. A soft one has 8 d^2 weights: 0.57
   billion in all for the 1.3B model.
@@ -27,44 +26,41 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fourd_minimal.pretrained.published import load, load_model, missing
-from fourd_minimal.pretrained.synchronised import synchronised
+from fourd_minimal.pretrained.published import library, load, load_model
 from fourd_minimal.pretrained.wan_text import Contexts
 from fourd_minimal.rectified_flow import add_noise, euler, velocity
-from fourd_minimal.systems.conditioning import FIRST_FRAMES_FAIL, assemble, known_cells
-from fourd_minimal.systems.designs import build
+from fourd_minimal.systems.conditioning import assemble, check_first_frames, known_cells
+from fourd_minimal.systems.designs import TwoStreams, build
 from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import TwoStream, columns, rows
 
-WanDesign = Literal["soft", "hard", "hard_wide", "average", "weighted"]
-"""The designs with two streams (`systems.designs`); the last two need no training."""
 TIMESTEPS = 1000
 """Wan's timestep of pure noise."""
 
 
 @dataclass(frozen=True)
 class TwoStreamWanConfig:
-    """What a file of sync layers was made for."""
+    """The base and the design of trained sync layers."""
 
     base: str
     """Name or folder of the video model."""
     dim: int
     depth: int
-    sync: WanDesign = "soft"
+    sync: TwoStreams = "soft"
     shift: float = 3.0
     """Of noise levels towards 1, as the base's scheduler has it; `rectified_flow.shift_sigma`."""
 
 
 class InOwnPrecision(nn.Module):
-    """A sync layer in the precision of its weights, between blocks in theirs."""
+    """A sync layer in the precision of its weights, between blocks in another."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
@@ -87,11 +83,10 @@ class TwoStreamWan(nn.Module):
         name: of the base, for the file of sync layers.
 
     Raises:
-        ValueError: a model that takes more than latents and text, a VAE of other latents, or a design without two
-            streams.
+        ValueError: a base that takes more than latents and text, a VAE of other latents, a design without two streams.
     """
 
-    def __init__(self, base: nn.Module, vae: nn.Module, sync: WanDesign = "soft", shift: float = 3.0, name: str = ""):
+    def __init__(self, base: nn.Module, vae: nn.Module, sync: TwoStreams = "soft", shift: float = 3.0, name: str = ""):
         super().__init__()
         channels, latents = base.config.in_channels, vae.config.z_dim
         if channels != latents or base.config.patch_size[0] != 1:
@@ -99,8 +94,8 @@ class TwoStreamWan(nn.Module):
                 f"{name or 'base'} takes {channels} channels in patches of {base.config.patch_size[0]} frames, its VAE "
                 f"makes {latents}; expected a text-to-video model with the VAE's channels and patches of one frame."
             )
-        if sync not in get_args(WanDesign):
-            raise ValueError(f"sync is {sync!r}; it must be one of {', '.join(get_args(WanDesign))}.")
+        if sync not in get_args(TwoStreams):
+            raise ValueError(f"sync is {sync!r}; expected one of {', '.join(get_args(TwoStreams))}.")
         self.base, self.vae = base.eval().requires_grad_(False), vae.eval().requires_grad_(False)
         dim = base.config.num_attention_heads * base.config.attention_head_dim
         self.config = TwoStreamWanConfig(str(name), dim, len(base.blocks), sync, shift)
@@ -112,7 +107,7 @@ class TwoStreamWan(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, sync: WanDesign = "soft", dtype: torch.dtype = torch.bfloat16
+        cls, name: str | Path, sync: TwoStreams = "soft", dtype: torch.dtype = torch.bfloat16
     ) -> "TwoStreamWan":
         """Load `transformer`, `vae` and the shift of `scheduler` from a repository or folder in diffusers' layout.
 
@@ -124,13 +119,10 @@ class TwoStreamWan(nn.Module):
         Raises:
             ValueError: no such model, no safetensors, or tensors that are not there.
         """
-        try:
-            from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-        except ImportError as reason:
-            raise missing(reason) from None
-        base = load_model(WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
-        vae = load_model(AutoencoderKLWan, name, "vae")
-        scheduler = load(UniPCMultistepScheduler.load_config, name, "scheduler")
+        diffusers = library("diffusers")
+        base = load_model(diffusers.WanTransformer3DModel, name, "transformer", torch_dtype=dtype)
+        vae = load_model(diffusers.AutoencoderKLWan, name, "vae")
+        scheduler = load(diffusers.UniPCMultistepScheduler.load_config, name, "scheduler")
         vae.enable_slicing()  # one frame after another: memory does not grow with the grid
         return cls(base, vae, sync, scheduler.get("flow_shift") or scheduler.get("shift") or 3.0, str(name))
 
@@ -146,7 +138,7 @@ class TwoStreamWan(nn.Module):
             ValueError: a size that is not in multiples of `unit`.
         """
         if any(length < self.unit or length % self.unit for length in image_size):
-            raise ValueError(f"image_size is {tuple(image_size)}; this model wants multiples of {self.unit} pixels.")
+            raise ValueError(f"image_size is {tuple(image_size)}; expected multiples of {self.unit} pixels.")
         h, w = (length // self.vae.config.scale_factor_spatial for length in image_size)
         return self.vae.config.z_dim, h, w
 
@@ -172,19 +164,16 @@ class TwoStreamWan(nn.Module):
         path = Path(path)
         tensors, config, notes = load_weights(path, TwoStreamWanConfig)
         if notes.pop("base", None) != self.base_fingerprint():
-            raise ValueError(
-                f"{path} was trained on the blocks of {config.base}; these, of {self.config.base}, differ."
-            )
-        like = next(self.base.parameters())
+            raise ValueError(f"{path} was trained on {config.base}, whose blocks differ from {self.config.base}'s.")
         ours = TwoStreamWan(self.base, self.vae, config.sync, config.shift, self.config.base)
         load_into(ours.trained(), tensors, path)
         self.config, self.sync = ours.config, ours.sync
-        self.trained().to(like.device).requires_grad_(False)
+        self.trained().to(next(self.base.parameters()).device).requires_grad_(False)
         return notes
 
     @torch.no_grad()
     def encode(self, frames: Float[Tensor, "*cells 3 h w"]) -> Float[Tensor, "*cells c i j"]:
-        """Latents of single frames in [-1, 1], normalised as Wan wants them."""
+        """Latents of single frames in [-1, 1], normalised as Wan expects them."""
         pictures = frames.reshape(-1, 3, 1, *frames.shape[-2:]).to(self.vae.dtype)
         with torch.autocast(frames.device.type, enabled=False):
             latents = self.vae.encode(pictures).latent_dist.mode()[:, :, 0]
@@ -193,7 +182,7 @@ class TwoStreamWan(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "*cells c i j"]) -> Float[Tensor, "*cells 3 h w"]:
-        """Frames in [-1, 1], each from its own latent: the way back from `encode`."""
+        """Frames in [-1, 1], each from its own latent; the inverse of `encode`."""
         flat = latents.flatten(0, -4).to(self.vae.dtype)
         mean, std = self._statistics(flat)
         with torch.autocast(latents.device.type, enabled=False):
@@ -201,6 +190,7 @@ class TwoStreamWan(nn.Module):
         return frames.unflatten(0, latents.shape[:-3])
 
     def _statistics(self, like: Tensor) -> Iterator[Tensor]:
+        """Mean and standard deviation of latents."""
         config = self.vae.config
         return (torch.tensor(value).to(like)[:, None, None] for value in (config.latents_mean, config.latents_std))
 
@@ -215,59 +205,29 @@ class TwoStreamWan(nn.Module):
         """Eq. 4: the velocity eps - x of a noisy grid of latents whose first row and column are given.
 
         Args:
-            x: noisy latents; what they hold at known cells is not looked at.
+            x: noisy latents; known cells are replaced.
             sigma: one noise level in [0, 1] per grid, for its unknown cells.
-            clean: the known cells; not looked at elsewhere.
+            clean: the known cells; ignored elsewhere.
             text: embedded prompts.
             observe: see `TwoStream.forward`.
-
-        Raises:
-            ValueError: the library's own gradient checkpointing is on (see `synchronised`).
         """
-        if self.base.gradient_checkpointing and torch.is_grad_enabled():
-            raise ValueError("base has diffusers' checkpointing on, which passes over sync layers: wrap block.forward.")
         b, v, t = x.shape[:3]
         seen = known_cells(v, t).to(x.device)
         x = torch.where(seen[..., None, None, None], clean, x)
         levels = TIMESTEPS * sigma[:, None, None] * ~seen
-        streams = [
-            self._inputs(rearrange(x, "b v t ... -> (b t) v ..."), rearrange(levels, "b v t -> (b t) v"), text.freeze),
-            self._inputs(rearrange(x, "b v t ... -> (b v) t ..."), rearrange(levels, "b v t -> (b v) t"), text.dynamic),
-        ]
-        cond = self._embed_levels(levels)
-        view, time = (self._hooked if v == t else self._driven)(streams, cond, observe)
-        view, time = (
-            rearrange(view, "(b t) c v h w -> b v t c h w", b=b),
-            rearrange(time, "(b v) c t ... -> b v t c ...", b=b),
-        )
-        return ((view + time) / 2).to(x)
 
-    def _inputs(self, videos: Tensor, levels: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the base's `forward` takes, for one stream: videos, a timestep for every token, text."""
-        patch, own = self.base.config.patch_size[1], self.base.patch_embedding.weight.dtype
-        tokens = videos.shape[-1] * videos.shape[-2] // patch**2
-        timesteps = repeat(levels, "s f -> s (f n)", n=tokens)
-        text = repeat(text, "b l d -> (b r) l d", r=len(videos) // len(text))
-        return rearrange(videos, "s f c h w -> s c f h w").to(own), timesteps, text.to(own)
+        # Embed columns and rows; every token has its cell's timestep.
+        columns_in = rearrange(x, "b v t ... -> (b t) v ..."), rearrange(levels, "b v t -> (b t) v")
+        rows_in = rearrange(x, "b v t ... -> (b v) t ..."), rearrange(levels, "b v t -> (b v) t")
+        view, temb_view, cond_view = self._embed(*columns_in, text.freeze)
+        time, temb_time, cond_time = self._embed(*rows_in, text.dynamic)
 
-    def _embed_levels(self, levels: Float[Tensor, "b v t"]) -> Float[Tensor, "b v t k"]:
-        """The base's embedding of every cell's timestep."""
+        # The base's blocks as two streams, with a sync layer after each, which gets every cell's embedded timestep.
         embedder = self.base.condition_embedder
         waves = embedder.timesteps_proj(levels.flatten()).to(embedder.time_embedder.linear_1.weight.dtype)
-        return embedder.time_embedder(waves).unflatten(0, levels.shape)
-
-    def _hooked(self, streams: list, cond: Tensor, observe: Callable | None) -> tuple[Tensor, Tensor]:
-        """Square grids: the library's forward, both streams as one batch."""
-        videos, timesteps, text = (torch.cat(pair) for pair in zip(*streams, strict=True))
-        with synchronised(self.base.blocks, self.sync, cond, observe):
-            return self.base(videos, timesteps, text, return_dict=False)[0].chunk(2)
-
-    def _driven(self, streams: list, cond: Tensor, observe: Callable | None) -> tuple[Tensor, Tensor]:
-        """Any grid: what the library's forward does, by hand, with `TwoStream` where it runs its blocks."""
-        v, t = cond.shape[1:3]
-        (view, temb_view, cond_view), (time, temb_time, cond_time) = (self._embed(*inputs) for inputs in streams)
-        meet = TwoStream([partial(_block, block) for block in self.base.blocks], self.sync)
-        view, time = meet(
+        cond = embedder.time_embedder(waves).unflatten(0, levels.shape)
+        streams = TwoStream([partial(_block, block) for block in self.base.blocks], self.sync)
+        view, time = streams(
             rearrange(view, "(b t) (v n) d -> b v t n d", v=v, t=t),
             rearrange(time, "(b v) (t n) d -> b v t n d", v=v, t=t),
             cond_view,
@@ -275,16 +235,23 @@ class TwoStreamWan(nn.Module):
             cond,
             observe,
         )
-        sizes = (videos.shape[-2:] for videos, *_ in streams)
-        return tuple(
-            self._unembed(tokens, temb, size)
-            for tokens, temb, size in zip((columns(view), rows(time)), (temb_view, temb_time), sizes, strict=True)
-        )
 
-    def _embed(self, videos: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Tokens, their timesteps' embedding, and what the blocks get."""
-        embedder = partial(self.base.condition_embedder, timestep_seq_len=timesteps.shape[1])
-        temb, modulation, text, _ = embedder(timesteps.flatten(), text)
+        # Back to latents; the output is the mean of both streams.
+        view = self._unembed(columns(view), temb_view, x.shape[-2:])
+        time = self._unembed(rows(time), temb_time, x.shape[-2:])
+        view = rearrange(view, "(b t) c v h w -> b v t c h w", b=b)
+        time = rearrange(time, "(b v) c t h w -> b v t c h w", b=b)
+        return ((view + time) / 2).to(x)
+
+    def _embed(self, videos: Tensor, levels: Tensor, text: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Tokens of videos `(s, f, c, h, w)`, their timesteps' embedding, and the conditions of the blocks."""
+        patch, own = self.base.config.patch_size[1], self.base.patch_embedding.weight.dtype
+        videos = rearrange(videos, "s f c h w -> s c f h w").to(own)
+        timesteps = repeat(levels, "s f -> s (f n)", n=videos.shape[-1] * videos.shape[-2] // patch**2)
+        text = repeat(text, "b l d -> (b r) l d", r=len(videos) // len(text)).to(own)
+        temb, modulation, text, _ = self.base.condition_embedder(
+            timesteps.flatten(), text, timestep_seq_len=timesteps.shape[1]
+        )
         tokens = rearrange(self.base.patch_embedding(videos), "s d f h w -> s (f h w) d").contiguous()
         return tokens, temb, (text, modulation.unflatten(2, (6, -1)), *self.base.rope(videos))
 
@@ -295,14 +262,6 @@ class TwoStreamWan(nn.Module):
         _, p, q = self.base.config.patch_size
         h, w = size[0] // p, size[1] // q
         return rearrange(tokens, "s (f h w) (p q c) -> s c f (h p) (w q)", h=h, w=w, p=p, q=q)
-
-    def denoise_grid(
-        self, x: Tensor, sigma: Tensor, clean: Tensor, text: Contexts, observe: Callable | None = None
-    ) -> Float[Tensor, "b v t c h w"]:
-        """Clean latents, x_sigma - sigma v: the toy's `denoise_grid`. Arguments as in `velocity_grid`."""
-        seen = known_cells(*x.shape[1:3]).to(x.device)[..., None, None, None]
-        predicted = x - sigma[:, None, None, None, None, None] * self.velocity_grid(x, sigma, clean, text, observe)
-        return torch.where(seen, clean, predicted)
 
     def loss(
         self,
@@ -330,12 +289,9 @@ class TwoStreamWan(nn.Module):
         """Noise to grids of latents, yielding every state; known cells come from `clean` and hold still throughout.
 
         Args:
-            clean: the known cells.
-            text: embedded prompts.
-            n_steps: Euler steps.
-            seed: of the noise, drawn on the CPU, so that it means the same on every device.
-            guidance: v = v_negative + guidance (v_text - v_negative); 1 asks once and needs no `negative`. Two given
-                videos say more than text does, so none is the default.
+            clean, text: known cells and embedded prompts.
+            n_steps, seed: Euler steps, and of the noise, drawn on the CPU.
+            guidance: v = v_negative + guidance (v_text - v_negative); 1, the default, needs no `negative`.
             negative: embedded prompts to move away from, "" as a rule.
 
         Raises:
@@ -368,14 +324,20 @@ class TwoStreamWan(nn.Module):
         """Two videos in, a grid out; everything in [0, 1]. Other arguments as in `sample_grid`.
 
         Args:
-            fixed_view: `(t, 3, h, w)`. The scene moves, the camera rests: the grid's first row.
-            freeze_time: `(v, 3, h, w)`. The camera moves, the scene rests: the first column.
+            fixed_view: `(t, 3, h, w)`, the grid's first row.
+            freeze_time: `(v, 3, h, w)`, the first column.
 
         Raises:
             ValueError: sizes that differ or are not in multiples of `unit`, fewer than 2 frames, NaN or values outside
                 [0, 1], or first frames that are not the same picture.
         """
-        self._check_videos(fixed_view, freeze_time)
+        for name, video in (("fixed_view", fixed_view), ("freeze_time", freeze_time)):
+            check_pixels(name, video)
+            if video.ndim != 4 or len(video) < 2 or video.shape[1:] != (3, *fixed_view.shape[2:]):
+                size = "x".join(map(str, fixed_view.shape[2:]))
+                raise ValueError(f"{name} has shape {tuple(video.shape)}; expected (2 or more, 3, h, w), as {size}.")
+        self.latent_shape(tuple(fixed_view.shape[2:]))
+        check_first_frames(fixed_view[0], freeze_time[0])
         where = next(self.base.parameters()).device
         latents = [self.encode(video.to(where).float() * 2 - 1) for video in (fixed_view, freeze_time)]
         *_, sample = self.sample_grid(assemble(*latents), text, n_steps, seed, guidance, negative)
@@ -383,23 +345,6 @@ class TwoStreamWan(nn.Module):
         grid[:, 0], grid[0] = freeze_time, fixed_view  # exactly as given
         return grid
 
-    def _check_videos(self, fixed_view: Tensor, freeze_time: Tensor) -> None:
-        """One clear sentence for whatever is wrong with the two videos."""
-        for name, video in (("fixed_view", fixed_view), ("freeze_time", freeze_time)):
-            check_pixels(name, video)
-            if video.ndim != 4 or video.shape[1] != 3 or len(video) < 2:
-                raise ValueError(f"{name} has shape {tuple(video.shape)}; expected (2 frames or more, 3, h, w).")
-        if fixed_view.shape[2:] != freeze_time.shape[2:]:
-            sizes = ("x".join(map(str, video.shape[2:])) for video in (freeze_time, fixed_view))
-            raise ValueError("freeze_time has {} pixels, fixed_view {}; both must have the same.".format(*sizes))
-        self.latent_shape(tuple(fixed_view.shape[2:]))
-        gap = (fixed_view[0] - freeze_time[0]).abs().mean().item()
-        if gap > FIRST_FRAMES_FAIL:
-            raise ValueError(
-                f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average; both videos must "
-                f"start at the same picture (at most {FIRST_FRAMES_FAIL} is let through)."
-            )
 
-
-def _block(block: nn.Module, tokens: Tensor, text: Tensor, modulation: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return block(tokens, text, modulation, (cos, sin))
+def _block(block: nn.Module, tokens: Tensor, text: Tensor, modulation: Tensor, *rope: Tensor) -> Tensor:
+    return block(tokens, text, modulation, rope)

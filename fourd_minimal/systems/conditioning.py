@@ -1,4 +1,4 @@
-"""What a grid is completed from: which cells are known, how two videos become cells, what they let one guess."""
+"""The conditioning of a grid: which cells are known, how two videos become cells, the linear estimate from them."""
 
 import warnings
 
@@ -13,7 +13,7 @@ FIRST_FRAMES_WARN, FIRST_FRAMES_FAIL = 0.02, 0.1
 
 
 def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
-    """The cells that are given: the first row and the first column.
+    """The known cells by default: the first row and the first column.
 
     >>> known_cells(2, 3)
     tensor([[ True,  True,  True],
@@ -25,25 +25,17 @@ def known_cells(views: int, times: int) -> Bool[Tensor, "v t"]:
 
 
 def check_first_frames(fixed_view: Float[Tensor, "3 h w"], freeze_time: Float[Tensor, "3 h w"]) -> None:
-    """The two videos start at the same picture: a warning where they differ a little.
-
-    Raises:
-        ValueError: they differ by more than compression explains.
-    """
+    """The two videos start at the same picture: a warning where they differ a little, a ValueError where by more."""
     gap = (fixed_view - freeze_time).abs().mean().item()
-    said = f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average"
+    difference = f"The first frames of fixed_view and freeze_time differ by {gap:.3f} on average"
     if gap > FIRST_FRAMES_FAIL:
-        raise ValueError(f"{said}; expected the same picture (at most {FIRST_FRAMES_FAIL} is accepted).")
+        raise ValueError(f"{difference}; expected the same picture (at most {FIRST_FRAMES_FAIL} is accepted).")
     if gap > FIRST_FRAMES_WARN:
-        warnings.warn(f"{said}; fixed_view's is used.", stacklevel=3)
+        warnings.warn(f"{difference}; fixed_view's is used.", stacklevel=3)
 
 
 def check_known(known: Tensor, views: int, times: int) -> Bool[Tensor, "v t"]:
-    """A mask of known cells, as one for a grid.
-
-    Raises:
-        ValueError: another shape or type, no cell known, or all.
-    """
+    """A mask of known cells; a ValueError for another shape or type, and where no cell is known, or all."""
     known = torch.as_tensor(known)
     if known.dtype != torch.bool or tuple(known.shape) != (views, times):
         raise ValueError(f"known is {known.dtype} of shape {tuple(known.shape)}; expected bool of {(views, times)}.")
@@ -83,11 +75,11 @@ def check_video(name: str, video: Tensor, most: int | None, size: tuple[int, int
         raise ValueError(f"{name} has shape {tuple(video.shape)}; expected (frames, 3, {h}, {w}).")
     if tuple(video.shape[2:]) != (h, w):
         given = "x".join(map(str, video.shape[2:]))
-        raise ValueError(f"{name} has {given} pixels; this model wants {h}x{w}: read_video(path, size={h}) resizes.")
+        raise ValueError(f"{name} has {given} pixels; expected {h}x{w}: read_video(path, size={h}) resizes.")
     if len(video) < 2:
         raise ValueError(f"{name} has {len(video)} frames; expected at least 2.")
     if most is not None and len(video) > most:
         raise ValueError(
-            f"{name} has {len(video)} frames; this model takes 2 to {most} at once: read_video(path, frames={most}), "
+            f"{name} has {len(video)} frames; expected 2 to {most}: read_video(path, frames={most}), "
             "or generate(..., windows=True) for a longer grid."
         )

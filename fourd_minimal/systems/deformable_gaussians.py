@@ -1,4 +1,4 @@
-"""A grid of frames becomes a scene that moves and that a free camera can visit.
+"""A grid of frames becomes a moving scene for a free camera: deformable Gaussians.
 
 Supplement of 4Real-Video, section 6. A cloud of isotropic Gaussians (`gaussians.py`) is canonical; for the frame of
 view i at time j its points are
@@ -6,17 +6,16 @@ view i at time j its points are
     p_ij = p + dp^v_i + dp^t_j                                                                         (eq. 11)
 
 dp^t is an MLP of position and time. dp^v lets the frames of one view differ a little from those of another, as
-generated frames do. It comes from tracks through the freeze-time video, not from the rendering loss: what the tracks
-explain, the motion need not. A free camera sees dp^v = 0, or what lies between its two neighbours (`between_views`).
+generated frames do. It comes from tracks through the freeze-time video, not from the rendering loss. A free camera has
+dp^v = 0, or an interpolation of its two neighbours' (`between_views`).
 
-    1. points, colours and dp^v from tracks          given by the caller; `random_scene` where there are none
+    1. points, colours and dp^v from tracks          given by the caller; `random_scene` without tracks
     2. `remove_floaters`                             opacities alone, over the freeze-time video
     3. `fit`                                         everything but dp^v, over the grid
 
-Departures: the paper gives neither counts nor learning rates; ours are for small pictures. What is behind the cloud
-is a small picture of its own, the same in every frame, as in our toy worlds; the paper's background is made of
-Gaussians. Our cameras are known, so dp^v is only what they do not explain; the paper's holds the camera's motion as
-well.
+Departures: the paper gives neither counts nor learning rates; ours are for small pictures. The background is a small
+picture, the same in every frame, as in our toy worlds; the paper's is made of Gaussians. Our cameras are known, so dp^v
+is only what they do not explain; the paper's holds the camera's motion as well.
 """
 
 import copy
@@ -25,22 +24,15 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Float, Real
 from torch import Tensor, nn
 
 from fourd_minimal.cameras import check_poses
 from fourd_minimal.gaussians import BLUR, NEAR, Picture, TemporalDeformation, render
 from fourd_minimal.systems.pixels import check_pixels
 
-RATES = dict(
-    points=2e-3,
-    log_radius=1e-2,
-    colour_logit=2e-2,
-    opacity_logit=3e-2,
-    background=2e-2,
-    motion=3e-3,
-    view_offsets=1e-3,
-)
+RATES = dict(points=2e-3, log_radius=1e-2, colour_logit=2e-2, opacity_logit=3e-2, background=2e-2, motion=3e-3)
+RATES |= dict(view_offsets=1e-3)
 """Learning rates of Adam, per scene unit, logarithm or logit. Assumed; for clouds of about the unit ball."""
 
 
@@ -74,9 +66,8 @@ class DeformableGaussians(nn.Module):
         super().__init__()
         counts = {len(points), len(colour), len(radius), len(points) if view_offsets is None else view_offsets.shape[1]}
         if counts != {len(points)} or not len(points):
-            raise ValueError(
-                f"points, colour, radius and view_offsets are for {sorted(counts)} Gaussians; expected one count."
-            )
+            given = "points, colour, radius and view_offsets"
+            raise ValueError(f"{given} are for {sorted(counts)} Gaussians; expected one count.")
         self.points = nn.Parameter(points.clone())
         self.log_radius = nn.Parameter(radius.log())
         self.colour_logit = nn.Parameter(colour.clamp(0.02, 0.98).logit())
@@ -87,15 +78,6 @@ class DeformableGaussians(nn.Module):
             torch.manual_seed(seed)
             self.motion = TemporalDeformation()
 
-    def subset(self, kept: Bool[Tensor, " n"]) -> "DeformableGaussians":
-        """The same scene with only these Gaussians."""
-        scene = copy.deepcopy(self)
-        for name in ("points", "log_radius", "colour_logit", "opacity_logit"):
-            setattr(scene, name, nn.Parameter(getattr(self, name).detach()[kept]))
-        if self.view_offsets is not None:
-            scene.view_offsets = nn.Parameter(self.view_offsets.detach()[:, kept])
-        return scene
-
     def positions(self, time: Float[Tensor, " b"], view: Real[Tensor, " b"] | None = None) -> Float[Tensor, "b n 3"]:
         """p_ij of eq. 11; without a view, dp^v is 0; at view 1.5 it is the mean of those of views 1 and 2."""
         moved = self.points + self.motion(self.points, time)
@@ -103,9 +85,8 @@ class DeformableGaussians(nn.Module):
             return moved
         low = view.long()
         high = (low + 1).clamp(max=len(self.view_offsets) - 1)
-        return moved + torch.lerp(
-            self.view_offsets[low], self.view_offsets[high], (view - low)[:, None, None].to(moved)
-        )
+        share = (view - low)[:, None, None].to(moved)
+        return moved + torch.lerp(self.view_offsets[low], self.view_offsets[high], share)
 
     def render(
         self,
@@ -115,32 +96,31 @@ class DeformableGaussians(nn.Module):
         size: int | tuple[int, int],
         view: Real[Tensor, "*b"] | None = None,
     ) -> Picture:
-        """What cameras see.
+        """Pictures from any number of cameras.
 
         Args:
-            c2w: camera-to-world, any number of them.
-            fov_deg: vertical field of view.
+            c2w, fov_deg: camera-to-world, and vertical field of view.
             time: in [0, 1], one for each camera or one for all.
             size: (h, w), or one number for square pictures.
-            view: whose compensation dp^v to use, for each camera, a fraction for one between two; none, for a free
-                camera, when left out.
+            view: whose dp^v to use, for each camera, a fraction for one between two; none, for a free camera, when
+                left out.
         """
         size = (size, size) if isinstance(size, int) else tuple(size)
         batch, cameras = c2w.shape[:-2], c2w.reshape(-1, 4, 4)
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         points = self.positions(time, None if view is None else view.reshape(-1))
-        look = self.log_radius.exp(), self.colour_logit.sigmoid(), self.opacity_logit.sigmoid()
+        cloud = points, self.log_radius.exp(), self.colour_logit.sigmoid(), self.opacity_logit.sigmoid()
         finer = 1.0 if self.fitted_height is None else max(1.0, size[0] / self.fitted_height)
-        seen = render(points, *look, cameras, fov_deg, size, blur=BLUR * finer**2)
-        behind = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
-        rgb = seen.rgb + (1 - seen.alpha) * behind
+        seen = render(*cloud, cameras, fov_deg, size, blur=BLUR * finer**2)
+        background = F.interpolate(self.background[None], size, mode="bilinear", align_corners=True)
+        rgb = seen.rgb + (1 - seen.alpha) * background
         return Picture(*(a.reshape(*batch, *a.shape[1:]) for a in (rgb, seen.alpha, seen.depth)))
 
 
 def between_views(c2w: Float[Tensor, "*b 4 4"], cameras: Float[Tensor, "v 4 4"]) -> Float[Tensor, "*b"]:
-    """Where along the way from the first training camera to the last others stand: 1.5 is halfway from 1 to 2.
+    """Where cameras stand along the line through the training cameras: 1.5 is halfway from 1 to 2.
 
-    The foot of the perpendicular on the nearest part of the line that joins the cameras; the ends when beyond them.
+    The foot of the perpendicular on the nearest segment; the ends when beyond them.
 
     >>> cameras = torch.eye(4).repeat(3, 1, 1)
     >>> cameras[:, 0, 3] = torch.tensor([0.0, 1.0, 3.0])
@@ -152,15 +132,15 @@ def between_views(c2w: Float[Tensor, "*b 4 4"], cameras: Float[Tensor, "v 4 4"])
     here, knots = c2w[..., None, :3, 3], cameras[:, :3, 3]
     if len(knots) == 1:
         return here.new_zeros(c2w.shape[:-2])
-    way = knots.diff(dim=0)
-    share = (((here - knots[:-1]) * way).sum(-1) / way.square().sum(-1).clamp(min=1e-12)).clamp(0, 1)
-    away = (knots[:-1] + share[..., None] * way - here).norm(dim=-1)
-    part = away.argmin(-1, keepdim=True)
-    return (part + share.gather(-1, part))[..., 0]
+    segment = knots.diff(dim=0)
+    share = (((here - knots[:-1]) * segment).sum(-1) / segment.square().sum(-1).clamp(min=1e-12)).clamp(0, 1)
+    distance = (knots[:-1] + share[..., None] * segment - here).norm(dim=-1)
+    nearest = distance.argmin(-1, keepdim=True)
+    return (nearest + share.gather(-1, nearest))[..., 0]
 
 
 def _optimiser(scene: DeformableGaussians, names: Iterable[str], faster: float = 1.0) -> torch.optim.Adam:
-    """Over the named parts only, the others held; steps that suit each."""
+    """Adam over the named parts, with `RATES`; the others are frozen."""
     scene.requires_grad_(False)
     parts = {name: getattr(scene, name).requires_grad_(True) for name in names}
     parts = {name: list(part.parameters()) if isinstance(part, nn.Module) else [part] for name, part in parts.items()}
@@ -182,16 +162,15 @@ def remove_floaters(
     n_steps: int = 80,
     keep: float = 0.3,
 ) -> DeformableGaussians:
-    """Drop the points that no frame wants, and keep the others as they were.
+    """Drop floaters, and keep the other points as they were.
 
-    Every frame of the freeze-time video is drawn again from the points *in that frame's own coordinates* (dp^v added),
-    and the error moves the opacities alone (and the background). A point on the edge between near and far hides, from
-    some frame, what that frame shows; it fades.
+    Every frame of the freeze-time video is rendered from the points *in that frame's own coordinates* (dp^v added), and
+    the error moves the opacities alone (and the background). A point that occludes, in some frame, what that frame
+    shows, fades.
 
     Args:
         scene: with the points as the tracks gave them.
-        freeze_time: in [0, 1].
-        c2w, fov_deg: of its frames.
+        freeze_time, c2w, fov_deg: its frames in [0, 1] and their cameras.
         n_steps: of Adam, each on all frames.
         keep: what fades below this opacity is dropped.
 
@@ -204,29 +183,25 @@ def remove_floaters(
     views = torch.arange(len(c2w), device=c2w.device)
     for step in range(n_steps):
         _set_rate(optimiser, step / n_steps)
-        seen = trial.render(c2w, fov_deg, 0.0, freeze_time.shape[-2:], views)
+        rendered = trial.render(c2w, fov_deg, 0.0, freeze_time.shape[-2:], views)
         optimiser.zero_grad()
-        (seen.rgb - freeze_time).square().mean().backward()
+        (rendered.rgb - freeze_time).square().mean().backward()
         optimiser.step()
-    expected = trial.opacity_logit.detach().sigmoid() > keep
-    if not expected.any():
+    kept = trial.opacity_logit.detach().sigmoid() > keep
+    if not kept.any():
         raise ValueError(f"keep is {keep}, and no point's opacity stays above it; expected a smaller one.")
-    return scene.subset(expected)
+    fewer = copy.deepcopy(scene)
+    for name in ("points", "log_radius", "colour_logit", "opacity_logit"):
+        setattr(fewer, name, nn.Parameter(getattr(scene, name).detach()[kept]))
+    if scene.view_offsets is not None:
+        fewer.view_offsets = nn.Parameter(scene.view_offsets.detach()[:, kept])
+    return fewer
 
 
 def random_scene(n_points: int, seed: int = 0, size: float = 1.0) -> DeformableGaussians:
-    """Grey Gaussians, evenly spread in a ball: where to start when nothing is known.
-
-    Args:
-        n_points: how many.
-        seed: of their positions.
-        size: the ball's radius, in scene units.
-
-    Raises:
-        ValueError: no points.
-    """
+    """Grey Gaussians, evenly spread in a ball of radius `size`: the start without tracks."""
     if n_points < 1:
-        raise ValueError(f"n_points is {n_points}; it must be at least 1.")
+        raise ValueError(f"n_points is {n_points}; expected at least 1.")
     generator = torch.Generator().manual_seed(seed)
     direction = F.normalize(torch.randn(n_points, 3, generator=generator), dim=1)
     points = size * direction * torch.rand(n_points, 1, generator=generator) ** (1 / 3)
@@ -247,9 +222,8 @@ def fit_steps(
     """Fit a scene, in place, to a grid of frames; yields the loss of every step.
 
     Args:
-        scene: where to start.
-        grid: in [0, 1]; its times are spread evenly over [0, 1].
-        c2w, fov_deg: one camera per view.
+        scene: the start.
+        grid, c2w, fov_deg: frames in [0, 1], of times spread evenly over [0, 1], and one camera per view.
         n_steps: of Adam, each on `batch` frames.
         optimise_views: let the rendering loss move dp^v too; the paper takes it from tracks, as more robust.
         seed: of the order of the frames.
@@ -271,8 +245,8 @@ def fit_steps(
             queue = torch.cat([queue, torch.randperm(views * times, generator=generator)])
         cells, queue = queue[:batch].to(grid.device), queue[batch:]
         view, time = cells // times, cells % times
-        off = scene.render(c2w[view], fov_deg, moments[time], grid.shape[-2:], view).rgb - grid[view, time]
-        loss = off.square().mean() + 0.1 * off.abs().mean()
+        error = scene.render(c2w[view], fov_deg, moments[time], grid.shape[-2:], view).rgb - grid[view, time]
+        loss = error.square().mean() + 0.1 * error.abs().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -289,14 +263,7 @@ def fit(
     seed: int = 0,
     **options,
 ) -> DeformableGaussians:
-    """A scene that shows a grid of frames: `fit_steps` to its end.
-
-    Args:
-        grid, c2w, fov_deg: the frames in [0, 1] and their cameras.
-        scene: where to start, as from tracks; a random cloud in the unit ball when left out.
-        n_points: of the random cloud.
-        n_steps, seed, options: as in `fit_steps`.
-    """
+    """The scene at the end of `fit_steps`, from `n_points` random ones in the unit ball where `scene` is left out."""
     scene = random_scene(n_points, seed).to(grid.device) if scene is None else scene
     for _ in fit_steps(scene, grid, c2w, fov_deg, n_steps, seed=seed, **options):
         pass

@@ -1,7 +1,7 @@
 """Every way the paper lets the rows and the columns of a grid meet, by name, over the same blocks.
 
-soft                   eqs. 9-10    two streams, each pulled towards the other; trained
-hard                   eq. 8        two streams, made one after every block; trained
+soft                   eqs. 9-10    two streams, each updated from the other; trained
+hard                   eq. 8        two streams, made equal after every block; trained
 hard_wide              (ours)       eq. 8 with as many parameters as soft; trained
 average, weighted      eqs. 12, 13  two streams; nothing trained
 sequential             eq. 5        one stream, views then times; nothing trained
@@ -11,7 +11,6 @@ fused                  2506.18839   one stream, one attention over a frame's row
 fused_attention        (ours)       the same, its attention fine-tuned; trained
 """
 
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,18 +28,9 @@ from fourd_minimal.sync import (
 )
 from fourd_minimal.two_stream import Sequential4D, TwoStream
 
-Design = Literal[
-    "soft",
-    "hard",
-    "hard_wide",
-    "average",
-    "weighted",
-    "sequential",
-    "sequential_attention",
-    "sequential_adapter",
-    "fused",
-    "fused_attention",
-]
+TwoStreams = Literal["soft", "hard", "hard_wide", "average", "weighted"]
+OneStream = Literal["sequential", "sequential_attention", "sequential_adapter", "fused", "fused_attention"]
+Design = Literal[TwoStreams, OneStream]
 UNTRAINED: tuple[Design, ...] = ("average", "weighted", "sequential", "fused")
 Streams = TwoStream | Sequential4D | Fused4D
 
@@ -63,11 +53,8 @@ class TunedAttention(nn.Module):
 
 
 def build(design: Design, blocks: nn.ModuleList, dim: int) -> Streams:
-    """The design over `blocks` of `dim` channels, as it is before training.
-
-    Soft layers start at eq. 13, so that the streams talk from the first step; hard ones at the average; what is
-    trained of the sequential and the fused designs starts as the base's own.
-    """
+    """The design over `blocks` of `dim` channels, before training: soft layers start at eq. 13, hard ones at the
+    average, tuned weights and adapters of one stream as the base's own."""
     depth = len(blocks)
     if design == "sequential":
         return Sequential4D(blocks)
@@ -79,27 +66,18 @@ def build(design: Design, blocks: nn.ModuleList, dim: int) -> Streams:
         return Fused4D(blocks)
     if design == "fused_attention":
         return Fused4D([TunedAttention(block) for block in blocks])
-    return TwoStream(blocks, [_sync(design, sync_weight(layer, depth), dim) for layer in range(depth)])
-
-
-def _sync(design: Design, w: float, dim: int):
-    if design == "soft":
-        return SoftSync(dim, dim).start_at(w)
-    if design in ("hard", "hard_wide"):
-        return (HardSync if design == "hard" else WideHardSync)(dim, dim)
-    return _average if design == "average" else partial(_weighted, w=w)
-
-
-def _average(y_view: Tensor, y_time: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-    return (average_sync(y_view, y_time),) * 2
-
-
-def _weighted(y_view: Tensor, y_time: Tensor, cond: Tensor, w: float) -> tuple[Tensor, Tensor]:
-    return weighted_sync(y_view, y_time, w)
+    layers = {
+        "soft": lambda w: SoftSync(dim, dim).start_at(w),
+        "hard": lambda w: HardSync(dim, dim),
+        "hard_wide": lambda w: WideHardSync(dim, dim),
+        "average": lambda w: lambda y_view, y_time, cond: (average_sync(y_view, y_time),) * 2,
+        "weighted": lambda w: lambda y_view, y_time, cond: weighted_sync(y_view, y_time, w),
+    }
+    return TwoStream(blocks, [layers[design](sync_weight(layer, depth)) for layer in range(depth)])
 
 
 def trained_layers(streams: Streams) -> nn.Module:
-    """What training for 4D changes; everything else is the base's."""
+    """The layers trained for 4D; everything else is the base's."""
     if isinstance(streams, TwoStream):
         return streams.sync if isinstance(streams.sync, nn.Module) else nn.ModuleList()
     if isinstance(streams, Fused4D):

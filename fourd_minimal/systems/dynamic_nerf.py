@@ -1,4 +1,4 @@
-"""A scene that moves, as a field in space and time, and what cameras see of it.
+"""A dynamic NeRF: a moving scene as a field in space and time, and its renderings.
 
 4Diffusion, section 3.3. Two hash grids (`hash_grid.py`), one over space, one over space and time; their features are
 summed, and two small MLPs read density and colour from them:
@@ -7,11 +7,11 @@ summed, and two small MLPs read density and colour from them:
     sigma = softplus(f(h) + b (1 - |x| / r)),    c = sigmoid(g(h))
 
 What never moves can live in the first grid alone. The term b is a blob at the start: with no density anywhere, nothing
-would have a gradient. The colour does not depend on where it is seen from. A picture is composited along rays
-(`volume_rendering.py`) over one colour, white unless asked otherwise.
+would have a gradient. The colour does not depend on the direction. A picture is composited along rays
+(`volume_rendering.py`) over one colour, white by default.
 
 Departures: a pixel may be the mean of several rays (`rays_per_side`; the paper has one), since toys have few pixels;
-from which density a cell counts is assumed.
+the occupancy grid's threshold of density is assumed.
 """
 
 import math
@@ -31,11 +31,11 @@ from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.volume_rendering import Occupancy, render_rays
 
 AT_ONCE = 2**20
-"""Samples along rays that are held in memory together where nobody asks for gradients."""
+"""Samples along rays that are held in memory together without gradients."""
 
 
 class Picture(NamedTuple):
-    """What cameras see."""
+    """Renderings, of any number of cameras."""
 
     rgb: Float[Tensor, "*b 3 h w"]
     """In [0, 1], over the background."""
@@ -52,58 +52,43 @@ class DynamicNeRFConfig:
     base_resolution: int = 16
     per_level_scale: float = 1.447269
     width: int = 64
-    """Of both MLPs, which have one hidden layer and no bias."""
+    """Width of both MLPs, which have one hidden layer and no bias."""
     blob: float = 10.0
     blob_radius: float = 0.5
     n_samples: int = 256
-    """Along the stretch of a ray that lies in the box."""
+    """Samples along the part of a ray inside the box."""
     rays_per_side: int = 1
-    """Of a pixel, which is the mean of their square."""
+    """A pixel is the mean of this many rays, squared."""
     occupancy_side: int = 32
     threshold: float = 0.5
-    """Density per unit of length from which a cell counts; assumed."""
+    """Density per unit of length from which a cell is occupied; assumed."""
     moments: int = 8
-    """Times at which a cell is looked at before it counts as empty."""
+    """Times at which a cell's density is taken before it counts as empty."""
 
     def __post_init__(self):
-        counts = (
-            "n_levels n_features log2_table_size base_resolution width n_samples rays_per_side occupancy_side moments"
-        )
-        for name in counts.split():
+        counts = "n_levels n_features log2_table_size base_resolution width n_samples rays_per_side occupancy_side"
+        for name in (*counts.split(), "moments"):
             if getattr(self, name) < 1:
                 raise ValueError(f"nerf.{name} is {getattr(self, name)}; expected at least 1.")
 
 
 class DynamicNeRF(nn.Module):
-    """A field over the box [-1, 1]^3 and the times [0, 1].
-
-    Args:
-        config: sizes.
-        seed: of the tables and the MLPs.
-    """
+    """A field over the box [-1, 1]^3 and the times [0, 1]; `seed` is of the tables and the MLPs."""
 
     def __init__(self, config: DynamicNeRFConfig, seed: int = 0):
         super().__init__()
         self.config = config
-        grid = dict(
-            n_levels=config.n_levels,
-            n_features=config.n_features,
-            log2_table_size=config.log2_table_size,
-            base_resolution=config.base_resolution,
-            per_level_scale=config.per_level_scale,
-        )
+        sizes = "n_levels n_features log2_table_size base_resolution per_level_scale"
+        grid = {name: getattr(config, name) for name in sizes.split()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.space, self.space_time = HashGrid(3, **grid), HashGrid(4, **grid)
-            self.to_density, self.to_colour = (
-                nn.Sequential(
-                    nn.Linear(self.space.out_dim, config.width, bias=False),
-                    nn.ReLU(),
-                    nn.Linear(config.width, out, bias=False),
-                )
-                for out in (1, 3)
-            )
+            self.to_density, self.to_colour = (self._mlp(out) for out in (1, 3))
         self.occupancy = Occupancy(config.occupancy_side, config.threshold)
+
+    def _mlp(self, out: int) -> nn.Sequential:
+        first = nn.Linear(self.space.out_dim, self.config.width, bias=False)
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(self.config.width, out, bias=False))
 
     def density(self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Per unit of length, at points in the box and times in [0, 1]."""
@@ -124,20 +109,17 @@ class DynamicNeRF(nn.Module):
         blob = self.config.blob * (1 - points.norm(dim=1) / self.config.blob_radius)
         return F.softplus(self.to_density(features)[:, 0] + blob)
 
-    def turned_away(
+    def with_orientation(
         self, points: Float[Tensor, "n 3"], times: Float[Tensor, " n"], directions: Float[Tensor, "n 3"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 4"]]:
-        """As `forward`, with a fourth colour: how far the surface faces away from who looks, squared.
-
-        Composited, it is the orientation loss of Ref-NeRF (Verbin et al. 2022, eq. 11). Where density falls off
-        fastest is the surface's normal, so its gradient is differentiated once more.
-        """
+        """As `forward`, with a fourth colour: max(0, n . d)^2 for the normal n = -grad sigma / |grad sigma| and the ray
+        direction d. Composited, it is the orientation loss of Ref-NeRF (Verbin et al. 2022, eq. 11)."""
         with torch.enable_grad():
             points = points if points.requires_grad else points.detach().requires_grad_()
             sigma, rgb = self(points, times)
-            (slope,) = torch.autograd.grad(sigma.sum(), points, create_graph=True)
-        facing = (-F.normalize(slope, dim=1) * directions).sum(1, keepdim=True)
-        return sigma, torch.cat([rgb, facing.clamp(min=0).square()], 1)
+            (gradient,) = torch.autograd.grad(sigma.sum(), points, create_graph=True)
+        facing_away = (-F.normalize(gradient, dim=1) * directions).sum(1, keepdim=True)
+        return sigma, torch.cat([rgb, facing_away.clamp(min=0).square()], 1)
 
     def pixel_rays(
         self, c2w: Float[Tensor, "b 4 4"], fov_deg: float, size: tuple[int, int], per_side: int | None = None
@@ -145,7 +127,7 @@ class DynamicNeRF(nn.Module):
         """Origins, and the directions of every pixel's rays."""
         return rays(c2w, fov_deg, size, pixel_grid(size, per_side or self.config.rays_per_side).to(c2w))
 
-    def look(
+    def render_pixels(
         self,
         rays_o: Float[Tensor, "p 3"],
         rays_d: Float[Tensor, "p s 3"],
@@ -153,17 +135,17 @@ class DynamicNeRF(nn.Module):
         generator: torch.Generator | None = None,
         orientation: bool = False,
     ) -> tuple[Float[Tensor, "p c"], Float[Tensor, " p"]]:
-        """Colour, over nothing, and opacity of pixels, each the mean of its rays.
+        """Colour, over no background, and opacity of pixels, each the mean of its rays.
 
         Args:
             rays_o, rays_d: of each pixel: one origin, several directions.
             times: in [0, 1].
-            generator: for samples at random places of each stretch, as in training; in their middle without.
-            orientation: composite `turned_away` as a fourth colour.
+            generator: for samples at random places of each interval, as in training; at their middle without.
+            orientation: composite the orientation loss as a fourth colour.
         """
         n = rays_d.shape[1]
-        seen = render_rays(
-            self.turned_away if orientation else self,
+        rendered = render_rays(
+            self.with_orientation if orientation else self,
             rays_o.repeat_interleave(n, 0),
             rays_d.flatten(0, 1),
             times.repeat_interleave(n),
@@ -172,10 +154,11 @@ class DynamicNeRF(nn.Module):
             stratified=generator is not None,
             generator=generator,
         )
-        return reduce(seen.rgb, "(p s) c -> p c", "mean", s=n), reduce(seen.opacity, "(p s) -> p", "mean", s=n)
+        opacity = reduce(rendered.opacity, "(p s) -> p", "mean", s=n)
+        return reduce(rendered.rgb, "(p s) c -> p c", "mean", s=n), opacity
 
     def update_occupancy(self, generator: torch.Generator | None = None) -> None:
-        """Look again where there is something; between steps of training."""
+        """Update the occupancy grid; between steps of training."""
         moments = torch.linspace(0, 1, self.config.moments, device=self.occupancy.density.device)
         self.occupancy.update(self.density, moments, generator)
 
@@ -188,18 +171,17 @@ class DynamicNeRF(nn.Module):
         background: float | Float[Tensor, " 3"] = 1.0,
         rays_per_side: int | None = None,
     ) -> Picture:
-        """What cameras see.
+        """Pictures from any number of cameras.
 
         Args:
-            c2w: camera-to-world, any number of them.
-            fov_deg: vertical field of view.
+            c2w, fov_deg: camera-to-world, and vertical field of view.
             time: in [0, 1], one for each camera or one for all.
             size: (h, w), or one number for square pictures.
             background: a colour in [0, 1]; white by default.
             rays_per_side: of a pixel; as configured when left out.
 
         Raises:
-            ValueError: poses that are none, or times outside [0, 1].
+            ValueError: matrices that are no poses, or times outside [0, 1].
         """
         check_poses(c2w, fov_deg)
         size = (size, size) if isinstance(size, int) else tuple(size)
@@ -207,13 +189,17 @@ class DynamicNeRF(nn.Module):
         time = torch.as_tensor(time, dtype=cameras.dtype, device=cameras.device).expand(batch).reshape(-1)
         if ((time < 0) | (time > 1)).any():
             raise ValueError(f"time reaches from {time.min():g} to {time.max():g}; expected times in [0, 1].")
+
+        # Every pixel's rays, a piece at a time.
         origin, directions = self.pixel_rays(cameras, fov_deg, size, rays_per_side)
         pixels = size[0] * size[1]
         pieces = (origin.repeat_interleave(pixels, 0), directions.flatten(0, 2), time.repeat_interleave(pixels))
         per_pixel = self.config.n_samples * directions.shape[3]
         at_once = len(pieces[0]) if torch.is_grad_enabled() else max(1, AT_ONCE // per_pixel)
-        seen = [self.look(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
-        colour, opacity = (torch.cat(part) for part in zip(*seen, strict=True))
+        rendered = [self.render_pixels(*piece) for piece in zip(*(p.split(at_once) for p in pieces), strict=True)]
+        colour, opacity = (torch.cat(part) for part in zip(*rendered, strict=True))
+
+        # Over the background, and back to pictures.
         rgb = colour + (1 - opacity)[:, None] * background
         shape = dict(b=len(cameras), h=size[0], w=size[1])
         rgb = rearrange(rgb, "(b h w) c -> b c h w", **shape).reshape(*batch, 3, *size)
@@ -221,10 +207,8 @@ class DynamicNeRF(nn.Module):
 
 
 def adamw(scene: DynamicNeRF, grids: float = 1e-2, mlps: float = 1e-3) -> torch.optim.AdamW:
-    """The paper's optimiser, with its rates: one for what linear layers hold, one for all else.
-
-    It names no weight decay, and here there is none; its code leaves torch's 0.01.
-    """
+    """The paper's optimiser, with its rates: one for linear layers, one for all else. The paper names no weight decay,
+    and here there is none; its code leaves torch's 0.01."""
     linear = [p for layer in scene.modules() if isinstance(layer, nn.Linear) for p in layer.parameters()]
     tables = [p for p in scene.parameters() if all(p is not other for other in linear)]
     groups = [dict(params=tables, lr=grids), dict(params=linear, lr=mlps)]
@@ -244,6 +228,11 @@ class Pixels(NamedTuple):
         """Some of them, each as likely as any other, on the same device."""
         chosen = torch.randint(len(self.rgb), (n,), generator=generator).to(self.rgb.device)
         return Pixels(*(values[chosen] for values in self))
+
+    def occupied(self) -> "Pixels":
+        """Those that are not background in both opacity and colour; all, where none is left."""
+        found = (self.alpha > 0.01) | (self.rgb < 0.9).any(1)
+        return Pixels(*(values[found] for values in self)) if found.any() else self
 
 
 def pixels_of(
@@ -272,14 +261,14 @@ def reconstruction_loss(
 ) -> Float[Tensor, ""]:
     """Squared errors of colour, over a random background, and of opacity.
 
-    On a white background alone, what is white may be nothing, and nothing may be white: seen from elsewhere, ghosts.
-    A mask of 0 asks for that: opacity counts as unknown.
+    Over a white background alone, white surfaces and empty space look the same, and ghosts appear in other views. With
+    a mask of 0 that is so: opacity counts as unknown.
     """
-    colour, opacity = scene.look(*pixels[:3], generator)
-    behind = torch.rand(len(opacity), 1, generator=generator).to(colour) if mask else 1.0
-    expected = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - behind)  # given over white
-    off = colour + (1 - opacity)[:, None] * behind - expected
-    return off.square().mean() + mask * (opacity - pixels.alpha).square().mean()
+    colour, opacity = scene.render_pixels(*pixels[:3], generator)
+    background = torch.rand(len(opacity), 1, generator=generator).to(colour) if mask else 1.0
+    expected = pixels.rgb - (1 - pixels.alpha)[:, None] * (1 - background)  # given over white
+    error = colour + (1 - opacity)[:, None] * background - expected
+    return error.square().mean() + mask * (opacity - pixels.alpha).square().mean()
 
 
 def fit_steps(
@@ -297,17 +286,16 @@ def fit_steps(
     """Fit a scene, in place, to frames from known cameras; yields the loss of every step.
 
     Args:
-        scene: where to start.
+        scene: the start.
         rgb, alpha: frames over white, and their opacity, in [0, 1].
         c2w, fov_deg: one camera per view.
-        n_steps: of AdamW.
-        n_pixels: of each step, from any frame.
+        n_steps, n_pixels: of AdamW, each at so many pixels of any frame.
         rate: of the grids at the start, it falls to a twentieth; that of the MLPs is a quarter.
-        mask: weight of the opacity's error; 0: opacity is unknown, and what is behind stays white.
+        mask: weight of the opacity's error; 0: opacity is unknown, and the background white.
         seed: of everything random.
 
     Raises:
-        ValueError: another number of cameras than of views, colours or opacities outside [0, 1], poses that are none.
+        ValueError: another number of cameras than of views, colours or opacities outside [0, 1], no poses.
     """
     if len(c2w) != len(rgb):
         raise ValueError(f"c2w is for {len(c2w)} views and rgb has {len(rgb)}; expected one camera per view.")

@@ -1,20 +1,20 @@
-"""4DM: one video of an object becomes videos of it from all around.
+"""4DM: one video of an object becomes multi-view videos of it.
 
 4Diffusion, section 3.2. The base is an image-conditioned multi-view model (`multiview_unet.py`): noisy views of one
-moment, shown that moment's picture, become clean views. It knows no time. 4DM puts motion modules
+moment, conditioned on that moment's picture, become clean views. It knows no time. 4DM puts motion modules
 (`motion_module.py`) between its blocks and trains these alone, so that the moments of a video agree.
 
     base   x (b, 1, v, c, h, w), reference (b, 1, c, h, w)
     4DM    x (b, f, v, c, h, w), reference (b, f, c, h, w): the input video, frame by frame
 
-Guidance: x0 = x0_nothing + g (x0_shown - x0_nothing), where "nothing" sees zeros for the reference and its tokens.
+Classifier-free guidance: x0 = x0_uncond + g (x0_cond - x0_uncond); unconditional means a reference and tokens of zeros.
 
 Longer videos than it was trained for: every step predicts windows of `times` frames that overlap by half, and blends
-what they say where they overlap (MultiDiffusion, Bar-Tal et al. 2023). The paper makes 8 frames and no more.
+predictions where they overlap (MultiDiffusion, Bar-Tal et al. 2023). The paper makes 8 frames and no more.
 
 Departures at toy scale: pixels, not latents; x0 and not noise is predicted, which learns in half the time; tokens of
 the reference are its patches, not CLIP's; cameras are relative to the reference's camera, so that "azimuth 90" means 90
-degrees from where the input was recorded. (The paper's are in the object's own frame, which the model must guess; with
+degrees from where the input was recorded. (The paper's are in the object's own frame, which the model must infer; with
 `object_frame`, as in `full`, so are ours.)
 """
 
@@ -35,9 +35,8 @@ from fourd_minimal.ddpm import NoiseSchedule, ddim
 from fourd_minimal.motion_module import MotionModule
 from fourd_minimal.multiview_unet import MultiviewUNet, MultiviewUNetConfig
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained, fingerprint, load_into, load_weights, save_weights
 
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_diffusion_toy"}
 Part = Literal["base", "motion"]
 FILES: dict[Part, str] = {"base": "base.safetensors", "motion": "motion.safetensors"}
 
@@ -50,25 +49,25 @@ class FourDMConfig:
     image_size: int = 256
     """Of the square frames, in pixels."""
     views: int = 4
-    """Made at a time, evenly around the object."""
+    """Views made at a time, evenly around the object."""
     times: int = 8
     """Frames of a video."""
     elevation_deg: float = 0.0
     """Of all cameras."""
     radius: float = 3.9
-    """Distance of all cameras, in scene units; the network is told directions only."""
+    """Distance of all cameras, in scene units; the camera conditioning holds directions only."""
     token_patch: int = 8
     """Side of the reference's patches that become its tokens, in pixels."""
     predicts: Literal["x0", "eps"] = "x0"
     n_heads: int = 8
-    """Of the motion modules."""
+    """Heads of the motion modules."""
     max_frames: int = 32
-    """The longest clip they know positions for."""
+    """The longest clip that the motion modules have positions for."""
     norm_groups: int = 32
-    """Theirs."""
+    """Groups of the motion modules' norms."""
     object_frame: bool = False
-    """Cameras are told in the object's own frame, as ImageDream's, where azimuth 0 sees its front; else in the frame of
-    the reference's camera."""
+    """Camera conditioning in the object's own frame, as ImageDream's, where azimuth 0 faces its front; else in the
+    frame of the reference's camera."""
 
     def __post_init__(self):
         unet, side = self.unet, self.unet.patch * 2 ** (len(self.unet.widths) - 1)
@@ -80,8 +79,8 @@ class FourDMConfig:
         if self.views < 1 or self.times < 1:
             raise ValueError(f"views, times are {self.views}, {self.times}; expected at least 1 of each.")
 
-    def told(self, c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
-        """Poses of all cameras but the first, the reference's, as the network is told them."""
+    def camera_conditioning(self, c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
+        """Poses of all cameras but the first, the reference's, as the network takes them."""
         return c2w[..., 1:, :, :] if self.object_frame else relative(c2w)
 
     @property
@@ -90,19 +89,16 @@ class FourDMConfig:
 
 
 def add_motion_modules(unet: MultiviewUNet, **options) -> MultiviewUNet:
-    """Put an untrained motion module, the identity, at each of the U-Net's places, and freeze everything else.
-
-    Args:
-        unet: changed in place; returned as well.
-        options: of `MotionModule`.
-    """
+    """Put an untrained motion module, the identity, at each of the U-Net's places, in place; freeze all else."""
     unet.requires_grad_(False)
     unet.temporal = nn.ModuleList(MotionModule(channels, **options) for channels in unet.places)
     return unet
 
 
-class FourDM(nn.Module):
+class FourDM(Pretrained):
     """The multi-view video diffusion model."""
+
+    config_class, shipped, file = FourDMConfig, "four_diffusion_toy", FILES["base"]
 
     def __init__(self, config: FourDMConfig, motion: bool = True):
         super().__init__()
@@ -117,10 +113,9 @@ class FourDM(nn.Module):
         return self.unet.temporal
 
     def tokens(self, reference: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k d"]:
-        """What the model reads of the reference: its patches."""
-        return rearrange(
-            reference, "b c (y p) (x q) -> b (y x) (c p q)", p=self.config.token_patch, q=self.config.token_patch
-        )
+        """Tokens of the reference: its patches."""
+        patch = self.config.token_patch
+        return rearrange(reference, "b c (y p) (x q) -> b (y x) (c p q)", p=patch, q=patch)
 
     def denoise(
         self,
@@ -137,9 +132,9 @@ class FourDM(nn.Module):
         Args:
             z: noisy frames.
             t: step of the schedule, one per object: all views and frames share it.
-            cameras: as `FourDMConfig.told` says.
+            cameras: of `FourDMConfig.camera_conditioning`.
             reference: the input video, in [-1, 1]; as many frames as `z` has.
-            shown: where it is False the model sees neither reference nor tokens.
+            shown: where it is False the prediction is unconditional: reference and tokens are zeros.
             tokens: of the reference, where they are not its patches: CLIP's, in `full`.
             text: tokens of a caption, where the model has text.
 
@@ -163,7 +158,9 @@ class FourDM(nn.Module):
     def cameras(self, azimuths_deg: Sequence[float]) -> Float[Tensor, "v 4 4"]:
         """Poses relative to that of the input video's camera, or in the object's own frame, as configured."""
         azimuth = torch.tensor([0.0, *azimuths_deg])
-        return self.config.told(circular_trajectory(azimuth, self.config.elevation_deg, self.config.radius))
+        return self.config.camera_conditioning(
+            circular_trajectory(azimuth, self.config.elevation_deg, self.config.radius)
+        )
 
     @torch.no_grad()
     def denoising(
@@ -182,37 +179,31 @@ class FourDM(nn.Module):
 
         Args:
             reference: the input videos, in [-1, 1].
-            cameras: as `FourDMConfig.told` says.
+            cameras: of `FourDMConfig.camera_conditioning`.
             n_steps: of DDIM.
             guidance: 1 is none.
-            noise: where to start; independent for every view and frame when left out.
-            seed: of that.
+            noise: where to start; drawn with `seed`, independent for every view and frame, when left out.
             window: frames predicted together; all of them when left out.
             tokens: see `denoise`.
-            text: tokens of a caption and of what to keep away from, where the model has text.
-
-        Raises:
-            ValueError: noise for another number of frames.
+            text: tokens of a caption and of the negative prompt, where the model has text.
         """
         b, f, c, h, w = reference.shape
-        if noise is not None and noise.shape[1] != f:
-            raise ValueError(f"noise has {noise.shape[1]} frames and reference has {f}; expected as many.")
         if noise is None:
             shape = b, f, cameras.shape[1], c, h, w
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(reference)
 
         def predict(z: Tensor, t: Tensor, frames: slice, shown: bool) -> Tensor:
-            seen = torch.full((b,), shown, device=z.device)
-            said = None if tokens is None else tokens[:, frames]
+            some = None if tokens is None else tokens[:, frames]
             caption = None if text is None else text[not shown]
-            return self.denoise(z[:, frames], t.expand(b), cameras, reference[:, frames], seen, said, caption)
+            given = cameras, reference[:, frames], torch.full((b,), shown, device=z.device), some, caption
+            return self.denoise(z[:, frames], t.expand(b), *given)
 
         def guided(z: Tensor, t: Tensor, frames: slice) -> Tensor:
-            with_reference = predict(z, t, frames, True)
+            conditional = predict(z, t, frames, True)
             if guidance == 1:
-                return with_reference
-            without = predict(z, t, frames, False)
-            return without + guidance * (with_reference - without)
+                return conditional
+            unconditional = predict(z, t, frames, False)
+            return unconditional + guidance * (conditional - unconditional)
 
         def eps_fn(z: Tensor, t: Tensor) -> Tensor:
             clean = blend_windows(lambda frames: guided(z, t, frames), f, min(window or f, f))
@@ -231,27 +222,26 @@ class FourDM(nn.Module):
         seed: int = 0,
         windows: bool = False,
     ) -> Float[Tensor, "v t 3 h w"]:
-        """A video of an object on white in, its videos from all around out; in [0, 1].
+        """A video of an object on white in, multi-view videos out; in [0, 1].
 
         Args:
-            video: three colours, square frames of the size the model knows.
-            azimuths_deg: where from, relative to the input's camera, or to the object's front, as configured; the model
-                learned on views evenly around.
+            video: square frames of `config.image_size`.
+            azimuths_deg: of the views, relative to the input's camera, or to the object's front, as configured; the
+                model was trained on views evenly around.
             n_steps: of DDIM.
             guidance: 1 is none.
             seed: of the noise.
-            windows: predict `times` frames at a time: for longer videos than the model was trained for.
+            windows: predict `times` frames at a time, for longer videos than the model was trained for.
 
         Raises:
-            ValueError: frames of another size or range, more of them than the model has positions for, no views, or
-                angles or guidance that are no numbers.
+            ValueError: frames of another size or range, too many frames, no views, angles or guidance not finite.
         """
         check_pixels("video", video)
         size, most = self.config.image_size, self.config.max_frames
         if video.ndim != 4 or tuple(video.shape[1:]) != (3, size, size):
             raise ValueError(f"video has shape {tuple(video.shape)}; expected (t, 3, {size}, {size}).")
         if len(video) > most and not windows:
-            raise ValueError(f"video has {len(video)} frames; at most {most} are wanted, or windows=True.")
+            raise ValueError(f"video has {len(video)} frames; expected at most {most}, or windows=True.")
         if not len(azimuths_deg) or not all(map(math.isfinite, azimuths_deg)):
             raise ValueError(f"azimuths_deg is {tuple(azimuths_deg)}; expected one or more finite angles.")
         if not math.isfinite(guidance):
@@ -263,51 +253,56 @@ class FourDM(nn.Module):
         return rearrange((sample[0].clamp(-1, 1) + 1) / 2, "f v c h w -> v f c h w").to(video)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "toy", motion: bool = True) -> "FourDM":
+    def from_pretrained(cls, name: str | Path = "toy", motion: bool | None = None) -> "FourDM":
         """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
 
         Args:
             name: "toy" or a folder with `base.safetensors`, and `motion.safetensors` where there is motion.
-            motion: without it, the base that 4DM began with, frame by frame.
+            motion: False gives the base that 4DM began with, frame by frame; by default, what the folder has.
 
         Raises:
             ValueError: a file is missing, cut short, of another kind or of another configuration.
         """
-        folder = SHIPPED.get(str(name), Path(name))
-        tensors, config, _ = load_weights(folder / FILES["base"], FourDMConfig)
+        folder = cls.folder(name)
+        tensors, config, notes = load_weights(folder / FILES["base"], FourDMConfig)
         model = cls(config, motion=False)
         load_into(model, tensors, folder / FILES["base"])
-        if motion:
+        if (folder / FILES["motion"]).exists() if motion is None else motion:
             began_with = fingerprint(model)
             tensors, config, notes = load_weights(folder / FILES["motion"], FourDMConfig)
             if config != model.config or notes.get("base") != began_with:
                 raise ValueError(f"{folder / FILES['motion']} was trained in another base than the one beside it.")
             add_motion_modules(model.unet, **config.motion_options)
             load_into(model.motion, tensors, folder / FILES["motion"])
+        model.notes = notes
         return model.requires_grad_(False)
 
-    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
+    def save_pretrained(
+        self, folder: str | Path, part: Part | None = None, dtype: torch.dtype = torch.float16, **notes
+    ) -> Path:
+        """Write a part into a file that `from_pretrained` reads, by default all that there are; `notes` go inside."""
+        if part is None:
+            path = self.save_pretrained(folder, "base", dtype, **notes)
+            return self.save_pretrained(folder, "motion", dtype, **notes) if [*self.motion.parameters()] else path
         base = {k: v for k, v in self.state_dict().items() if not k.startswith("unet.temporal.")}
         state = self.motion.state_dict() if part == "motion" else base
         if part == "motion":
             notes["base"] = fingerprint(base)
-        tensors = {k: v.to(dtype) for k, v in state.items()}
-        return save_weights(Path(folder) / FILES[part], tensors, self.config, **notes)
+        return save_weights(Path(folder) / FILES[part], state, self.config, dtype, **notes)
 
 
 def relative(c2w: Float[Tensor, "*b n 4 4"]) -> Float[Tensor, "*b m 4 4"]:
-    """All poses but the first, as the first camera sees them."""
+    """All poses but the first, relative to the first."""
     return torch.linalg.inv(c2w[..., :1, :, :]) @ c2w[..., 1:, :, :]
 
 
 def blend_windows(
     predict: Callable[[slice], Float[Tensor, "b s v c h w"]], frames: int, window: int
 ) -> Float[Tensor, "b f v c h w"]:
-    """What is predicted window by window, blended where windows overlap, which they do by half.
+    """Predictions window by window, blended where windows overlap, which they do by half.
 
     Args:
-        predict: from a slice of the frames to what they should be.
+        predict: from a slice of the frames to clean frames.
         frames: of the whole video.
         window: frames of one window.
     """

@@ -4,16 +4,16 @@
     known cells: grid[:, 0] and grid[:, :, 0]                  (where the paper differs from itself: two_stream.py)
 
 The base model denoises single videos. `denoise_grid` runs its frozen blocks as two streams and synchronises them;
-`generate` starts from noise and walks down a rectified flow, with the known cells held at sigma = 0.
+`generate` starts from noise and follows a rectified flow, with the known cells held at sigma = 0.
 
 Departures from the paper, which leaves these open: the network predicts the clean frames, from which the velocity
 follows, v = (x_sigma - x) / sigma; the output is the mean of both streams; one noise level for all unknown cells; soft
-layers start at eq. 13, not at the identity. And one departure proper: beside the paper's recipe (a frozen base, only
-the synchronisation is trained) we also train both together, because our base is tiny; the numbers stand side by side.
+layers start at eq. 13, not at the identity. Beside the paper's recipe, a frozen base, we also train both together.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,12 +35,11 @@ from fourd_minimal.systems.conditioning import (
     linear_guess,
 )
 from fourd_minimal.systems.designs import UNTRAINED, Design, build, trained_layers
-from fourd_minimal.systems.weights import fingerprint, load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained, fingerprint, load_into, load_weights, save_weights
 from fourd_minimal.two_stream import Sequential4D, columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig, nearest_seen, sigma_embedding
 
 Part = Literal["base", "sync", "joint"]
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "four_real_video_toy"}
 
 
 @dataclass(frozen=True)
@@ -52,26 +51,24 @@ class FourRealVideoConfig:
     times: int = 8
     sync: Design = "soft"
     """One of `systems.designs`: "soft" eqs. 9-10, "hard" eq. 8, "average" eq. 12, "weighted" eq. 13, ..."""
-
     spread: float = 0.0
-    """How far frames are from the nearest given one, root mean square in [-1, 1], assumed: the network then predicts
-    what is left beyond `linear_guess`, in units of its error. 0: it predicts the frames themselves."""
-
+    """Root mean square difference of frames to the nearest known one, in [-1, 1], assumed: the network predicts the
+    error of `linear_guess`, in units of its deviation. 0: it predicts the frames themselves."""
     shift: float = 3.0
     """Of noise levels towards 1, in training and in sampling; `rectified_flow.shift_sigma`."""
 
     def __post_init__(self):
-        if self.shift <= 0:
-            raise ValueError(f"shift is {self.shift}; it must be above 0 (1 changes nothing).")
-        for name in ("views", "times"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name} is {getattr(self, name)}; a grid has at least 2.")
+        for name, least in dict(views=2, times=2, shift=1e-4).items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}.")
         if self.sync not in get_args(Design):
-            raise ValueError(f"sync is {self.sync!r}; it must be one of {', '.join(get_args(Design))}.")
+            raise ValueError(f"sync is {self.sync!r}; expected one of {', '.join(get_args(Design))}.")
 
 
-class FourRealVideo(nn.Module):
+class FourRealVideo(Pretrained):
     """The base model and its synchronisation layers."""
+
+    config_class, shipped, file = FourRealVideoConfig, "four_real_video_toy", "base.safetensors"
 
     def __init__(self, config: FourRealVideoConfig):
         super().__init__()
@@ -81,12 +78,12 @@ class FourRealVideo(nn.Module):
 
     @property
     def views(self) -> int:
-        """The most viewpoints it was trained for."""
+        """The most views, as in training."""
         return self.config.views
 
     @property
     def times(self) -> int:
-        """The most moments it was trained for."""
+        """The most times, as in training."""
         return self.config.times
 
     @property
@@ -96,7 +93,7 @@ class FourRealVideo(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "toy", sync: Design = "soft", base_frozen: bool = False
+        cls, name: str | Path = "toy", sync: Design | None = None, base_frozen: bool = False
     ) -> "FourRealVideo":
         """Load the parts a training run left in a folder.
 
@@ -106,8 +103,7 @@ class FourRealVideo(nn.Module):
 
         Args:
             name: "toy" for the weights shipped with the package, or a folder.
-            sync: of `systems.designs`. Those without training need no file beside the base's; where there is one of the
-                base trained in that design, it is taken.
+            sync: of `systems.designs`; by default the one that the base's file names.
             base_frozen: take the paper's recipe even where the jointly trained weights are there.
 
         Raises:
@@ -116,10 +112,11 @@ class FourRealVideo(nn.Module):
         >>> FourRealVideo.from_pretrained("toy").image_size
         (24, 24)
         """
-        folder = SHIPPED.get(str(name), Path(name))
-        base, config, _ = load_weights(folder / "base.safetensors", FourRealVideoConfig)
+        folder = cls.folder(name)
+        base, config, notes = load_weights(folder / cls.file, FourRealVideoConfig)
+        sync = sync or config.sync
         model = cls(replace(config, sync=sync)).requires_grad_(False)
-        load_into(model.base, base, folder / "base.safetensors")
+        load_into(model.base, base, folder / cls.file)
         part: Part = "joint" if cls.has_joint(name, sync) and not base_frozen else "sync"
         if part == "joint" or sync not in UNTRAINED:
             path = folder / f"{sync}_{part}.safetensors"
@@ -129,12 +126,13 @@ class FourRealVideo(nn.Module):
             if part == "sync" and notes.get("base") != fingerprint(model.base):
                 raise ValueError(f"{path} was trained on another base than the one beside it.")
             load_into(model.part(part), tensors, path)
+        model.notes = notes
         return model
 
-    @staticmethod
-    def has_joint(name: str | Path, sync: Design = "soft") -> bool:
+    @classmethod
+    def has_joint(cls, name: str | Path, sync: Design = "soft") -> bool:
         """Whether a folder holds jointly trained weights."""
-        return (SHIPPED.get(str(name), Path(name)) / f"{sync}_joint.safetensors").exists()
+        return (cls.folder(name) / f"{sync}_joint.safetensors").exists()
 
     def part(self, name: Part) -> nn.Module:
         """What is trained, saved and loaded together."""
@@ -142,13 +140,21 @@ class FourRealVideo(nn.Module):
             return nn.ModuleDict({part: self.part(part) for part in ("base", "sync")})
         return self.base if name == "base" else trained_layers(self.streams)
 
-    def save_pretrained(self, folder: str | Path, part: Part, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write one part into a file that `from_pretrained` reads, with `notes` inside."""
+    def save_pretrained(
+        self, folder: str | Path, part: Part | None = None, dtype: torch.dtype = torch.float16, **notes
+    ) -> Path:
+        """Write one part into a file that `from_pretrained` reads, or, by default, "base" and "joint", which are all.
+
+        `notes` go inside.
+        """
+        if part is None:
+            self.save_pretrained(folder, "base", dtype, **notes)
+            part = "joint"
         name = "base" if part == "base" else f"{self.config.sync}_{part}"
-        tensors = {k: v.to(dtype) for k, v in self.part(part).state_dict().items()}
         if part == "sync":
             notes["base"] = fingerprint(self.base)
-        return save_weights(Path(folder) / f"{name}.safetensors", tensors, self.config, **notes)
+        state = self.part(part).state_dict()
+        return save_weights(Path(folder) / f"{name}.safetensors", state, self.config, dtype, **notes)
 
     def generate(
         self,
@@ -163,14 +169,13 @@ class FourRealVideo(nn.Module):
         Args:
             fixed_view: `(t, 3, h, w)`. The scene moves, the camera rests: the grid's first row. 2 to `times` frames.
             freeze_time: `(v, 3, h, w)`. The camera moves, the scene rests: the first column. 2 to `views` frames.
-            n_steps: Euler steps. One gives the blurred mean of what may be there, more give one possibility.
+            n_steps: Euler steps. One gives a blurred mean, more give one sample.
             seed: of the noise.
-            windows: take videos of any length, and complete the grid window by window (`sliding_window`). It goes wrong
-                slowly: a window starts from what the one before has made.
+            windows: take videos of any length, and complete the grid window by window; errors add up.
 
         Raises:
-            ValueError: frames of another size than `image_size` or of two sizes, too few or too many frames, NaN or
-                values outside [0, 1], or first frames that are not the same picture.
+            ValueError: frames of another size than `image_size`, too few or too many, NaN or outside [0, 1], or first
+                frames that are not the same picture.
         """
         for name, video, most in (("fixed_view", fixed_view, self.times), ("freeze_time", freeze_time, self.views)):
             check_video(name, video, None if windows else most, self.image_size)
@@ -187,19 +192,18 @@ class FourRealVideo(nn.Module):
         """A grid from any of its cells: a row, a column, both, or scattered frames; everything in [0, 1].
 
         Args:
-            cells: `(v, t, 3, h, w)`; what it holds where `known` is False is not looked at.
+            cells: `(v, t, 3, h, w)`; ignored where `known` is False.
             known: `(v, t)`, true where a cell is given.
             n_steps, seed: see `generate`.
 
         Raises:
-            ValueError: a mask of another shape, with no cell or all of them; more cells than the weights know; frames
-                of another size, NaN or outside [0, 1].
+            ValueError: a mask of another shape, of no cell or all; too many cells; frames that do not fit or hold NaN.
         """
         if cells.ndim != 5:
             raise ValueError(f"cells has shape {tuple(cells.shape)}; expected (views, times, 3, height, width).")
         v, t = cells.shape[:2]
         if v > self.views or t > self.times:
-            raise ValueError(f"cells has {v}x{t}; expected at most {self.views}x{self.times}, what the weights know.")
+            raise ValueError(f"cells has {v}x{t}; expected at most {self.views}x{self.times}, as in training.")
         known = check_known(known, v, t)
         check_video("cells", cells[known], None, self.image_size)
         clean = torch.where(known.to(cells.device)[..., None, None, None], cells, 0.5)
@@ -219,13 +223,13 @@ class FourRealVideo(nn.Module):
         clean: Float[Tensor, "b f c h w"],
         context: Context,
     ) -> Float[Tensor, "b f c h w"]:
-        """The base alone: clean frames from a noisy video whose `seen` frames are given.
+        """The base alone: clean frames from a noisy video whose `seen` frames are known.
 
         Args:
-            x: noisy frames; what it holds at `seen` frames is not looked at.
-            sigma: one noise level in [0, 1] per video, for its unseen frames.
-            seen: which frames are given.
-            clean: the given frames, in [-1, 1]; not looked at elsewhere.
+            x: noisy frames; ignored where `seen`.
+            sigma: one noise level in [0, 1] per video, for its unknown frames.
+            seen: which frames are known.
+            clean: the known frames, in [-1, 1]; ignored elsewhere.
             context: "dynamic" for a fixed-view video, "freeze" for a freeze-time video.
         """
         x = torch.where(seen[:, :, None, None, None], clean, x)
@@ -233,7 +237,7 @@ class FourRealVideo(nn.Module):
         return self._clean(self.base(x, levels, seen, clean, context), x, levels, nearest_seen(clean, seen))
 
     def _clean(self, predicted: Tensor, x: Tensor, levels: Tensor, guess: Tensor) -> Tensor:
-        """Clean frames from what the network says."""
+        """Clean frames from the network's prediction."""
         if not self.config.spread:
             return predicted
         estimate, deviation = linear_guess(x, levels[..., None, None, None], guess, self.config.spread)
@@ -247,30 +251,33 @@ class FourRealVideo(nn.Module):
         observe: Callable | None = None,
         known: Bool[Tensor, "#b v t"] | None = None,
     ) -> Float[Tensor, "b v t c h w"]:
-        """Eq. 4: clean frames from a noisy grid some of whose cells are given.
+        """Eq. 4: clean frames from a noisy grid some of whose cells are known.
 
         Args:
-            x: noisy frames; what it holds at known cells is not looked at.
+            x: noisy frames; ignored at known cells.
             sigma: one noise level in [0, 1] per grid, for its unknown cells.
-            clean: the known cells, in [-1, 1]; not looked at elsewhere.
+            clean: the known cells, in [-1, 1]; ignored elsewhere.
             observe: see `TwoStream.forward` and `Sequential4D.forward`.
-            known: which cells are given; the first row and column when left out.
+            known: which cells are known; the first row and column when left out.
         """
         b, v, t = x.shape[:3]
         seen = (known_cells(v, t)[None] if known is None else known).to(x.device).expand(b, v, t)
         x = torch.where(seen[..., None, None, None], clean, x)
         levels = sigma[:, None, None] * ~seen
-        grids = (x, levels, seen, clean)
-        as_columns = (rearrange(a, "b v t ... -> (b t) v ...") for a in grids)
-        as_rows = (rearrange(a, "b v t ... -> (b v) t ...") for a in grids)
-        as_columns, as_rows = tuple(as_columns), tuple(as_rows)
+
+        # Columns and rows as videos: noisy frames, noise levels, masks and known frames of each.
+        as_columns = tuple(rearrange(a, "b v t ... -> (b t) v ...") for a in (x, levels, seen, clean))
+        as_rows = tuple(rearrange(a, "b v t ... -> (b v) t ...") for a in (x, levels, seen, clean))
         tokens_view, c_view, angles_view, detail_view = self.base.embed(*as_columns, "freeze")
         tokens_time, c_time, angles_time, detail_time = self.base.embed(*as_rows, "dynamic")
+        angles_time = angles_view if v == t else angles_time  # one tensor: the streams go through a block as one batch
         x_view, x_time = from_columns(tokens_view, v, t), from_rows(tokens_time, v, t)
+
+        # The blocks, synchronised.
         conditions = (
             (c_view, None, angles_view),
             (c_time, None, angles_time),
-            self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim)),
+            self.base.sigma_in(sigma_embedding(levels, self.config.dit.dim).to(x)),
             observe,
         )
         if isinstance(self.streams, Sequential4D | Fused4D):  # one stream, which starts as the mean of the two
@@ -278,6 +285,7 @@ class FourRealVideo(nn.Module):
         else:
             y_view, y_time = self.streams(x_view, x_time, *conditions)
 
+        # Back to frames: the mean of both streams.
         def frames(sequences: Tensor, c: Tensor, detail: Tensor | None, given: tuple, back: str) -> Tensor:
             noisy, level, known, clean = given
             predicted = self.base.unembed(sequences, c, x.shape[-2:], detail)
@@ -294,26 +302,16 @@ class FourRealVideo(nn.Module):
         seed: int = 0,
         known: Bool[Tensor, "v t"] | None = None,
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
-        """Noise to grids, yielding every state; known cells come from `clean` and hold still throughout.
-
-        Everything in [-1, 1]; the first row and column are known when nothing is said. The last state is the sample.
-        """
-        given = (known_cells(*clean.shape[1:3]) if known is None else known).to(clean.device)
-        seen = given[None, ..., None, None, None]
-
-        def velocity(x: Tensor, sigma: float) -> Tensor:
-            predicted = self.denoise_grid(x, torch.full((len(x),), sigma, device=x.device), clean, known=given[None])
-            return torch.where(seen, 0.0, (x - predicted) / sigma)
-
-        return self._walk(velocity, clean, seen, n_steps, seed)
+        """Noise to grids in [-1, 1], yielding every state; known cells, the first row and column when left out, come
+        from `clean` and stay. The last state is the sample."""
+        known = (known_cells(*clean.shape[1:3]) if known is None else known).to(clean.device)[None]
+        return self._sample(partial(self.denoise_grid, clean=clean, known=known), clean, known, n_steps, seed)
 
     def sample_by_windows(
         self, clean: Float[Tensor, "b v t c h w"], n_steps: int = 8, seed: int = 0
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
-        """As `sample_grid`, for grids of any size: window by window, yielding the grid so far after each.
-
-        Every window has noise of its own, and no window holds more than `views` x `times` cells.
-        """
+        """As `sample_grid`, for grids of any size: windows of at most `views` x `times` cells, each with noise of its
+        own; yields the grid so far after each."""
         b, v, t = clean.shape[:3]
         seeds = count(seed)
 
@@ -334,18 +332,19 @@ class FourRealVideo(nn.Module):
         n_steps: int = 8,
         seed: int = 0,
     ) -> Iterator[Float[Tensor, "b f c h w"]]:
-        """The base alone: complete videos from the frames that are `seen`. As `sample_grid` otherwise."""
-        given = seen.to(clean.device)[None, :, None, None, None]
-
-        def velocity(x: Tensor, sigma: float) -> Tensor:
-            levels = torch.full((len(x),), sigma, device=x.device)
-            predicted = self.denoise_video(x, levels, given[..., 0, 0, 0].expand(len(x), -1), clean, context)
-            return torch.where(given, 0.0, (x - predicted) / sigma)
-
-        return self._walk(velocity, clean, given, n_steps, seed)
+        """The base alone: complete videos from their `seen` frames. As `sample_grid` otherwise."""
+        known = seen.to(clean.device).expand(len(clean), -1)
+        denoise = partial(self.denoise_video, seen=known, clean=clean, context=context)
+        return self._sample(denoise, clean, known, n_steps, seed)
 
     @torch.no_grad()  # as a decorator: the caller's own gradients are on again between two states
-    def _walk(self, velocity, clean: Tensor, seen: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
-        """Euler from noise drawn on the CPU, so that a seed means the same on every device."""
+    def _sample(self, denoise: Callable, clean: Tensor, known: Tensor, n_steps: int, seed: int) -> Iterator[Tensor]:
+        """Euler from noise drawn on the CPU, so that a seed means the same on every device; known cells stay."""
+        known = known[..., None, None, None]
+
+        def velocity(x: Tensor, sigma: float) -> Tensor:
+            predicted = denoise(x, torch.full((len(x),), sigma, device=x.device))
+            return torch.where(known, 0.0, (x - predicted) / sigma)
+
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
-        yield from euler(velocity, torch.where(seen, clean, noise), n_steps, self.config.shift)
+        yield from euler(velocity, torch.where(known, clean, noise), n_steps, self.config.shift)

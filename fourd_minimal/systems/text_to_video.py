@@ -1,23 +1,22 @@
-"""Text to two videos: what the paper's chain "text -> two videos -> 4D" starts with, in small.
+"""Text to two videos: the first step of the paper's chain "text -> two videos -> 4D", in small.
 
 Section 4.2 of 4Real-Video: its inputs, a fixed-view video and a freeze-time video that start at the same picture, come
 from a text-to-video model and from a model that moves the camera through a still scene. Here both are one network, the
 base model's DiT with cross-attention to words:
 
-    caption -> fixed-view video          context "dynamic", nothing seen
-    caption, its first frame -> freeze-time video          context "freeze", the first frame seen
+    caption -> fixed-view video                            context "dynamic", no frame known
+    caption, its first frame -> freeze-time video          context "freeze", the first frame known
 
-Guidance (Ho and Salimans 2022, arXiv 2207.12598): x = x_nothing + g (x_caption - x_nothing), on predicted clean
-frames, which are then held in [-1, 1].
+Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): x = x_uncond + g (x_cond - x_uncond), on predicted
+clean frames, which are then clamped to [-1, 1].
 
 Departures: the paper's text encoder is a large language model's; here it is a table with one learned vector per word of
-a vocabulary of two dozen, and a caption is the set of its words. In training words are left out one by one, so that a
-single word works as well: "box", "red". That is all that class conditioning is.
+a vocabulary of two dozen, and a caption is the set of its words. In training words are dropped one by one, so that a
+single word works as well: "box", "red".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,12 +24,11 @@ from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import euler
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained
 from fourd_minimal.video_dit import Context, VideoDiT, VideoDiTConfig
 
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "text_to_video_toy"}
 SILENT = frozenset(["a", "an", "and", "on", "the", "ground"])
-"""Words that say nothing, and are passed over."""
+"""Words without a vector, which are skipped."""
 
 
 @dataclass(frozen=True)
@@ -51,42 +49,27 @@ class TextToVideoConfig:
             raise ValueError(f"words is {self.words}; expected at least one, and each once.")
         for name, least in dict(slots=1, views=2, times=2).items():
             if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}.")
         if self.shift <= 0:
-            raise ValueError(f"shift is {self.shift}; it must be above 0.")
+            raise ValueError(f"shift is {self.shift}; expected above 0.")
         if self.dit.text_dim < 1:
-            raise ValueError("dit has text_dim 0; a model that reads needs at least 1.")
+            raise ValueError(f"text_dim is {self.dit.text_dim}; expected at least 1.")
 
 
-class TextToVideo(nn.Module):
-    """Captions in, videos out."""
+class TextToVideo(Pretrained):
+    """Captions in, videos out.
+
+    >>> TextToVideo.from_pretrained("toy").config.words[:2]
+    ('red', 'orange')
+    """
+
+    config_class, shipped, file = TextToVideoConfig, "text_to_video_toy", "text_to_video.safetensors"
 
     def __init__(self, config: TextToVideoConfig):
         super().__init__()
         self.config = config
         self.dit = VideoDiT(config.dit)
         self.words = nn.Embedding(1 + len(config.words), config.dit.text_dim)  # 0: no word
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "TextToVideo":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> TextToVideo.from_pretrained("toy").config.words[:2]
-        ('red', 'orange')
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "text_to_video.safetensors"
-        tensors, config, _ = load_weights(path, TextToVideoConfig)
-        model = cls(config).requires_grad_(False)
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "text_to_video.safetensors", tensors, self.config, **notes)
 
     def encode(self, captions: Sequence[str]) -> Int[Tensor, "b slots"]:
         """Captions -> numbers of words, each once, 0 where there is none.
@@ -99,13 +82,12 @@ class TextToVideo(nn.Module):
         known = {word: number for number, word in enumerate(self.config.words, 1)}
         encoded = torch.zeros(len(captions), self.config.slots, dtype=torch.long)
         for row, caption in zip(encoded, captions, strict=True):
-            said = caption.lower().replace(",", " ").replace(".", " ").split()
-            words = [word for word in dict.fromkeys(said) if word not in SILENT]
-            for word in words:
-                if word not in known:
-                    raise ValueError(f"{word!r} of {caption!r} is not among the words it learned: {', '.join(known)}.")
+            spoken = caption.lower().replace(",", " ").replace(".", " ").split()
+            words = [word for word in dict.fromkeys(spoken) if word not in SILENT]
+            if strange := [word for word in words if word not in known]:
+                raise ValueError(f"{strange[0]!r} of {caption!r} is unknown; expected words of {', '.join(known)}.")
             if len(words) > self.config.slots:
-                raise ValueError(f"{caption!r} has {len(words)} words; at most {self.config.slots} are read.")
+                raise ValueError(f"{caption!r} has {len(words)} words; expected at most {self.config.slots}.")
             row[: len(words)] = torch.tensor([known[word] for word in words], dtype=torch.long)
         return encoded
 
@@ -137,13 +119,11 @@ class TextToVideo(nn.Module):
         Args:
             captions: one for each video.
             context: "dynamic" for fixed-view videos, "freeze" for freeze-time videos.
-            first: their first frames in [-1, 1], where they are given.
-            n_steps: Euler steps.
-            guidance: 1 is none; more follows the caption more closely, and varies less.
-            seed: of the noise.
+            first: their first frames in [-1, 1], where these are known.
+            n_steps, guidance, seed: Euler steps, guidance (1 is none), and of the noise.
 
         Raises:
-            ValueError: a caption it cannot read, or first frames of another shape or range.
+            ValueError: a caption of unknown words, or first frames of another shape or range.
         """
         b, cfg = len(captions), self.config
         device = self.words.weight.device
@@ -159,12 +139,11 @@ class TextToVideo(nn.Module):
         given = seen[:, :, None, None, None]
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            levels = torch.full((2 * b,), sigma, device=device)
-            both = (torch.cat([a, a]) for a in (x, seen, clean))
-            noisy, known, frames_known = both
-            asked = torch.cat([words, torch.zeros_like(words)])
-            with_caption, without = self.denoise(noisy, levels, known, frames_known, context, asked).chunk(2)
-            predicted = without + guidance * (with_caption - without)
+            levels, twice = torch.full((2 * b,), sigma, device=device), [torch.cat([a, a]) for a in (seen, clean)]
+            captions = torch.cat([words, torch.zeros_like(words)])
+            both = self.denoise(torch.cat([x, x]), levels, *twice, context, captions)
+            conditional, unconditional = both.chunk(2)
+            predicted = unconditional + guidance * (conditional - unconditional)
             return torch.where(given, 0.0, (x - predicted.clamp(-1, 1)) / sigma)
 
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(device)
@@ -177,10 +156,10 @@ class TextToVideo(nn.Module):
         """A caption in, a fixed-view and a freeze-time video out; in [0, 1]. They start at the same picture.
 
         Raises:
-            ValueError: a caption it cannot read, or one without a word that says something.
+            ValueError: a caption of unknown words, or without any word of the vocabulary.
         """
         if not self.encode([caption]).any():
-            raise ValueError(f"{caption!r} has none of the words it learned: {', '.join(self.config.words)}.")
+            raise ValueError(f"{caption!r} has no known word; expected words of {', '.join(self.config.words)}.")
         fixed = self.sample([caption], "dynamic", None, n_steps, guidance, seed).clamp(-1, 1)
         freeze = self.sample([caption], "freeze", fixed[:, 0], n_steps, guidance, seed + 1).clamp(-1, 1)
         return (fixed[0] + 1) / 2, (freeze[0] + 1) / 2

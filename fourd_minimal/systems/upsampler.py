@@ -1,22 +1,22 @@
 """A diffusion upsampler for grids: the details of a large picture, given a small one.
 
-Section 4.1 of 4Real-Video: the model works on small frames, and a diffusion-based upsampler makes large ones of them.
-The network is the same DiT as the base model's (`video_dit`), trained on large frames. What it is given is the small
-grid, enlarged by bicubic interpolation, in the place where the base model is given its seen frames; what it predicts is
-the difference to the large frames. So before training it IS bicubic interpolation.
+Section 4.1 of 4Real-Video: the model works on small frames, and a diffusion-based upsampler enlarges them. The network
+is the base model's DiT (`video_dit`), trained on large frames. Its condition is the small grid, enlarged by bicubic
+interpolation, in the place of the base model's known frames; it predicts the difference to the large frames. So before
+training it IS bicubic interpolation.
 
     x = up(s') + phi(d, up(s'), sigma, tau)           s' = (1 - tau) s + tau eps, the small frames
     d = w (x_sigma - (1 - sigma) up(s'))              w = (1 - sigma) r^2 / ((1 - sigma)^2 r^2 + sigma^2)
 
-d is what x_sigma says about the difference: the best linear guess (Wiener's), where the difference has the standard
-deviation r. At sigma = 1 it is 0: there x_sigma is noise, which a network would first have to learn to look away from.
+d is the best linear guess (Wiener's) of the difference from x_sigma, where the difference has the standard deviation r.
+At sigma = 1 it is 0, and the network need not learn to ignore noise.
 
-tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): small frames that a
-model made are not quite what the upsampler was trained on, and noise hides the difference. It is told tau, and the
-caller chooses it: 0 for frames that are true. `python -m figures.upsampler --tau` measures it on generated ones.
+tau is the noise augmentation of cascaded diffusion (Ho et al. 2021, arXiv 2106.15282, section 4): generated small
+frames are not quite those of training, and noise hides the difference. The network is conditioned on tau, and the
+caller chooses it: 0 for true frames. `python -m figures.upsampler --tau` measures it on generated ones.
 
-It works on grids: blocks attend in turn along the rows (times) and along the columns (views), so that the details of
-one frame know those of its neighbours on both axes. A video is a grid of one row.
+It works on grids: blocks attend in turn along the rows (times) and along the columns (views). A video is a grid of one
+row.
 
 Departures: the paper says no more than the words quoted, and its upsampler (to 288x512) is for videos. Conditioning,
 parametrisation, d, tau, alternating axes and mirroring are ours; so is the factor, 2.
@@ -24,7 +24,6 @@ parametrisation, d, tau, alternating axes and mirroring are ours; so is the fact
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -34,12 +33,9 @@ from torch import Tensor, nn
 
 from fourd_minimal.rectified_flow import add_noise, euler
 from fourd_minimal.systems.pixels import check_pixels
-from fourd_minimal.systems.weights import load_into, load_weights, save_weights
+from fourd_minimal.systems.weights import Pretrained
 from fourd_minimal.two_stream import columns, from_columns, from_rows, rows
 from fourd_minimal.video_dit import VideoDiT, VideoDiTConfig, sigma_embedding
-
-SHIPPED = {"toy": Path(__file__).parents[1] / "weights" / "upsampler_toy"}
-
 
 DETAIL = 0.1
 """r, the standard deviation assumed of x - up(s), pixels in [-1, 1]: 0.06 for `simple`, 0.11 for `creature`."""
@@ -60,15 +56,13 @@ class UpsamplerConfig:
 
     def __post_init__(self):
         if self.factor < 2 or any(side % self.factor for side in self.dit.image_size):
-            raise ValueError(
-                f"factor is {self.factor}; expected at least 2, dividing image_size {self.dit.image_size},."
-            )
+            raise ValueError(f"factor is {self.factor}; expected 2 or more, dividing {self.dit.image_size}.")
         if self.dit.depth < 2:
-            raise ValueError(f"depth is {self.dit.depth}; it must be at least 2, a block for each axis of the grid.")
+            raise ValueError(f"depth is {self.dit.depth}; expected at least 2, a block for each axis of the grid.")
         if self.shift <= 0:
-            raise ValueError(f"shift is {self.shift}; it must be above 0.")
+            raise ValueError(f"shift is {self.shift}; expected above 0.")
         if not 0 <= self.most_augmentation < 1:
-            raise ValueError(f"most_augmentation is {self.most_augmentation}; it must be in [0, 1).")
+            raise ValueError(f"most_augmentation is {self.most_augmentation}; expected in [0, 1).")
 
     @property
     def small_size(self) -> tuple[int, int]:
@@ -78,7 +72,7 @@ class UpsamplerConfig:
 
 
 def bicubic(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b c fh fw"]:
-    """Enlarge frames by bicubic interpolation: what every upsampler must beat.
+    """Enlarge frames by bicubic interpolation, the baseline.
 
     >>> bicubic(torch.rand(2, 3, 8, 8), 2).shape
     torch.Size([2, 3, 16, 16])
@@ -89,7 +83,7 @@ def bicubic(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b
 
 
 def shrink(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b c sh sw"]:
-    """The mean of every `factor` x `factor` pixels: how the small frame of a large one looks.
+    """The mean of every `factor` x `factor` pixels.
 
     >>> shrink(torch.arange(4.0).reshape(1, 1, 2, 2), 2)
     tensor([[[[1.5000]]]])
@@ -98,39 +92,21 @@ def shrink(frames: Float[Tensor, "*b c h w"], factor: int) -> Float[Tensor, "*b 
     return small.reshape(*frames.shape[:-3], *small.shape[1:])
 
 
-class Upsampler(nn.Module):
-    """Small grids in, large grids out."""
+class Upsampler(Pretrained):
+    """Small grids in, large grids out.
+
+    >>> Upsampler.from_pretrained("toy").config.small_size
+    (24, 24)
+    """
+
+    config_class, shipped, file = UpsamplerConfig, "upsampler_toy", "upsampler.safetensors"
 
     def __init__(self, config: UpsamplerConfig):
         super().__init__()
         self.config = config
         self.dit = VideoDiT(config.dit)
         dim = config.dit.dim
-        self.notes: dict = {}
-        """How loaded weights were made."""
         self.augmentation_in = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path = "toy") -> "Upsampler":
-        """Load what training left in a folder: "toy" for the weights shipped with the package, or a folder.
-
-        Raises:
-            ValueError: the file is missing, cut short, of another kind or of another configuration.
-
-        >>> Upsampler.from_pretrained("toy").config.small_size
-        (24, 24)
-        """
-        path = SHIPPED.get(str(name), Path(name)) / "upsampler.safetensors"
-        tensors, config, notes = load_weights(path, UpsamplerConfig)
-        model = cls(config).requires_grad_(False)
-        model.notes = notes
-        load_into(model, tensors, path)
-        return model
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float16, **notes) -> Path:
-        """Write a file that `from_pretrained` reads, with `notes` inside."""
-        tensors = {k: v.to(dtype) for k, v in self.state_dict().items()}
-        return save_weights(Path(folder) / "upsampler.safetensors", tensors, self.config, **notes)
 
     def denoise(
         self,
@@ -142,14 +118,14 @@ class Upsampler(nn.Module):
         """Clean large frames from noisy ones and the small frames.
 
         Args:
-            x: noisy large frames.
-            sigma: their noise level in [0, 1].
-            small: small frames in [-1, 1], with their augmentation: `add_noise(small, eps, tau)`.
-            tau: the noise level of `small`.
+            x, sigma: noisy large frames, and their noise level in [0, 1].
+            small, tau: small frames in [-1, 1], augmented as in `add_noise(small, eps, tau)`, and their noise level.
         """
         _, v, t = x.shape[:3]
         enlarged = bicubic(small, self.config.factor)
         level = self.augmentation_in(sigma_embedding(tau, self.config.dit.dim))
+
+        # d, and the conditions of rows and columns.
         sigma = sigma[:, None, None].expand(-1, v, t)
         seen = torch.ones_like(sigma, dtype=torch.bool)
         noise = sigma[..., None, None, None]
@@ -161,6 +137,8 @@ class Upsampler(nn.Module):
         _, c_view, angles_view, _ = self.dit.embed(*as_columns, "freeze")
         c_time = c_time + level.repeat_interleave(v, 0)[:, None]
         c_view = c_view + level.repeat_interleave(t, 0)[:, None]
+
+        # Blocks along rows and columns in turn.
         for index, block in enumerate(self.dit.blocks):
             if index % 2 == 0:
                 tokens = block(tokens, c_time, None, angles_time)
@@ -175,18 +153,17 @@ class Upsampler(nn.Module):
     ) -> Iterator[Float[Tensor, "b v t c h w"]]:
         """Noise to large frames, yielding every state; everything in [-1, 1]. The last state is the sample.
 
-        Each prediction is the mean of two, of the frames and of their mirror image: the world has no preference for
-        left or right, and what a network makes up has. (Self-ensemble, Lim et al. 2017, arXiv 1707.02921.)
+        Each prediction is the mean of two, of the frames and of their mirror image (self-ensemble, Lim et al. 2017,
+        arXiv 1707.02921).
         """
         generator = torch.Generator().manual_seed(seed)  # on the CPU: a seed means the same on every device
         augmented = add_noise(small, torch.randn(small.shape, generator=generator).to(small), tau)
         noise = torch.randn((*small.shape[:-2], *self.config.dit.image_size), generator=generator).to(small)
 
         def velocity(x: Tensor, sigma: float) -> Tensor:
-            both = (torch.cat([a, a.flip(-1)]) for a in (x, augmented))
-            levels = (torch.full((2 * len(x),), level, device=x.device) for level in (sigma, tau))
-            noisy, given = both
-            straight, mirrored = self.denoise(noisy, next(levels), given, next(levels)).chunk(2)
+            noisy, given = (torch.cat([a, a.flip(-1)]) for a in (x, augmented))
+            sigmas, taus = (torch.full((2 * len(x),), level, device=x.device) for level in (sigma, tau))
+            straight, mirrored = self.denoise(noisy, sigmas, given, taus).chunk(2)
             return (x - (straight + mirrored.flip(-1)) / 2) / sigma
 
         yield from euler(velocity, noise, n_steps, self.config.shift)
@@ -198,19 +175,18 @@ class Upsampler(nn.Module):
 
         Args:
             grid: views x times; a single video is `video[None]`.
-            n_steps: Euler steps. One gives the mean of what the large frames may be, more give one possibility.
+            n_steps: Euler steps. One gives the mean of the large frames, more give one sample.
             tau: noise augmentation.
             seed: of the noise.
 
         Raises:
-            ValueError: frames of another size than `config.small_size`, values outside [0, 1], NaN, or a tau it was
-                not trained for.
+            ValueError: frames of another size than `config.small_size`, outside [0, 1] or NaN; tau beyond training.
         """
         check_pixels("grid", grid)
         if grid.ndim != 5 or tuple(grid.shape[2:]) != (3, *self.config.small_size):
             expected = (3, *self.config.small_size)
             raise ValueError(f"grid has shape {tuple(grid.shape)}; expected (views, times, *{expected}).")
         if not 0 <= tau <= self.config.most_augmentation:
-            raise ValueError(f"tau is {tau}; it must be in [0, {self.config.most_augmentation}].")
+            raise ValueError(f"tau is {tau}; expected in [0, {self.config.most_augmentation}].")
         *_, large = self.sample(grid[None].to(next(self.parameters())) * 2 - 1, n_steps, tau, seed)
         return ((large[0] + 1) / 2).clamp(0, 1).to(grid)

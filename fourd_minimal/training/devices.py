@@ -2,13 +2,12 @@
 
     torchrun --standalone --nproc_per_node 8 -m fourd_minimal train --preset full --scale.precision bf16 --scale.shard
 
-Nothing here changes what is computed, beyond rounding. A step's loss is the mean over `parts` batches, and each is a
-function of the step's number and its own; so one process works through all of them, two through half each, and what
-comes out is the same.
+Nothing here changes what is computed, beyond rounding. A step's loss is the mean over `parts` batches, each a function
+of the step's number and its own; one process works through all of them, two through half each, to the same result.
 
-Processes find each other by Accelerate, which also averages gradients. Weights are shared out by torch's own
-`fully_shard`: asked for that on CPUs, Accelerate 1.15 copies the whole model to each process and says nothing. It takes
-as long to import as all the rest of torch, so it is imported where it is asked for.
+Processes find each other by Accelerate, which also averages gradients. Weights are sharded by torch's `fully_shard`,
+since Accelerate 1.15 silently copies the whole model to each process on CPUs. It is slow to import, so it is imported
+where it is needed.
 """
 
 import atexit
@@ -30,38 +29,37 @@ class Scale:
     """How a step is computed."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of products and attention; weights, their averages and the optimiser's moments stay in fp32."""
+    """The precision of products and attention; weights, averages and the optimiser's moments stay in fp32."""
     shard: bool = False
-    """Every device holds a share of weights, gradients and moments (FSDP); else all of them hold all."""
+    """Every device holds a share of weights, gradients and moments (FSDP); by default all of them hold all."""
     recompute: bool = False
-    """Keep only what goes into each block, and run it again for its gradients: a third more work, far less memory."""
+    """Only each block's inputs are kept, and it runs again for its gradients: a third more work, far less memory."""
     compile: bool = False
-    """Fuse each block's operations by torch.compile; the first step takes a minute or more."""
+    """Each block's operations are fused by torch.compile; the first step takes a minute or more."""
 
 
 PLAIN = Scale()
-"""In fp32, as it is written."""
 
 
 def world() -> tuple[int, int]:
-    """This process's number, and how many there are: as torchrun says, else (0, 1)."""
+    """This process's number and how many there are, from torchrun's environment; else (0, 1)."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def leave() -> None:
-    """Part from the other processes, at the latest when this one ends; nothing where there are none."""
+    """End the group of processes, where there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def wait() -> None:
-    """For the other processes to come here too; for nothing where there are none."""
+    """Wait for the other processes, where there are some, to come here too."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """What is sharded, recomputed and compiled as one: the entries of lists and dictionaries of modules.
+    """The units of sharding, recomputing and compiling: the entries of lists and dictionaries of modules.
 
     >>> stack = nn.ModuleList([nn.Linear(2, 2), nn.ModuleList([nn.GELU(), nn.Identity()])])
     >>> [*blocks(nn.ModuleDict(dict(stack=stack, again=stack)))]
@@ -99,7 +97,7 @@ class Devices:
     def __init__(self, scale: Scale = PLAIN):
         self.scale, (self.rank, self.count) = scale, world()
         if scale.shard and self.count == 1:
-            raise ValueError("shard shares a model out over processes; there is one: torchrun starts several.")
+            raise ValueError("shard needs several processes and there is one; expected a start by torchrun.")
         self.accelerator = None
         if self.count > 1:
             try:
@@ -117,14 +115,11 @@ class Devices:
             ValueError: parts that processes cannot share evenly.
         """
         if parts % self.count:
-            raise ValueError(
-                f"parts is {parts} and there are {self.count} processes, which must divide it: start fewer, or choose "
-                "other --settings.parts, which is another run."
-            )
+            raise ValueError(f"parts is {parts}; expected a multiple of the {self.count} processes.")
         return range(self.rank, parts, self.count)
 
     def spread(self, objective: nn.Module) -> nn.Module:
-        """The same module, ready for this scale: changed in place, or wrapped."""
+        """The module at this scale: changed in place, or wrapped."""
         if self.scale.recompute:
             recompute(objective)
         if self.scale.compile:
@@ -141,11 +136,11 @@ class Devices:
         return self.accelerator.prepare_model(objective) if self.accelerator else objective
 
     def precise(self, device: torch.device) -> AbstractContextManager:
-        """The scale's precision, inside the block."""
+        """A context with the scale's precision."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.scale.precision == "bf16")
 
     def gathering(self, spread: nn.Module, last: bool) -> AbstractContextManager:
-        """Gradients of all processes meet in the backward pass of the last part only."""
+        """A context in which the gradients of all processes are averaged after the last part only."""
         if self.scale.shard:
             spread.set_requires_gradient_sync(last)
             return nullcontext()
@@ -157,14 +152,14 @@ class Devices:
 
 
 def whole(tensor: Tensor, keep: bool = True) -> Tensor | None:
-    """A copy on the CPU of a tensor that may be shared out: every process must ask, also those that do not keep it."""
+    """A copy on the CPU of a tensor that may be sharded; every process must call it, even without keeping it."""
     if hasattr(tensor, "full_tensor"):  # a DTensor
         tensor = tensor.full_tensor()
     return tensor.detach().cpu().clone() if keep else None
 
 
 def shared_as(tensor: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor that every process has, where and shared out as `other` is."""
+    """A whole tensor that every process has, on the device and in the shards of `other`."""
     tensor = tensor.to(other.device)
     if not hasattr(other, "full_tensor"):
         return tensor

@@ -1,10 +1,10 @@
-"""How 4DM is trained: first the base, on single moments of objects seen from all around, then its motion modules.
+"""How 4DM is trained: first the base, on single moments of objects from all around, then its motion modules.
 
 Section 3.2 of 4Diffusion: four orthogonal videos, and a video from a random viewpoint as the reference; frames at a
-fixed stride; the reference withheld from some objects, for guidance.
+fixed stride; the reference withheld from some objects, for classifier-free guidance.
 
-The paper's own configuration works on latents and reads CLIP's tokens: frozen encoders make them on the device that
-trains, so that a batch stays pixels, and a function of its number. Its base is ImageDream's (`train_four_dm.py`).
+The paper's configuration works on latents and on CLIP's tokens: frozen encoders make them on the device that trains, so
+that a batch stays pixels. Its base is ImageDream's (`fourd train --system four-diffusion --base-weights`).
 
 Departures: procedural creatures for Objaverse, where no shards are given; the orthogonal views begin at a random angle
 from the video, so that a model can be asked for any; the paper withholds image and camera together, here the cameras
@@ -29,7 +29,7 @@ from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig, Part
 from fourd_minimal.systems.weights import fingerprint
 from fourd_minimal.training import shard_frames
 from fourd_minimal.training.devices import PLAIN, Scale
-from fourd_minimal.training.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.training.loop import Recipe, Step, fit, fresh, seeded, warm_cosine
 from fourd_minimal.training.sources import Sources, stored
 
 
@@ -54,19 +54,17 @@ def orbits(
     corrupted: str | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Walking creatures, recorded by a camera somewhere around them and by others, evenly spread from another angle on.
+    """Walking creatures, recorded by one camera, the reference's, and by others evenly around from another angle on.
 
     Args:
         config: size, views and elevation.
-        n: how many.
-        times: frames of each.
-        seed: of the creatures; of the cameras too, unless these have a generator.
+        n, times: how many, and frames of each.
+        seed: of the creatures, and of the cameras unless these have a `generator`.
         corrupted: one of `procedural.CORRUPTED`.
-        generator: of the cameras.
 
     Returns:
         Clean views `(n, t, v, 3, h, w)` and the video `(n, t, 3, h, w)` in [-1, 1]; the poses of the views, as
-        `FourDMConfig.told` says, `(n, v, 4, 4)`.
+        `FourDMConfig.camera_conditioning`, `(n, v, 4, 4)`.
     """
     generator = generator or torch.Generator().manual_seed(seed)
     azimuths, elevation = around(config, n, generator), config.elevation_deg
@@ -76,7 +74,7 @@ def orbits(
 
 
 def around(config: FourDMConfig, n: int, generator: torch.Generator) -> Float[Tensor, "n v"]:
-    """Azimuths of the reference's camera, anywhere, and of the views, evenly spread from another angle on."""
+    """Azimuths in degrees: the reference camera's, anywhere, and the views', evenly spread from another angle on."""
     first, offset = 360 * torch.rand(2, n, 1, generator=generator)
     return torch.cat([first, first + offset + torch.arange(config.views) * (360 / config.views)], 1)
 
@@ -84,11 +82,11 @@ def around(config: FourDMConfig, n: int, generator: torch.Generator) -> Float[Te
 def of_records(config: FourDMConfig, records: list[SceneRecord]) -> tuple[Tensor, Tensor, Tensor]:
     """Records whose first view is the reference, as `orbits` gives them."""
     reference, *views = (torch.cat([record.rgb for record in records]) * 2 - 1).unbind(1)
-    return torch.stack(views, 2), reference, config.told(torch.cat([record.c2w for record in records]))
+    return torch.stack(views, 2), reference, config.camera_conditioning(torch.cat([record.c2w for record in records]))
 
 
 def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, shrink: int | None = None) -> Batch:
-    """Objects, cameras, noise levels and noise of one part of a step; a latent has `shrink` pixels along its side."""
+    """Objects, cameras, noise levels and noise of one part of a step; a latent is `shrink` times smaller."""
     run = preset.seed + (7 if stage == "base" else 8)
     generator = seeded(run, number, part)
     n, cfg = (preset.base_batch if stage == "base" else preset.motion_batch) // preset.parts, preset.model
@@ -120,20 +118,19 @@ def make_batch(stage: Part, preset: FourDMPreset, number: int, part: int = 0, sh
 def batch_loss(
     model: FourDM, batch: Batch, device: str | torch.device = "cpu", encoders: nn.Module | None = None
 ) -> Tensor:
-    """Squared error of what the model predicts: noise, as in the paper, or clean frames.
+    """Squared error of what the model predicts: noise, as in the paper, or clean frames; of latents with encoders.
 
-    The same error of clean frames is (1 - abar) / abar times that of the noise: noisy levels count more. With encoders,
-    frames are what they make of them.
+    An error of clean frames is (1 - abar) / abar times that of the noise: noisy levels count more.
     """
     clean, reference, cameras, t, eps, shown, draws = (a.to(device) for a in batch)
-    told = {}
+    conditions = {}
     if encoders is not None:
-        told["tokens"] = encoders.tokens(reference)
-        told["text"] = None if encoders.text is None else encoders.text.expand(len(t), -1, -1)
+        conditions["tokens"] = encoders.tokens(reference)
+        conditions["text"] = None if encoders.text is None else encoders.text.expand(len(t), -1, -1)
         *views, reference = encoders.latents(torch.cat([clean, reference[:, :, None]], 2), draws).unbind(2)
         clean = torch.stack(views, 2)
     z = model.schedule.add_noise(clean, eps, t)
-    predicted = model.denoise(z, t, cameras, reference, shown, **told)
+    predicted = model.denoise(z, t, cameras, reference, shown, **conditions)
     if model.config.predicts == "eps":
         return (model.schedule.eps_from_x0(z, predicted, t) - eps).square().mean()
     return (predicted - clean).square().mean()
@@ -153,14 +150,10 @@ def train_four_dm(
 
     Args:
         part: "base", or "motion": the motion modules alone.
-        preset: everything the run depends on.
-        folder: of the checkpoint; none is written when left out.
-        base: whose weights it begins with; motion needs them, and goes on from motion modules that are there.
-        checkpoint_every: steps between checkpoints.
-        device: where to train.
-        scale: how steps are computed.
-        encoders: `systems.pretrained.encoders.Encoders`, frozen: what a model of latents sees, which needs them. They
-            are moved to the device.
+        preset, checkpoint_every, device, scale: see `loop.fit`.
+        folder: of the checkpoint; by default none is written.
+        base: the first weights; motion needs them, and goes on from motion modules where there are some.
+        encoders: frozen `pretrained.encoders.Encoders`, which a model of latents needs; moved to the device.
 
     Raises:
         ValueError: motion without a base, a base of another configuration, latents without encoders or encoders that do
@@ -172,16 +165,14 @@ def train_four_dm(
         raise ValueError("base has another configuration than the preset's model; expected the same.")
     if preset.shards and stored(preset.shards).times < preset.model.times:
         has, wants = stored(preset.shards).times, preset.model.times
-        raise ValueError(f"shards hold {has} times; {wants} are wanted: render-shards --times {wants} or more.")
+        raise ValueError(f"shards hold {has} times; expected at least {wants}: render-shards --times {wants}.")
     cfg, origin = preset.model.unet, [stored(preset.shards).fingerprint] if preset.shards else []
     if encoders is not None:
         encoders.refuse_others(cfg.image_channels, cfg.token_dim, cfg.text_dim, preset.model.image_size)
         origin.append(fingerprint(encoders.to(device)))
     elif cfg.image_channels != 3:
         raise ValueError(f"preset works on {cfg.image_channels} latent channels; expected encoders to make them.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
-        model = FourDM(preset.model, motion=part == "motion").to(device)
+    model = fresh(lambda: FourDM(preset.model, motion=part == "motion"), preset.seed).to(device)
     if base is not None:
         model.load_state_dict(base.state_dict(), strict=False)
     steps, lr = (preset.base_steps, preset.base_lr) if part == "base" else (preset.motion_steps, preset.motion_lr)

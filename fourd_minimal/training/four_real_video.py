@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,7 @@ from fourd_minimal.rectified_flow import add_noise, sample_sigma
 from fourd_minimal.systems.conditioning import known_cells
 from fourd_minimal.systems.four_real_video import FourRealVideo, Part
 from fourd_minimal.training.devices import PLAIN, Scale
-from fourd_minimal.training.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.training.loop import Recipe, Step, fit, fresh, seeded, warm_cosine
 from fourd_minimal.training.sources import Place, Sources
 from fourd_minimal.video_dit import Context
 
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 def step_generator(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> torch.Generator:
-    """The source of all randomness of one part of a step."""
+    """The source of all that is random in one part of a step."""
     return seeded(preset.seed * len(STAGES) + STAGES.index(stage), number, part)
 
 
@@ -54,12 +54,11 @@ def sources_of(preset: FourRealVideoPreset) -> Sources:
 
 
 class Source(NamedTuple):
-    """Where the frames of one batch come from."""
+    """Where the frames of one batch come from; with shards, its number and part say which grids these are."""
 
     preset: FourRealVideoPreset
     generator: torch.Generator
     number: int
-    """Of the batch, among those of its part; with `part` it says which stored grids these are."""
     part: int
 
     def frames(self, n: int, views: int, times: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -69,17 +68,13 @@ class Source(NamedTuple):
         return sources_of(preset).frames(n, views, times, size, self.generator, place)
 
     def pseudo_4d(self, n: int, views: int, times: int) -> Tensor:
-        """Fixed-view videos as flat grids: the camera's motion is one of the picture plane.
-
-        The motions have a generator of their own, so that what is drawn after the scenes is what it is after true
-        grids.
-        """
+        """Fixed-view videos as flat grids; motions have a generator of their own: the noise is as after true grids."""
         motions = random_motions(n, torch.Generator().manual_seed(self.generator.initial_seed() + 5_000_000))
         return pseudo_grid(self.frames(n, 1, times)[:, 0], maps_along(motions, torch.linspace(0, 1, views)))[0]
 
 
 def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor, "n frames"]:
-    """Which frames are given: only the first (35%), the first and the last (25%), the first k, or any subset."""
+    """Which frames are known: only the first (35%), the first and the last (25%), the first k, or any subset."""
     kind = torch.rand(n, 1, generator=generator)
     index = torch.arange(frames)
     first, last = index == 0, index == frames - 1
@@ -90,17 +85,17 @@ def random_masks(n: int, frames: int, generator: torch.Generator) -> Bool[Tensor
     return torch.where(kind < 0.8, masks, subset)
 
 
-def noise_levels(preset: FourRealVideoPreset, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
-    """Logit-normal and shifted, a share of them at 1."""
+def noise_levels(preset: Any, n: int, generator: torch.Generator) -> Float[Tensor, " n"]:
+    """Logit-normal and shifted, a share of them at 1, as any preset with `model.shift` and `share_pure_noise` says."""
     sigma = sample_sigma(n, preset.model.shift, generator=generator)
     return torch.where(torch.rand(n, generator=generator) < preset.share_pure_noise, 1.0, sigma)
 
 
 def velocity_loss(predicted: Tensor, clean: Tensor, sigma: Float[Tensor, " b"], unseen: Tensor) -> Tensor:
-    """Velocity matching for a network that predicts clean frames, over unseen frames.
+    """Velocity matching for a network that predicts clean frames, over unknown frames.
 
     v - v* = (x* - x) / sigma, so the squared error of the velocity is that of the frames over sigma^2; sigma is kept
-    above 0.3 there, or the nearly clean samples would drown the others.
+    above 0.3 there, or nearly clean samples would dominate.
     """
     error = (predicted - clean).square().flatten(-3).mean(-1).flatten(1)
     weight = unseen.flatten(1) / sigma.clamp(min=0.3)[:, None] ** 2
@@ -126,12 +121,12 @@ def base_batch(preset: FourRealVideoPreset, number: int, part: int = 0) -> list[
 
 
 def begun(changes: Sequence[tuple], number: float) -> list | None:
-    """What holds at a step: the rest of the last entry that begins there or before; None where there are no entries."""
+    """The rest of the last entry that begins at this step or before; None where there are no entries."""
     return next((rest for begin, *rest in reversed(changes) if begin <= number), None)
 
 
 def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int, part: int = 0) -> list[Batch]:
-    """Grids whose first row and column are known; in a share of them, other cells."""
+    """Grids whose first row and column are known, or, in a share of them, other cells."""
     generator, cfg = step_generator(preset, stage, number, part), preset.model
     side, n = begun(preset.grid_windows, number / getattr(preset, f"{stage}_steps")) or (None, preset.sync_batch)
     n, views, times = n // preset.parts, side or cfg.views, side or cfg.times
@@ -147,7 +142,7 @@ def grid_batch(preset: FourRealVideoPreset, stage: Part, number: int, part: int 
 
 
 def any_cells(n: int, views: int, times: int, generator: torch.Generator) -> Bool[Tensor, "n v t"]:
-    """Which cells are given: a row and a column (40%), a row (10%), a column (10%), or scattered ones, 1 to half."""
+    """Which cells are known: a row and a column (40%), a row (10%), a column (10%), or scattered ones, 1 to half."""
     kind = torch.rand(n, 1, 1, generator=generator)
     row = (torch.arange(views) == torch.randint(views, (n, 1), generator=generator))[:, :, None]
     column = (torch.arange(times) == torch.randint(times, (n, 1), generator=generator))[:, None]
@@ -171,15 +166,13 @@ def batch_loss(model: FourRealVideo, batches: list[Batch], device: str | torch.d
 
 
 def learning_rate(preset: FourRealVideoPreset, stage: Part, number: int) -> float:
-    """Linear warm-up, then a half cosine down to 0; stage "sync" does so on pseudo-4D, and again on true grids."""
-    peak, steps, cut = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps"), preset.sync_pseudo_steps
-    if stage == "sync" and cut:
-        number, steps = (number, cut) if number < cut else (number - cut, steps - cut)
-    return warm_cosine(peak, number, steps, preset.warmup)
+    """Warm-up and decay; stage "sync" has them on pseudo-4D, and again on true grids."""
+    peak, steps = getattr(preset, f"{stage}_lr"), getattr(preset, f"{stage}_steps")
+    return warm_cosine(peak, number, steps, preset.warmup, preset.sync_pseudo_steps if stage == "sync" else 0)
 
 
 def settings_of(preset: FourRealVideoPreset, stage: Part) -> dict:
-    """What a stage's result depends on; what belongs to other stages may change while its checkpoint stays good."""
+    """What a stage's result depends on; the settings of other stages may change while its checkpoint stays valid."""
     others = {
         "base": ("sync_", "joint_", "grid_", "share_any_cells"),
         "sync": ("base_", "joint_", "ema"),
@@ -213,9 +206,7 @@ def train(
     """
     if stage != "base" and base is None:
         raise ValueError(f"base is None; stage {stage!r} needs the model whose base it starts from.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
-        model = FourRealVideo(preset.model).to(device)
+    model = fresh(lambda: FourRealVideo(preset.model), preset.seed).to(device)
     if base is not None:
         known: Part = "joint" if stage == "joint" and base.config == preset.model else "base"
         model.part(known).load_state_dict(base.part(known).state_dict())

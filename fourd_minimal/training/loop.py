@@ -2,9 +2,8 @@
 
     for step in fit(recipe, "run_checkpoint.safetensors"):  print(step.number, step.loss)
 
-Everything random in a step (its scenes, masks, noise levels, noise) is a function of the recipe, the step's number and
-the part's number alone. So a run that was interrupted goes on from its checkpoint exactly as if nothing had happened,
-also with other devices than before (`devices.py`): parts are what they share.
+Everything random in a step (scenes, masks, noise levels, noise) is a function of the recipe and of the numbers of the
+step and its part. So an interrupted run resumes from its checkpoint exactly, also on other devices (`devices.py`).
 """
 
 import copy
@@ -33,25 +32,25 @@ class Recipe(Generic[Model, Batch]):
 
     model: Model
     part: Callable[[Model], nn.Module]
-    """What of the model is trained; the rest stays as it is."""
+    """What of the model is trained; the rest is frozen."""
     steps: int
     batch: Callable[[int, int], Batch]
-    """The data of a step's part, a function of the numbers of both; made on another thread."""
+    """The data of (step, part), a function of these numbers; made on another thread."""
     loss: Callable[[Model, Batch], Tensor]
     rate: Callable[[int], float]
     """The learning rate of step n."""
     decay: float
-    """Of the averaged weights, which are the result."""
+    """Of the averaged weights (EMA), which are the result."""
     config: Any
     """A dataclass, written into the checkpoint."""
     settings: Callable[[Any], dict]
-    """What of `config` the result depends on: a checkpoint goes on only where all of it is equal."""
+    """What of `config` the result depends on: a checkpoint resumes only where all of it is equal."""
     origin: str = ""
-    """Which weights it begins with, where precision is not to count; else the fingerprint of all of them."""
+    """Identifies the first weights; by default their fingerprint does."""
     data: str = ""
-    """Which data, where not all is in `config`: a checkpoint goes on only with the same."""
+    """Identifies the data, where `config` does not: a checkpoint resumes only with the same."""
     parts: int = 1
-    """A step's loss is the mean over so many batches, computed on several devices, or one after the other."""
+    """A step's loss is the mean over so many batches, computed on several devices or one after the other."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +60,27 @@ class Step(Generic[Model]):
     number: int
     loss: float
     seconds: float
-    """Spent on this run, also before an interruption."""
+    """Of the whole run, before interruptions, too."""
     averaged: Callable[[], Model]
-    """Makes the model with the averaged weights: the result so far. With several processes all of them must ask."""
+    """Makes the model with the averaged weights, the result so far; with several processes all of them must call it."""
 
 
 def seeded(run: int, number: int, part: int = 0, of: str = "") -> torch.Generator:
-    """The source of what is random in one part of a step.
+    """The source of what is random in one part of a step; `of` names draws that are independent of the run's own.
 
-    torch's generator looks at 32 bits of a seed, into which steps, parts and runs do not fit side by side: all but the
-    first parts have hashed ones, as has whatever is `of` something else than the run's own draws.
+    torch's generator reads 32 bits of a seed, too few for run, step and part side by side: all but the first part hash.
     """
     seed = run * 10_000_000 + number
     if part or of:
         seed = int.from_bytes(blake2b(f"{of} {run} {number} {part}".encode(), digest_size=4).digest(), "big")
     return torch.Generator().manual_seed(seed)
+
+
+def fresh(make: Callable[[], Model], seed: int) -> Model:
+    """A model with random weights that the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def prefetched(make: Callable[[int], Batch], numbers: range) -> Iterator[tuple[int, Batch]]:
@@ -89,8 +94,10 @@ def prefetched(make: Callable[[int], Batch], numbers: range) -> Iterator[tuple[i
             yield number, batch
 
 
-def warm_cosine(peak: float, number: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, of at most a fifth of all steps, then a half cosine down to 0."""
+def warm_cosine(peak: float, number: int, steps: int, warmup: int, cut: int = 0) -> float:
+    """Linear warm-up, of at most a fifth of all steps, then a half cosine down to 0; with `cut` once before that step,
+    and once again from it on."""
+    number, steps = (number, min(cut, steps)) if number < cut else (number - cut, steps - cut)
     warmup = max(1, min(warmup, steps // 5))
     progress = max(0, number - warmup) / max(1, steps - warmup)
     return peak * min(1.0, (number + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
@@ -102,7 +109,7 @@ def averaging(decay: float, n: int) -> float:
 
 
 class Objective(nn.Module):
-    """A model whose forward pass is its loss, which is what several devices share."""
+    """A model whose forward pass is its loss: what several devices share."""
 
     def __init__(self, recipe: Recipe):
         super().__init__()
@@ -122,14 +129,15 @@ def fit(
 
     Args:
         recipe: everything a run depends on.
-        path: the checkpoint; if it is there, training goes on from it.
+        path: the checkpoint; if it is there, training resumes from it.
         checkpoint_every: steps between checkpoints; one is also written at the end.
-        scale: how steps are computed; a checkpoint goes on under any.
+        scale: how steps are computed; a checkpoint resumes under any.
 
     Raises:
-        ValueError: a checkpoint of other settings, or of a run that began with other weights or on other data; parts
-            that the processes cannot share; a `scale` that cannot be had here.
+        ValueError: a checkpoint of other settings, first weights or data; parts that the processes cannot share; a
+            `scale` that is unavailable here.
     """
+    # the model on its devices, its averaged weights, its optimiser; out of the checkpoint where there is one
     devices, model = Devices(scale), recipe.model.requires_grad_(False)
     mine = devices.mine(recipe.parts)
     origin = dict(began_with=recipe.origin or fingerprint(model), data=recipe.data)
@@ -155,6 +163,7 @@ def fit(
     began = time.perf_counter() - seconds
     batches_of = lambda number: [recipe.batch(number, n) for n in mine]  # noqa: E731
     for number, batches in prefetched(batches_of, range(start, recipe.steps)):
+        # the gradient of the mean over all parts
         for group in optimiser.param_groups:
             group["lr"] = recipe.rate(number)
         optimiser.zero_grad()
@@ -165,6 +174,7 @@ def fit(
                     loss = objective(batch) / len(mine)
                 loss.backward()
             total += loss.detach()
+        # the step, and the averages
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimiser.step()
         with torch.no_grad():
@@ -181,7 +191,7 @@ def fit(
 def _state(
     weights: dict[str, Tensor], averaged: dict[str, Tensor], optimiser: torch.optim.Optimizer, keep: bool
 ) -> dict[str, Tensor | None]:
-    """Everything a run needs to go on, as flat named tensors, none of them shared out; only one process keeps them."""
+    """Everything a run needs to resume, as flat named tensors, none of them sharded; only one process keeps them."""
     state = {f"part.{name}": weight for name, weight in weights.items()}
     state |= {f"averaged.{name}": weight for name, weight in averaged.items()}
     for name, weight in weights.items():

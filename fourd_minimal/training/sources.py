@@ -10,11 +10,10 @@ A mixture is names with shares:
     videos:FOLDER                            ordinary videos, the first data group of 4Real-Video (section 3.1): drawn
                                              where one view is asked for, so for the base and for pseudo-4D
 
-or a `torch.utils.data.Dataset` of one's own in place of a name, whose items are grids `(v, t, 3, h, w)` in [0, 1]. And
-`Grids` is a mixture as such a dataset, for somebody else's loader.
+or a `torch.utils.data.Dataset` of one's own in place of a name, whose items are grids `(v, t, 3, h, w)` in [0, 1].
 
-Everything drawn is a function of the generator alone, so a run that was interrupted goes on exactly. Shards that are
-the only source are read in epochs: every grid comes once in each.
+Everything drawn is a function of the generator alone, so an interrupted run resumes exactly. Shards that are the only
+source are read in epochs: every grid comes once in each.
 """
 
 import json
@@ -40,14 +39,14 @@ from fourd_minimal.training.shard_frames import grids
 Shares = Sequence[tuple[str | Dataset, float]]
 VIDEOS = {".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi"}
 VIDEO_STRIDE = 4
-"""At most so many frames of a video from one moment to the next."""
+"""The most frames of a video from one time to the next."""
 
 stored = lru_cache(Shards)
 """Shards, looked up once."""
 
 
 class Place(NamedTuple):
-    """Which part of which step a batch is for, of a run with a seed: says which grids of an epoch it holds."""
+    """The step and the part that a batch is for, which say what grids of an epoch it holds."""
 
     number: int
     part: int = 0
@@ -59,10 +58,10 @@ class Sources:
     """A mixture of sources.
 
     Args:
-        shares: names or datasets, and their shares of all scenes; they need not add up to 1.
+        shares: names or datasets, and their positive shares of all scenes; they need not add up to 1.
 
     Raises:
-        ValueError: nothing to draw from, a share that is not positive, or an unknown name.
+        ValueError: no sources, a share that is not positive, or an unknown name.
     """
 
     def __init__(self, shares: Shares):
@@ -78,7 +77,7 @@ class Sources:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what the names alone do not say: which assets, grids and videos there are."""
+        """Identifies the assets, grids and videos behind the names; "" where there are none."""
         about = []
         for name, _ in self.shares:
             if name == "characters":
@@ -102,8 +101,7 @@ class Sources:
 
         Args:
             n, views, times, size: how many, of which shape; one view or one time makes single videos.
-            generator: of all that is drawn.
-            place: with shards as the only source, which of their grids.
+            generator: decides everything but `place`, which says what grids of shards, if these are the only source.
 
         Raises:
             ValueError: several views of a mixture of videos only, a video that is too short, an item of another shape.
@@ -116,14 +114,14 @@ class Sources:
     def records(
         self, n: int, views: int, times: int, size: tuple[int, int], generator: torch.Generator, **cameras
     ) -> list[SceneRecord]:
-        """The same, with cameras and captions, in [0, 1] and as drawn: of procedural scenes and characters alone.
+        """The same as records, in [0, 1], with cameras and captions: of procedural scenes and characters alone.
 
         Args:
-            cameras: `azimuths_deg` (n, views) and `elevation_deg`, as `sample_characters` has them;
-                what is seen from azimuths stands on white, inside the unit ball.
+            cameras: `azimuths_deg` (n, views) and `elevation_deg`, as in `sample_characters`; with azimuths the object
+                stands on white, inside the unit ball.
 
         Raises:
-            ValueError: a source that knows neither.
+            ValueError: a source without cameras.
         """
         found, azimuths, first = [], cameras.pop("azimuths_deg", None), 0
         if azimuths is not None:
@@ -138,14 +136,14 @@ class Sources:
                 some = {k: v for k, v in some.items() if k.endswith("_deg")}
                 found.append(sample_scenes(count, views, times, size, seed, name, geometry=False, **some))
             else:
-                raise ValueError(f"sources has {name!r}; expected procedural families or characters, for cameras.")
+                raise ValueError(f"sources has {name!r}, without cameras; expected procedural families or characters.")
         return found
 
     def _counts(self, n: int, views: int, generator: torch.Generator) -> list[tuple[str | Dataset, int]]:
         """How many scenes each source gives."""
         able = [(name, share) for name, share in self.shares if views == 1 or not _folder(name, "videos:")]
         if not able:
-            raise ValueError(f"sources has videos only, which have one view; {views} views were asked for.")
+            raise ValueError(f"sources has videos only, which have one view; expected {views} views.")
         names, shares = zip(*able, strict=True)
         drawn = torch.multinomial(torch.tensor(shares), n, replacement=True, generator=generator)
         counts = drawn.bincount(minlength=len(names)).tolist()
@@ -159,7 +157,7 @@ class Sources:
             return sample_scenes(n, views, times, size, seed, name, geometry=False).rgb * 2 - 1
         if name == "characters":
             if size[0] != size[1]:
-                raise ValueError(f"size is {size}; characters are drawn in squares.")
+                raise ValueError(f"size is {size}; expected a square for characters.")
             draw = torch.Generator().manual_seed(seed)
             seeds = torch.randint(HELD_OUT, (n,), generator=draw).tolist()
             return torch.cat([augmented(_characters(s, views, times, size[0]), draw).rgb for s in seeds]) * 2 - 1
@@ -169,7 +167,7 @@ class Sources:
 
 
 def _characters(seed: int, views: int, times: int, size: int) -> SceneRecord:
-    """One clip; fewer than 8 x 8 cells are a window of a grid, in steps as small as its own or as wide as a whole."""
+    """One clip; fewer than 8 x 8 cells are a window of such a grid, its steps as small or as wide as the whole."""
     (slow, fast), (short, long) = characters.FPS, characters.SWEEP_DEG
     slow, short = slow * min(1.0, max(1, times - 1) / 7), short * min(1.0, max(1, views - 1) / 7)
     return characters.sample_characters(
@@ -178,7 +176,7 @@ def _characters(seed: int, views: int, times: int, size: int) -> SceneRecord:
 
 
 def _folder(name: str | Dataset, kind: str | None = None) -> str:
-    """What stands behind `shards:` or `videos:`; nothing in other names."""
+    """The folder behind `shards:` or `videos:`; "" of other names."""
     kinds = (kind,) if kind else ("shards:", "videos:")
     return next((name.removeprefix(k) for k in kinds if isinstance(name, str) and name.startswith(k)), "")
 
@@ -207,7 +205,7 @@ def video_clips(
     """Clips of videos, anywhere in them and at any stride up to `most_stride`; in [-1, 1].
 
     Raises:
-        ValueError: a video shorter than `times`.
+        ValueError: a video that is too short.
     """
     clips = []
     for _ in range(n):
@@ -230,25 +228,3 @@ def _of_dataset(data: Dataset, n: int, shape: tuple[int, ...], seed: int) -> Ten
         if not 0 <= item.min() <= item.max() <= 1:
             raise ValueError(f"item {i} of the dataset reaches {item.min():g} to {item.max():g}; expected [0, 1].")
     return torch.stack(items).float() * 2 - 1
-
-
-class Grids(Dataset):
-    """A mixture as a dataset: item i is always the same grid, `(v, t, 3, h, w)` in [0, 1].
-
-    >>> data = Grids((("simple", 1.0),), length=10, views=2, times=3, size=(16, 16))
-    >>> len(data), data[0].shape
-    (10, torch.Size([2, 3, 3, 16, 16]))
-    """
-
-    def __init__(self, shares: Shares, length: int, views: int, times: int, size: tuple[int, int], seed: int = 0):
-        self.sources, self.length, self.shape, self.seed = Sources(shares), length, (views, times, size), seed
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, i: int) -> Float[Tensor, "v t 3 h w"]:
-        if not -self.length <= i < self.length:
-            raise IndexError(f"item {i} of {self.length}")
-        name = f"{self.seed} {i % self.length}".encode()
-        generator = torch.Generator().manual_seed(int.from_bytes(blake2b(name, digest_size=4).digest(), "big"))
-        return (self.sources.frames(1, *self.shape, generator)[0] + 1) / 2

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fourd_minimal.configs.text_to_video import TextToVideoPreset
 from fourd_minimal.data.procedural import COLOURS, colour_name
-from fourd_minimal.rectified_flow import add_noise, sample_sigma
+from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.text_to_video import TextToVideo
 from fourd_minimal.training.devices import PLAIN, Scale
-from fourd_minimal.training.four_real_video import random_masks, velocity_loss
-from fourd_minimal.training.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.training.four_real_video import noise_levels, random_masks, velocity_loss
+from fourd_minimal.training.loop import Recipe, Step, fit, fresh, seeded, warm_cosine
 from fourd_minimal.training.sources import Sources
 from fourd_minimal.video_dit import Context, VideoDiT
 
@@ -46,8 +46,7 @@ def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) ->
         clean = torch.cat([record.rgb.flatten(1, 2) for record in records]) * 2 - 1
         captions = [caption for record in records for caption in record.captions]
         seen = random_masks(n, clean.shape[1], generator) & ~happens(preset.share_nothing_seen, 1)
-        sigma = sample_sigma(n, cfg.shift, generator=generator)
-        sigma = torch.where(happens(preset.share_pure_noise), 1.0, sigma)
+        sigma = noise_levels(preset, n, generator)
         words = encode(captions)
         words[happens(preset.share_no_word, words.shape[1]) | happens(preset.share_no_caption, 1)] = 0
         noise = torch.randn(clean.shape, generator=generator)
@@ -56,7 +55,7 @@ def make_batch(preset: TextToVideoPreset, encode, number: int, part: int = 0) ->
 
 
 def batch_loss(model: TextToVideo, batches: list[Batch], device: str | torch.device = "cpu") -> Tensor:
-    """Velocity matching over the frames that are not given."""
+    """Velocity matching over unknown frames."""
     losses = []
     for batch in batches:
         noisy, sigma, seen, clean, words = (a.to(device) for a in batch[:5])
@@ -71,12 +70,10 @@ def start(preset: TextToVideoPreset, base: VideoDiT | None = None) -> TextToVide
     Raises:
         ValueError: a base of another shape.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
-        model = TextToVideo(preset.model)
+    model = fresh(lambda: TextToVideo(preset.model), preset.seed)
     if base is not None:
         if replace(base.config, text_dim=model.dit.config.text_dim) != model.dit.config:
-            raise ValueError(f"base is {base.config}; this preset wants {preset.model.dit}.")
+            raise ValueError(f"base is {base.config}; expected the preset's {preset.model.dit}.")
         model.dit.load_state_dict(base.state_dict(), strict=False)
     for block in model.dit.blocks:
         torch.nn.init.zeros_(block.text_attention.to_out.weight)

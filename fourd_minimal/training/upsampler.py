@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fourd_minimal.configs.upsampler import UpsamplerPreset
-from fourd_minimal.rectified_flow import add_noise, sample_sigma
+from fourd_minimal.rectified_flow import add_noise
 from fourd_minimal.systems.upsampler import Upsampler, shrink
 from fourd_minimal.training.devices import PLAIN, Scale
-from fourd_minimal.training.four_real_video import velocity_loss
-from fourd_minimal.training.loop import Recipe, Step, fit, seeded, warm_cosine
+from fourd_minimal.training.four_real_video import noise_levels, velocity_loss
+from fourd_minimal.training.loop import Recipe, Step, fit, fresh, seeded, warm_cosine
 from fourd_minimal.training.sources import Sources
 
 
@@ -40,8 +40,7 @@ def make_batch(preset: UpsamplerPreset, number: int, part: int = 0) -> Batch:
     clean = Sources(preset.sources).frames(n, views, times, cfg.dit.image_size, generator)
     small = shrink(clean, cfg.factor)
     tau = cfg.most_augmentation * (torch.rand(n, generator=generator) * 2 - 1).clamp(min=0)
-    sigma = sample_sigma(n, cfg.shift, generator=generator)
-    sigma = torch.where(torch.rand(n, generator=generator) < preset.share_pure_noise, 1.0, sigma)
+    sigma = noise_levels(preset, n, generator)
     eps, eps_small = (torch.randn(a.shape, generator=generator) for a in (clean, small))
     return Batch(add_noise(clean, eps, sigma), sigma, add_noise(small, eps_small, tau), tau, clean)
 
@@ -61,25 +60,17 @@ def train_upsampler(
     device: str | torch.device = "cpu",
     scale: Scale = PLAIN,
 ) -> Iterator[Step[Upsampler]]:
-    """Train it, yielding after every step; see `loop.fit`. The checkpoint is `upsampler_checkpoint.safetensors`.
+    """Train it, from the weights of `start` on where it is given; yields after every step, see `loop.fit`.
 
-    Args:
-        preset: everything the run depends on, beside the next.
-        folder: where the checkpoint is kept.
-        start: whose weights are trained on.
-        checkpoint_every: steps between checkpoints.
-        device: where to train.
-        scale: how steps are computed.
+    The checkpoint in `folder` is `upsampler_checkpoint.safetensors`.
 
     Raises:
         ValueError: a start of another configuration.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(preset.seed)
-        model = Upsampler(preset.model).to(device)
+    model = fresh(lambda: Upsampler(preset.model), preset.seed).to(device)
     if start is not None:
         if start.config != preset.model:
-            raise ValueError(f"start is {start.config}; the preset wants {preset.model}.")
+            raise ValueError(f"start is {start.config}; expected the preset's {preset.model}.")
         model.load_state_dict(start.state_dict())
     recipe = Recipe(
         model,

@@ -1,7 +1,4 @@
-"""A 4D grid as one still picture: times across, views down, what was given framed.
-
-The checks of what may be called a grid live here too, because every picture of one begins with them.
-"""
+"""A 4D grid as one still picture: times across, views down, known cells framed; and the checks of a grid to show."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +11,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from fourd_minimal.systems.conditioning import known_cells
+from fourd_minimal.systems.pixels import check_pixels
 from fourd_minimal.systems.weights import whole_file
 
 KNOWN_RGB = (230, 159, 0)  # orange of the Okabe-Ito palette, which colour-blind readers tell from every grey
@@ -37,15 +36,11 @@ def contact_sheet(
 
     Args:
         grid: `(v, t, 3, h, w)` in [0, 1]; row v is a fixed-view video, column t a freeze-time video.
-        path: where to write the sheet as a PNG as well; missing folders are made.
-        known: which cells to frame as given: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
-        scale: screen pixels per grid pixel, a whole number; by default frames come out near 72 pixels wide.
+        path: where to write the sheet as a PNG as well.
+        known: which cells to frame: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
+        scale: screen pixels per grid pixel, a whole number; by default frames become near 72 pixels wide.
         labels: whether to number times and views along the edges.
-        rows: the views to show, in this order; all by default.
-        cols: the times to show, in this order; all by default.
-
-    Returns:
-        The sheet, ready for `plt.imshow` or `PIL.Image.fromarray`.
+        rows, cols: the views and times to show, in this order; all by default.
 
     Raises:
         ValueError: an argument has the wrong shape or range.
@@ -55,7 +50,7 @@ def contact_sheet(
         (144, 216, 3)
     """
     (frames,) = labelled_frames(grid).values()
-    given = known_cells(known, *frames.shape[:2])
+    given = known_mask(known, *frames.shape[:2])
     rows, cols = _chosen("rows", rows, frames.shape[0]), _chosen("cols", cols, frames.shape[1])
     frames, given = frames[np.ix_(rows, cols)], given[np.ix_(rows, cols)]
 
@@ -78,8 +73,7 @@ def compare_sheet(
 
     Args:
         grids: label -> `(v, t, 3, h, w)` in [0, 1], all of one shape.
-        path: where to write the sheet as a PNG as well.
-        options: `known`, `scale`, `labels`, `rows`, `cols` as in `contact_sheet`.
+        path, options: as in `contact_sheet`.
 
     Example:
         >>> truth = torch.rand(2, 3, 3, 8, 8)
@@ -110,8 +104,8 @@ def picture_rows(
     Args:
         rows: labels, and frames `(n, 3, h, w)` in [0, 1], all of one size; lines may differ in length.
         path: where to write the picture as a PNG as well.
-        target: screen pixels that a frame is brought near to, by a whole factor.
-        headings: number of a frame in its line -> what stands above it, flush left.
+        target: screen pixels near which a frame is brought, by a whole factor.
+        headings: number of a frame in its line -> the text above it, flush left.
 
     Example:
         >>> picture_rows([("", torch.rand(3, 3, 16, 16)), ("", torch.rand(2, 3, 16, 16))]).shape
@@ -141,24 +135,21 @@ def labelled_frames(grid: Tensor | Mapping[str, Tensor]) -> dict[str, UInt8[np.n
     """
     grids = dict(grid) if isinstance(grid, Mapping) else {"": grid}
     if not grids:
-        raise ValueError("grid is an empty dict; give at least one label -> tensor.")
+        raise ValueError("grid is an empty dict; expected at least one label -> tensor.")
     frames = {label: _as_bytes(f"grid[{label!r}]" if label else "grid", g) for label, g in grids.items()}
     shapes = {label: tuple(f.shape[i] for i in (0, 1, 4, 2, 3)) for label, f in frames.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"grid holds tensors of different shapes, {shapes}; panels that move together need one shape.")
+        raise ValueError(f"grid holds tensors of shapes {shapes}; expected one shape for all panels.")
     return frames
 
 
-def known_cells(known: bool | Tensor, v: int, t: int) -> Bool[np.ndarray, "v t"]:
-    """Which cells of the grid were given: row 0 and column 0 for True, none for False, else what the mask says."""
+def known_mask(known: bool | Tensor, v: int, t: int) -> Bool[np.ndarray, "v t"]:
+    """Which cells are known: row 0 and column 0 for True, none for False, else those of the mask."""
     if isinstance(known, bool):
-        mask = np.zeros((v, t), bool)
-        mask[0] = mask[:, 0] = known
-        return mask
+        known = known_cells(v, t) & known
     mask = torch.as_tensor(known)
     if mask.shape != (v, t) or mask.dtype != torch.bool:
-        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
-        raise ValueError(f"known is {given}; give True, False or a boolean ({v}, {t}).")
+        raise ValueError(f"known is {mask.dtype} of shape {tuple(mask.shape)}; expected a boolean or a mask {(v, t)}.")
     return mask.cpu().numpy()
 
 
@@ -167,7 +158,7 @@ def whole_scale(scale: int | None, width: int, target: int) -> int:
     if scale is None:
         return max(1, round(target / width))
     if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"scale is {scale!r}; give a whole number of screen pixels per grid pixel, 1 or more.")
+        raise ValueError(f"scale is {scale!r}; expected a whole number of screen pixels, 1 or more.")
     return scale
 
 
@@ -180,25 +171,19 @@ def png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
 
 def _as_bytes(name: str, grid: Tensor) -> UInt8[np.ndarray, "v t h w 3"]:
     if not isinstance(grid, Tensor):
-        raise ValueError(f"{name} is a {type(grid).__name__}; give a tensor (v, t, 3, h, w) or a dict label -> tensor.")
-    if grid.ndim != 5 or grid.shape[2] != 3:
-        raise ValueError(f"{name} has shape {tuple(grid.shape)}; give one grid (v, t, 3, h, w), without a batch axis.")
-    if grid.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(grid.shape)}, which is empty; every axis needs at least one entry.")
+        raise ValueError(f"{name} is a {type(grid).__name__}; expected a tensor, or a dict label -> tensor.")
+    if grid.ndim != 5 or grid.shape[2] != 3 or not grid.numel():
+        raise ValueError(f"{name} has shape {tuple(grid.shape)}; expected one grid (v, t, 3, h, w).")
     grid = grid.detach().cpu().float()
-    if not grid.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinite values; give colours in [0, 1].")
-    low, high = grid.min().item(), grid.max().item()
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise ValueError(f"{name} lies in [{low:.3g}, {high:.3g}]; give colours in [0, 1].")
+    check_pixels(name, torch.where((grid > -1e-3) & (grid < 1 + 1e-3), grid.clamp(0, 1), grid))
     return rearrange(grid.clamp(0, 1).mul(255).round().byte(), "v t c h w -> v t h w c").numpy()
 
 
-def _chosen(name: str, expected: Sequence[int] | None, n: int) -> list[int]:
-    expected = list(range(n) if expected is None else expected)
-    if not expected or not all(-n <= i < n for i in expected):
-        raise ValueError(f"{name} is {expected}; give one or more indices into {n} entries.")
-    return [i % n for i in expected]
+def _chosen(name: str, chosen: Sequence[int] | None, n: int) -> list[int]:
+    chosen = list(range(n) if chosen is None else chosen)
+    if not chosen or not all(-n <= i < n for i in chosen):
+        raise ValueError(f"{name} is {chosen}; expected one or more indices into {n} entries.")
+    return [i % n for i in chosen]
 
 
 def _numbered(sheet: np.ndarray, rows: list[int], cols: list[int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A 4D grid as one HTML file that opens anywhere: `save_html`. viewer.js draws it, as it draws the notebooks' widget.
 
-All frames travel with the page as a sprite sheet, so moving about asks no server.
+All frames are in the page, as a sprite sheet: it needs no server.
 """
 
 import json
@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from fourd_minimal.systems.weights import write_text
-from fourd_minimal.viewers.contact_sheet import known_cells, labelled_frames, png, whole_scale
+from fourd_minimal.viewers.contact_sheet import known_mask, labelled_frames, png, whole_scale
 
 HERE = Path(__file__).parent
 PANEL_WIDTH = 320  # screen pixels a frame aims at
@@ -25,31 +25,31 @@ SMOOTH_FROM = 32  # narrower frames have too few pixels to interpolate between a
 
 
 def grid_state(grid, title="", scale=None, known=True, smooth=None, fps=8, time=0, view=0) -> dict:
-    """What the browser is told."""
+    """The state of the widget; arguments as for `GridViewer`."""
     frames = labelled_frames(grid)
     views, times, height, width, _ = next(iter(frames.values())).shape
     if not fps > 0:
-        raise ValueError(f"fps is {fps}; give a number of steps a second above 0.")
+        raise ValueError(f"fps is {fps}; expected a number of steps a second above 0.")
     check_inside("time", time, times - 1)
     check_inside("view", view, views - 1)
-    looks = {
+    panels = {
         "panels": [{"label": label, "sprite": _sprite(f)} for label, f in frames.items()],
         "views": views,
         "times": times,
         "height": height,
         "width": width,
-        "known": known_cells(known, views, times).tolist(),
+        "known": known_mask(known, views, times).tolist(),
         "title": title,
         "scale": whole_scale(scale, width, target=PANEL_WIDTH),
         "smooth": width >= SMOOTH_FROM if smooth is None else smooth,
         "fps": fps,
     }
-    return {"time": time, "view": view, "_grid": looks}
+    return {"time": time, "view": view, "_grid": panels}
 
 
 def check_inside(name: str, value: int, last: int) -> None:
     if not 0 <= value <= last:
-        raise ValueError(f"{name} is {value}; this grid has {name}s 0 to {last}.")
+        raise ValueError(f"{name} is {value}; expected 0 to {last}.")
 
 
 def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, title: str = "", **options) -> None:
@@ -57,17 +57,9 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
 
     Args:
         grid: as for `GridViewer`.
-        path: the file to write; missing folders are made, and the file is never seen half-written.
+        path: the file to write.
         title: a line above the picture and in the browser's tab.
-        options: everything else that `GridViewer` takes.
-
-    Raises:
-        ValueError: an argument has the wrong shape or range.
-
-    Example:
-        >>> import tempfile, torch
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_html(torch.rand(4, 6, 3, 16, 16), f"{folder}/noise.html", title="Noise", fps=4)
+        options: as for `GridViewer`.
     """
     state = grid_state(grid, title, **options)
     js, css = ((HERE / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
@@ -75,14 +67,7 @@ def save_html(grid: Tensor | Mapping[str, Tensor], path: str | os.PathLike, *, t
 
 
 def write_page(path: str | os.PathLike, title: str, js: str, css: str, state: dict) -> None:
-    """A widget without its notebook: viewer.html holds the state that a kernel would.
-
-    Args:
-        path: the file to write.
-        title: of the browser's tab.
-        js, css: the widget's; `js` defines `render`.
-        state: its traits.
-    """
+    """A widget without a notebook: viewer.html with the widget's script, which defines `render`, style and traits."""
     page = Template((HERE / "viewer.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         css=css,

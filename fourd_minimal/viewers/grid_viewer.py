@@ -1,7 +1,4 @@
-"""A 4D grid under your fingers, in a notebook: drag sideways for time, up and down for viewpoint.
-
-`grid_page.save_html` shows the same as one file that opens anywhere; viewer.js draws both.
-"""
+"""A 4D grid as a notebook's widget: drag sideways for time, up and down for viewpoint. (`grid_page`: as one file.)"""
 
 from collections.abc import Mapping
 
@@ -13,13 +10,13 @@ from fourd_minimal.viewers.grid_page import HERE, check_inside, grid_state
 
 
 class GridViewer(anywidget.AnyWidget):
-    """A grid to drag through in a notebook: JupyterLab, VS Code or Colab.
+    """A grid to drag through in JupyterLab, VS Code or Colab.
 
     Args:
         grid: `(v, t, 3, h, w)` in [0, 1], or a dict label -> such a grid, all of one shape: panels that move together.
         title: a line above the picture.
         scale: screen pixels per grid pixel, a whole number; by default a panel is near 320 pixels wide.
-        known: which cells to mark as given: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
+        known: which cells to mark: True for row 0 and column 0, False for none, or a boolean `(v, t)`.
         smooth: whether to interpolate when enlarging; by default from 32 pixels of width on.
         fps: steps a second while playing.
         time, view: the cell to start at. Both stay as traits: read them, set them, link them to other widgets.

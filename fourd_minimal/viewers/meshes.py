@@ -18,7 +18,7 @@ try:
     from skimage.measure import marching_cubes
     from trimesh import Trimesh
 except ModuleNotFoundError as missing:
-    raise ValueError(f"{missing.name} is not installed; meshes want it: pip install -e '.[meshes]'") from None
+    raise ValueError(f"{missing.name} is missing; pip install 'fourd-minimal[meshes]' brings it.") from None
 
 
 @torch.no_grad()
@@ -44,8 +44,8 @@ def mesh_at(scene: DynamicNeRF, time: float, side: int = 96, level: float | None
     level = min(math.log(2) * side / 4, (low + high) / 2) if level is None else level
     if not low < level < high:
         raise ValueError(f"level is {level:.3g}; at time {time:g} densities go from {low:.3g} to {high:.3g}.")
-    found, faces, *_ = marching_cubes(density.view(side, side, side).cpu().numpy(), level)
-    vertices = torch.from_numpy(found * (2 / (side - 1)) - 1).float().to(device)
+    lattice, faces, *_ = marching_cubes(density.view(side, side, side).cpu().numpy(), level)
+    vertices = torch.from_numpy(lattice * (2 / (side - 1)) - 1).float().to(device)
     colours = scene(vertices, when[:1].expand(len(vertices)))[1]
     return Trimesh(vertices.cpu().numpy(), faces[:, ::-1], vertex_colors=colours.cpu().numpy())
 
@@ -56,24 +56,13 @@ def linear(srgb: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def write_meshes(scene: DynamicNeRF, folder: str | Path, times: int, suffix: str = ".glb", **options) -> list[Path]:
-    """Write `time_0.glb`, `time_1.glb`, ..., evenly over the times [0, 1].
-
-    Args:
-        scene: the field.
-        folder: where; missing folders are made.
-        times: how many.
-        suffix: .glb, .obj or .ply.
-        options: of `mesh_at`.
-
-    Raises:
-        ValueError: another suffix, or no surface.
-    """
+    """Write `time_0.glb`, `time_1.glb`, ..., evenly over the times [0, 1]; or .obj, or .ply. Options: of `mesh_at`."""
     if suffix not in (".glb", ".obj", ".ply"):
         raise ValueError(f"suffix is {suffix!r}; expected .glb, .obj or .ply.")
     paths = [Path(folder) / f"time_{number}{suffix}" for number in range(times)]
     for path, time in zip(paths, torch.linspace(0, 1, times).tolist(), strict=True):
         mesh = mesh_at(scene, time, **options)
-        if suffix == ".glb":  # glTF wants linear light at vertices, the field's colours are a screen's
+        if suffix == ".glb":  # glTF has linear light at vertices, the field a screen's colours
             colours = torch.tensor(mesh.visual.vertex_colors)
             colours[:, :3] = (255 * linear(colours[:, :3] / 255)).round().byte()
             mesh.visual.vertex_colors = colours.numpy()

@@ -23,7 +23,7 @@ SCENE_FILES = rf"{GRID_FILES}|(orbit|freeze)\.mp4|meshes(/time_\d+\.(glb|obj|ply
 
 
 def write_grids(grids: dict[str, Tensor], folder: Path, known: bool = True) -> None:
-    """A page to look around in, a still, and the frames of the first grid; `known` says that its rim was given."""
+    """A page, a still, and the frames of the first grid; `known`: its first row and column were given."""
     grid = next(iter(grids.values()))
     for view, frames in enumerate(grid):
         write_video(frames, folder / "frames" / f"view_{view}")
@@ -38,10 +38,10 @@ def whole_folder(path: Path, ours: str) -> Iterator[Path]:
 
     Args:
         path: the folder.
-        ours: what an earlier run may have left there: a pattern of all its paths.
+        ours: a pattern of all paths that an earlier run may have left there.
 
     Raises:
-        ValueError: a file is in the way, or the folder holds what no earlier run has written.
+        ValueError: a file is in the way, or the folder holds other files.
     """
     place = next(p for p in path.absolute().parents if p.exists())
     in_the_way = path if path.exists() else place
@@ -62,29 +62,22 @@ def whole_folder(path: Path, ours: str) -> Iterator[Path]:
 
 @torch.no_grad()
 def write_turns(
-    scene: nn.Module,
-    config: Any,
-    fov_deg: float,
-    frames: int,
-    size: int,
-    folder: Path,
-    turns: int = 48,
+    scene: nn.Module, config: Any, fov_deg: float, frames: int, size: int, folder: Path, turns: int = 48
 ) -> None:
-    """A page to drag in, a video from a camera on its way around, and one in which time stands still.
+    """A page to drag in, a video of an orbiting camera, and one with the time frozen.
 
     Args:
         scene: a `DynamicNeRF`.
         config: of the model it was distilled from: its cameras' `elevation_deg` and `radius`.
         fov_deg: vertical field of view.
-        frames: moments of the page.
+        frames: times of the page.
         size: of the pictures, in pixels.
         folder: where they go.
-        turns: cameras of the way around.
+        turns: cameras of the orbit.
     """
-
     device = next(scene.parameters()).device
 
-    def seen(azimuth: Tensor, times: Tensor) -> Float[Tensor, "*b 3 h w"]:
+    def rendered(azimuth: Tensor, times: Tensor) -> Float[Tensor, "*b 3 h w"]:
         c2w = circular_trajectory(azimuth, config.elevation_deg, config.radius)
         pictures = scene.render(c2w.to(device), fov_deg, times.to(device), size)
         return pictures.rgb.clamp(0, 1).cpu()
@@ -92,7 +85,7 @@ def write_turns(
     around = torch.arange(turns) * (360 / turns)
     there = torch.linspace(0, 1, frames)
     there_and_back = torch.cat([there, there.flip(0)[1:-1]]) if frames > 2 else there
-    write_video(seen(around, there_and_back.repeat(turns)[:turns]), folder / "orbit.mp4", fps=12)
-    write_video(seen(around, torch.zeros(turns)), folder / "freeze.mp4", fps=12)
+    write_video(rendered(around, there_and_back.repeat(turns)[:turns]), folder / "orbit.mp4", fps=12)
+    write_video(rendered(around, torch.zeros(turns)), folder / "freeze.mp4", fps=12)
     views = (torch.arange(8) * 45.0)[:, None].expand(-1, frames)
-    write_grids({"scene": seen(views, there.expand(8, -1))}, folder, known=False)
+    write_grids({"scene": rendered(views, there.expand(8, -1))}, folder, known=False)

@@ -1,14 +1,14 @@
 """Scenes for other programs: a `.ply` of Gaussians per time, in the layout that 3D Gaussian splatting gave its name to.
 
-Every number is a little-endian float, as the readers of that layout expect:
+Every number is a little-endian float:
 
     x y z, nx ny nz (0), f_dc_0..2, opacity, scale_0..2, rot_0..3
 
 f_dc is colour as a spherical harmonic of degree 0, (colour - 1/2) / 0.2821; opacity is a logit; scale is the logarithm
 of the standard deviation (three equal ones: ours are balls); rot is the quaternion of no rotation.
 
-In such files y points down, as in the pictures they come from: `write_scene` turns a scene by 180 degrees about z, and
-viewers that turn it back (SuperSplat) show it upright. The background picture stays behind.
+In such files y points down: `write_scene` turns a scene by 180 degrees about z, and viewers that turn it back
+(SuperSplat) show it upright. The background picture is left out.
 """
 
 from pathlib import Path
@@ -36,11 +36,7 @@ def write_ply(
     colour: Float[Tensor, "n 3"],
     opacity_logit: Float[Tensor, " n"],
 ) -> Path:
-    """One cloud; colour in [0, 1].
-
-    Raises:
-        ValueError: no points.
-    """
+    """One cloud; colour in [0, 1]. A ValueError where there are no points, or counts differ."""
     n, counts = len(points), tuple(map(len, (points, log_radius, colour, opacity_logit)))
     if not n or len(set(counts)) > 1:
         raise ValueError(f"points, log_radius, colour, opacity_logit are for {counts} Gaussians; expected one count.")
@@ -57,17 +53,13 @@ def write_ply(
 
 @torch.no_grad()
 def write_scene(scene: DeformableGaussians, folder: str | Path, times: int) -> list[Path]:
-    """`time_00.ply`, `time_01.ply`, ...: the scene as a free camera sees it, at times spread evenly over [0, 1].
-
-    Raises:
-        ValueError: `times` is below 1.
-    """
+    """`time_00.ply`, `time_01.ply`, ...: the scene of a free camera, at times spread evenly over [0, 1]."""
     if times < 1:
-        raise ValueError(f"times is {times}; it must be at least 1.")
+        raise ValueError(f"times is {times}; expected at least 1.")
     moments = torch.linspace(0, 1, times, device=scene.points.device)
-    look = scene.log_radius, scene.colour_logit.sigmoid(), scene.opacity_logit
+    cloud = scene.log_radius, scene.colour_logit.sigmoid(), scene.opacity_logit
     upside_down = torch.tensor([-1.0, -1.0, 1.0], device=scene.points.device)
     return [
-        write_ply(Path(folder) / f"time_{index:02d}.ply", points * upside_down, *look)
+        write_ply(Path(folder) / f"time_{index:02d}.ply", points * upside_down, *cloud)
         for index, points in enumerate(scene.positions(moments))
     ]

@@ -1,8 +1,7 @@
 """A moving scene as one HTML file to fly around in: `save_scene_html`.
 
-scene_viewer.js draws it, as it draws the notebooks' widget, with three.js (three.min.js). What is drawn is what
-`DeformableGaussians.render` draws: the same ellipses, in the same order, as soft as the frames that the scene was
-fitted to.
+scene_viewer.js draws it, as it draws the notebooks' widget, with three.js (three.min.js): the same ellipses as
+`DeformableGaussians.render`, in the same order, as soft as the frames that the scene was fitted to.
 """
 
 import os
@@ -27,11 +26,11 @@ JS = "".join((HERE / name).read_text(encoding="utf-8") for name in ("three.min.j
 
 @torch.no_grad()
 def scene_state(scene, camera, fov_deg, times=16, title="", width=480, pixel_ratio=None, faint=0.02) -> dict:
-    """What the browser is told."""
+    """The state of the widget; arguments as for `SceneViewer`."""
     if times < 1 or width < 1:
         raise ValueError(f"times is {times} and width {width}; expected at least 1.")
     if not any(place := camera[:3, 3].tolist()):
-        raise ValueError("camera stands in the origin, which it should look at.")
+        raise ValueError(f"camera stands at {place}; expected another place than the origin, at which it looks.")
     opacity = scene.opacity_logit.sigmoid()
     kept = opacity > faint
     moments = torch.linspace(0, 1, times, device=scene.points.device)
@@ -61,11 +60,11 @@ def save_scene_html(
     """Save the viewer as one HTML file: no server, no network, nothing beside it.
 
     Args:
-        path: the file to write; missing folders are made, and the file is never seen half-written.
+        path: the file to write.
         scene, camera, fov_deg, title, options: as for `SceneViewer`.
     """
-    told = scene_state(scene, camera, fov_deg, title=title, **options)
-    state = {"time": 0.0, "camera": told["camera"], "_scene": told}
+    drawn = scene_state(scene, camera, fov_deg, title=title, **options)
+    state = {"time": 0.0, "camera": drawn["camera"], "_scene": drawn}
     write_page(path, title or "4D scene", JS, (HERE / "scene_viewer.css").read_text(encoding="utf-8"), state)
 
 

@@ -1,7 +1,4 @@
-"""A moving scene under your fingers, in a notebook: drag to fly around it, slide through time.
-
-`scene_page.save_scene_html` shows the same as one file that opens anywhere; scene_viewer.js draws both.
-"""
+"""A moving scene as a notebook's widget: drag to fly around it, slide through time. (`scene_page`: as one file.)"""
 
 import anywidget
 import traitlets
@@ -13,17 +10,17 @@ from fourd_minimal.viewers.scene_page import HERE, JS, scene_state
 
 
 class SceneViewer(anywidget.AnyWidget):
-    """A scene to fly around in, in a notebook: JupyterLab, VS Code or Colab.
+    """A scene to fly around in, in JupyterLab, VS Code or Colab.
 
     Args:
         scene: moving Gaussians.
         camera: where to begin, `(4, 4)` camera-to-world; it looks at the origin.
         fov_deg: vertical field of view.
-        times: how many, evenly spaced over [0, 1], travel with the viewer; in between it interpolates.
+        times: how many, evenly over [0, 1], the viewer holds; in between it interpolates.
         title: a line above the picture.
         width: of the square picture, in screen pixels.
         pixel_ratio: picture pixels per screen pixel; what the screen has when left out.
-        faint: Gaussians of less opacity stay at home.
+        faint: Gaussians of less opacity are left out.
 
     Raises:
         ValueError: `times` or `width` below 1, or a camera that stands in the origin.

@@ -7,11 +7,10 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 import torch.nn.functional as F
-from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.baselines import consistent_4d
-from fourd_minimal.baselines.consistent_4d import SMALL, Cascade, KPlanes, optimise_steps
+from fourd_minimal.baselines import consistent_4d, optimisation
+from fourd_minimal.baselines.consistent_4d import SMALL, Cascade, KPlanes, guidance_pixels, optimise_steps
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.systems.scene_distillation import off_white
 
@@ -63,15 +62,6 @@ def test_planes_are_nerfstudios_in_outputs_and_gradients(monkeypatch):
         assert_close(mine.grad, other.grad)
 
 
-def test_planes_read_between_their_entries():
-    planes = KPlanes((2, 2, 2, 2), 1)
-    for plane in planes.planes:
-        plane.data.fill_(1.0)
-    planes.planes[planes.pairs.index((0, 3))].data.copy_(torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))  # rows: t
-    x = torch.tensor([[-1.0, 0.3, 0.3, -1.0], [1.0, 0.3, 0.3, -1.0], [-1.0, 0.3, 0.3, 1.0], [0.0, 0.3, 0.3, 0.5]])
-    assert_close(planes(x)[:, 0], torch.tensor([1.0, 2.0, 3.0, 3.0]))
-
-
 def test_nothing_moves_at_first_and_the_seed_decides():
     scene = Cascade(TINY["nerf"], seed=3)
     points = torch.rand(40, 3) * 2 - 1
@@ -85,29 +75,23 @@ def test_nothing_moves_at_first_and_the_seed_decides():
 def test_the_fine_level_adds_a_residual():
     scene, points = grown(), torch.rand(40, 3) * 2 - 1
     x = torch.cat([points, torch.full((40, 1), 0.2)], 1)  # time 0.6
-    told = [[mlp[i](planes(x)) for i, planes in enumerate(scene.planes)] for mlp in (scene.to_density, scene.to_colour)]
+    raw = [[mlp[i](planes(x)) for i, planes in enumerate(scene.planes)] for mlp in (scene.to_density, scene.to_colour)]
     blob = scene.config.blob * (1 - points.norm(dim=1) / scene.config.blob_radius)
     sigma, rgb = scene(*at(points, 0.6))
-    assert_close(sigma, F.softplus(sum(told[0])[:, 0] + blob))
-    assert_close(rgb, sum(told[1]).sigmoid())
+    assert_close(sigma, F.softplus(sum(raw[0])[:, 0] + blob))
+    assert_close(rgb, sum(raw[1]).sigmoid())
     for mlps in (scene.to_density, scene.to_colour):
         mlps[1][2].weight.data.zero_()
     sigma, rgb = scene(*at(points, 0.6))
-    assert_close(sigma, F.softplus(told[0][0][:, 0] + blob))  # what the coarse level gives
-    assert_close(rgb, told[1][0].sigmoid())
+    assert_close(sigma, F.softplus(raw[0][0][:, 0] + blob))  # what the coarse level gives
+    assert_close(rgb, raw[1][0].sigmoid())
 
 
-def watched(monkeypatch, name):
-    seen, whole = [], getattr(consistent_4d, name)
-    monkeypatch.setattr(consistent_4d, name, lambda *a, **k: seen.append(whole(*a, **k)) or seen[-1])
-    return seen
-
-
-def test_steps_alternate_and_every_fourth_look_asks_for_what_lies_between(base, video, monkeypatch):
-    looks, asked = watched(monkeypatch, "_look"), []
-    count = []
-    for _ in optimise_steps(video, base, 12, interpolate=lambda a, b: asked.append(a) or half(a, b), **TINY):
-        count.append((len(looks), len(asked)))
+def test_steps_alternate_and_every_fourth_guidance_step_interpolates(base, video, monkeypatch):
+    guided, between, count = [], [], []
+    monkeypatch.setattr(consistent_4d, "guidance_pixels", lambda *a: guided.append(guidance_pixels(*a)) or guided[-1])
+    for _ in optimise_steps(video, base, 12, interpolate=lambda a, b: between.append(a) or half(a, b), **TINY):
+        count.append((len(guided), len(between)))
     assert [n for n, _ in count] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
     assert [n for _, n in count] == [0] + [1] * 8 + [2] * 3
 
@@ -115,7 +99,7 @@ def test_steps_alternate_and_every_fourth_look_asks_for_what_lies_between(base, 
 @pytest.mark.parametrize("video_weight, mask", [(500.0, 0.0), (0.0, 500.0)])
 def test_video_and_mask_are_each_fitted_alone(video_weight, mask, base, video, monkeypatch):
     """Without score distillation, the video's own camera sees the video, or its outline."""
-    monkeypatch.setattr(consistent_4d, "opinion", lambda *_: lambda z, t: (z, z))
+    monkeypatch.setattr(optimisation, "noise_predictor", lambda *_: lambda z, t: (z, z))
     alone = dict(sds=0.0, video_weight=video_weight, mask=mask, rate=8e-2)
     *_, scene = optimise_steps(video, base, 60, **TINY | alone | dict(pixels=128))
     c2w = circular_trajectory(0.0, base.config.elevation_deg, base.config.radius).expand(3, 4, 4)
@@ -124,13 +108,12 @@ def test_video_and_mask_are_each_fitted_alone(video_weight, mask, base, video, m
     assert (made - expected).square().mean() < 0.4 * (expected - nothing).square().mean()
 
 
-def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, video, monkeypatch):
-    """e - eps of a model that sees a constant is known where the noise is: the target is x - (1 - abar)(e - eps)."""
-    asked, noise = [], []
-    scene, t = grown(), torch.tensor(400)
-    whole = consistent_4d.score_distillation
+def test_a_guidance_step_is_of_one_frame_and_its_target_is_that_of_sds(base, video, monkeypatch):
+    """e - eps of a model that predicts a constant is known where the noise is: x - (1 - abar)(e - eps)."""
+    asked, noise, scene, t = [], [], grown(), torch.tensor(400)
+    whole = optimisation.score_distillation
 
-    def told(model, frames, azimuths):
+    def constant(model, frames, azimuths):
         asked.append((frames, azimuths))
         return lambda z, t: (z * 0 + 0.25, z * 0 - 0.25)  # with and without the frame
 
@@ -138,20 +121,20 @@ def test_a_look_is_of_one_frame_and_wants_what_sds_says(base, video, monkeypatch
         noise.append(torch.randn(x.shape, generator=torch.Generator().set_state(generator.get_state())))
         return whole(x, *given, generator=generator, **options)
 
-    monkeypatch.setattr(consistent_4d, "opinion", told)
+    monkeypatch.setattr(optimisation, "noise_predictor", constant)
+    monkeypatch.setattr(optimisation, "score_distillation", drawn)
     monkeypatch.setattr(consistent_4d, "draw_step", lambda *_, **__: t)
-    monkeypatch.setattr(consistent_4d, "score_distillation", drawn)
-    looked = consistent_4d._look(scene, video, base, 0.0, 5.0, 36.0, torch.Generator().manual_seed(1))
+    found = guidance_pixels(scene, video, base, 0.0, 5.0, 36.0, torch.Generator().manual_seed(1))
     (frames, azimuths), *_ = asked
     assert_close(azimuths - azimuths[0], torch.tensor([0.0, 90.0, 180.0, 270.0]))
-    time = looked.times.unique()
+    time = found.times.unique()
     assert torch.equal(frames, video[int(time * 2)][None])
     c2w = circular_trajectory(azimuths, base.config.elevation_deg, base.config.radius)
     seen = scene.render(c2w, 36.0, time.item(), 16)
     e = 5 * 0.25 - 4 * -0.25  # nothing + 5 (shown - nothing)
     expected = seen.rgb - (1 - base.schedule.abar[t]) * (e - noise[0][0]) / 2
-    held = (seen.alpha[:, 0] > 0.01) | (expected < 0.9).any(1)
-    assert_close(looked.rgb, expected.movedim(1, -1)[held])
+    kept = (seen.alpha[:, 0] > 0.01) | (expected < 0.9).any(1)
+    assert_close(found.rgb, expected.movedim(1, -1)[kept])
 
 
 def test_what_lies_between_is_halfway_in_angle_or_in_time(base):
@@ -160,7 +143,7 @@ def test_what_lies_between_is_halfway_in_angle_or_in_time(base):
         seen, renders = [], []
         whole = scene.render
         scene.render = lambda *a, whole=whole, renders=renders: renders.append(a) or whole(*a)
-        middle = consistent_4d._between(
+        middle = consistent_4d.between_pixels(
             scene,
             base,
             lambda a, b, s=seen: s.append((a, b)) or half(a, b),
@@ -190,7 +173,3 @@ def test_each_loss_alone_moves_the_scene(base, video):
     for name in none:
         *_, scene = optimise_steps(video, base, 4, interpolate=lambda a, b: a * 0, **TINY | none | {name: 1.0})
         assert (scene.planes[0].planes[0] - start).abs().max() > 1e-3, name
-
-
-def test_planes_have_four_axes():
-    refused(lambda: KPlanes((4, 4, 4)), "resolution", (4, 4, 4))

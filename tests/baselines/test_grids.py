@@ -9,7 +9,7 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.baselines import independent_columns, sequential
-from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, assemble, known_cells
+from fourd_minimal.systems.four_real_video import FourRealVideo, FourRealVideoConfig, known_cells
 from fourd_minimal.video_dit import VideoDiTConfig
 
 VIEWS, TIMES = 3, 4
@@ -106,19 +106,6 @@ def test_the_candidate_is_shared_whose_first_column_is_the_given_one():
     assert torch.equal(found[0], torch.stack([noise[2, 0], noise[1, 1]]))
 
 
-def test_with_candidates_the_first_column_chooses_the_noise_of_all():
-    model, (fixed_view, freeze_time) = awake(CONFIG), videos()
-    noise = torch.randn(4, 1, VIEWS, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-    given = (freeze_time * 2 - 1)[None]
-    chosen = independent_columns.best_noise(model, given, noise, n_steps=2)
-    (index,) = [k for k in range(4) if torch.equal(noise[k], chosen[0])]
-    assert index > 0  # or nothing was chosen
-    grid = independent_columns.complete(fixed_view, freeze_time, model, 2, 5, shared_noise=True, candidates=4)
-    first = fixed_view[1:, None, None].expand(-1, 1, VIEWS, -1, -1, -1) * 2 - 1
-    *_, expected = independent_columns.walk(model, first, chosen.expand_as(first), n_steps=2)
-    assert_close(grid[:, 1:].transpose(0, 1), ((expected[:, 0] + 1) / 2).clamp(0, 1))
-
-
 def test_what_cannot_be_is_refused():
     for candidates, shared in ((0, True), (2, False)):
         options = dict(shared_noise=shared, candidates=candidates)
@@ -127,28 +114,3 @@ def test_what_cannot_be_is_refused():
     for design in ("soft", "sequential"):
         model = FourRealVideo(replace(CONFIG, sync=design))
         refused(partial(sequential.complete, *videos(), model), "model", design)
-
-
-@pytest.mark.parametrize("shared_noise", [False, True])
-def test_states_of_several_grids_begin_at_noise_and_hold_known_cells(shared_noise):
-    model = awake(CONFIG)
-    clean = torch.cat([assemble(*videos()), 1 - assemble(*videos())]) * 2 - 1
-    known = known_cells(VIEWS, TIMES)
-    states = list(independent_columns.sample_columns(model, clean, 2, shared_noise=shared_noise))
-    assert len(states) == 3
-    assert all(torch.equal(state[:, known], clean[:, known]) for state in states)
-    noise = states[0][:, 1:, 1:]
-    assert abs(noise.mean()) < 0.1 and 0.9 < noise.std() < 1.1
-    assert (noise[0] != noise[1]).any(-1).any(-1).all()  # grids never share it
-    assert torch.equal(noise[:, :, 0], noise[:, :, 1]) == shared_noise
-
-
-@each
-def test_bad_videos_are_named(baseline):
-    (complete, config), (a, b) = baseline, videos()
-    model = FourRealVideo(config)
-    refused(lambda: complete(a[:1], b, model), "fixed_view", 1)
-    refused(lambda: complete(a, torch.cat([b, b]), model), "freeze_time", 6)
-    refused(lambda: complete(a * torch.nan, b, model), "fixed_view", "NaN")
-    refused(lambda: complete(a, 1 - b, model), "fixed_view", "freeze_time")
-    refused(lambda: complete(a, b, model, n_steps=0), "n_steps", 0)

@@ -7,13 +7,12 @@ from refused import refused
 
 from fourd_minimal.baselines.image_dream import optimise_steps, stretched
 from fourd_minimal.configs.four_diffusion import FOUR_DM
-from fourd_minimal.systems import scene_distillation as scene_distillation
 from fourd_minimal.systems.dynamic_nerf import DynamicNeRFConfig
 from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.scene_distillation import Ramp, SceneConfig, optimise_scene
 
 FIELD = DynamicNeRFConfig(n_levels=2, log2_table_size=8, base_resolution=4, width=8, n_samples=8, occupancy_side=6)
-STEPS = dict(n_steps=8, fit_steps=2, sampling_steps=2, anneal_steps=6, looks_every=2, pixels=64)
+STEPS = dict(n_steps=8, fit_steps=2, sampling_steps=2, anneal_steps=6, guidance_every=2, pixels=64)
 RAMPS = dict(orientation=Ramp(0.0, 1.0, 4), entropy=Ramp(0.0, 1.0, start=6))
 SMALL = SceneConfig(FIELD, fov_deg=36.0, sizes=((0, 8), (4, 16)), anchor=0.0, direct=1.0, **STEPS, **RAMPS)
 
@@ -37,18 +36,6 @@ def test_schedules_are_stretched_and_the_rest_is_left(base):
     assert (twice.n_steps, twice.anneal_steps, twice.sizes, twice.fit_steps) == (16, 12, ((0, 8), (8, 16)), 2)
     assert stretched(config, 8) == config and stretched(config, 1).anneal_steps == 1
     assert stretched(replace(config, n_steps=0), 5) == replace(config, n_steps=5)
-
-
-def test_no_frame_hears_of_another(base, video, monkeypatch):
-    """Of a video whose last frame differs, the same is sampled of the others; and each frame has noise of its own."""
-    sampled = []
-    found = scene_distillation.surroundings
-    monkeypatch.setattr(scene_distillation, "surroundings", lambda *a: sampled.append(found(*a)) or sampled[-1])
-    for last in (video[-1], video[0]):
-        next(optimise_steps(torch.stack([video[0], video[1], last]), base, 1, config=SMALL))
-    one, other = sampled
-    assert torch.equal(one[:, :2], other[:, :2]) and not torch.equal(one[:, 2], other[:, 2])
-    assert not torch.allclose(other[:, 0], other[:, 2], atol=1e-3)
 
 
 def test_bad_input_is_named(base, video):

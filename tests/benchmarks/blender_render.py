@@ -101,7 +101,7 @@ def set_up_cycles(size: int, fov_deg: float, threads: int) -> None:
     render.engine = "CYCLES"
     render.threads_mode, render.threads = "FIXED", threads
     render.resolution_x = render.resolution_y = size
-    render.video_transparent = render.use_persistent_data = True
+    render.film_transparent = render.use_persistent_data = True
     render.image_settings.file_format, render.image_settings.color_depth = "OPEN_EXR_MULTILAYER", "32"
     cycles.samples, cycles.seed, cycles.max_bounces, cycles.filter_width = 1, 0, 2, 0.01
     cycles.use_adaptive_sampling = cycles.use_denoising = False

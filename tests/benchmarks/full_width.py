@@ -1,4 +1,4 @@
-"""How fast is the full configuration on the device at hand? Weights are random: speed does not depend on them.
+"""How fast is the full configuration on this device? Weights are random: speed does not depend on them.
 
     python tests/benchmarks/full_width.py                       on a GPU: the numbers
     python tests/benchmarks/full_width.py --preset smoke        anywhere: that it runs
@@ -10,15 +10,12 @@
 """
 
 import argparse
-import datetime
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from timing import machine, seconds
 from torch import nn
 
 from figures.cost import trace
@@ -37,48 +34,23 @@ from fourd_minimal.training.four_real_video import base_batch, batch_loss, grid_
 CUDA = torch.cuda.is_available()
 
 
-def seconds(call: Callable[[], object], rounds: int = 5) -> float:
-    """The median, after a first call that does not count."""
-    taken = []
-    for _ in range(rounds + 1):
-        if CUDA:
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if CUDA:
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
-
-
-def peak_flops() -> float | None:
-    """Of bf16, as the datasheet says; None for a device that is in no table."""
-    kind = KINDS.get(kind_here())
-    return kind and kind.bf16 and kind.bf16 / EFFICIENCY
-
-
 def training_step(name: str, model: nn.Module, part: nn.Module, loss: Callable[[], torch.Tensor], flops: float) -> None:
     """Forward and backward of one part of a step, and the update; `flops` without what is recomputed."""
     model.requires_grad_(False)
     part.requires_grad_(True)
     optimiser = torch.optim.AdamW(part.parameters(), fused=True)
-
-    def half_precision() -> torch.Tensor:
-        with torch.autocast(device().type, torch.bfloat16):
-            return loss()
-
     recompute(model)
 
     def step() -> None:
         optimiser.zero_grad()
-        half_precision().backward()
+        with torch.autocast(device().type, torch.bfloat16):
+            found = loss()
+        found.backward()
         optimiser.step()
 
-    if CUDA:
-        torch.cuda.reset_peak_memory_stats()
-    taken, peak = seconds(step), peak_flops()
+    (taken,), kind = seconds(step), KINDS.get(kind_here())
     memory = f", {torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if CUDA else ""
-    mfu = f", MFU {flops / taken / peak:.0%}" if peak else ""
+    mfu = f", MFU {flops / taken / (kind.bf16 / EFFICIENCY):.0%}" if kind and kind.bf16 else ""  # of the datasheet
     print(f"  {name:22s} {taken:.3f} s, {flops / 1e12:.3g} TFLOP{mfu}{memory}")
 
 
@@ -130,25 +102,18 @@ def one_grid(name: str, base_steps: int, large_steps: int) -> None:
     for way in ("as written", "compiled") if CUDA else ("as written",):
         for block in (*blocks(base), *blocks(upsampler)) if way == "compiled" else ():
             block.compile()
-        print(f"  {base_steps} + {large_steps} steps, {way}: {seconds(grid, 2):.1f} s")
+        print(f"  {base_steps} + {large_steps} steps, {way}: {seconds(grid, rounds=2)[0]:.1f} s")
 
 
-def main() -> None:
-    """Print all of it."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--preset", choices=PRESETS, default="full")
     parser.add_argument("--steps", type=int, nargs=2, default=(40, 10), help="of the base and of the upsampler")
     given = parser.parse_args()
     if given.preset == "full" and not CUDA:
-        raise SystemExit("The full configuration wants a GPU; --preset smoke shows that this runs.")
-    kind = torch.cuda.get_device_name() if CUDA else platform.machine()
-    print(f"torch {torch.__version__}, {kind}, bf16, preset {given.preset}, {datetime.date.today()}")
-    print("One part of a training step, blocks recomputed:")
+        raise SystemExit("preset is full on a CPU; expected a GPU (--preset smoke shows that this runs).")
+    print(f"{machine()}, bf16, preset {given.preset}\nOne part of a training step, blocks recomputed:")
     four_real_video(given.preset)
     four_diffusion(given.preset)
     print("One grid:")
     one_grid(given.preset, *given.steps)
-
-
-if __name__ == "__main__":
-    main()

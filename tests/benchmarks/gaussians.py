@@ -1,13 +1,10 @@
-"""How fast are tiles? Forward and backward, against every Gaussian at every pixel, in one run; nothing is a timed test.
+"""How fast are tiles? Forward and backward, against every Gaussian at every pixel, in one run.
 
 python tests/benchmarks/gaussians.py
 """
 
-import platform
-import time
-from collections.abc import Callable
-
 import torch
+from timing import machine, seconds, trained
 
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.configs.presets import device
@@ -16,10 +13,8 @@ from fourd_minimal.gaussians import NEAR, composite, project, render
 
 
 def cloud(n: int, radius: float) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    rand = torch.rand(n, 7, generator=generator)
-    points = 0.4 * torch.randn(n, 3, generator=generator)
-    parts = points, radius * (0.7 + 0.7 * rand[:, 0]), rand[:, 1:4], 0.05 + 0.9 * rand[:, 4]
+    torch.manual_seed(0)
+    parts = 0.4 * torch.randn(n, 3), radius * (0.7 + 0.7 * torch.rand(n)), torch.rand(n, 3), 0.05 + 0.9 * torch.rand(n)
     return [a.to(device()).requires_grad_() for a in parts]
 
 
@@ -36,31 +31,16 @@ def dense(points, radius, colour, opacity, c2w, fov_deg, size) -> torch.Tensor:
     return torch.einsum("np,nc->cp", composite(alpha.flatten(1)), colour[order])
 
 
-def milliseconds(call: Callable[[], torch.Tensor], inputs: list[torch.Tensor], repeats: int = 5) -> float:
-    """The fastest of a few, forward and backward."""
-    found = []
-    for _ in range(repeats):
-        for a in inputs:
-            a.grad = None
-        if device().type == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call().square().sum().backward()
-        if device().type == "cuda":
-            torch.cuda.synchronize()
-        found.append(1000 * (time.perf_counter() - began))
-    return min(found)
-
-
 def main() -> None:
-    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, {device()}")
+    print(machine())
     camera = circular_trajectory(20.0, 20.0, RADIUS)[None].to(device())
     for n, side, radius in ((500, 32, 0.06), (2000, 64, 0.035)):
-        inputs, size = cloud(n, radius), (side, side)
-        points, *look = inputs
-        tiled = milliseconds(lambda p=points, a=look, s=size: render(p[None], *a, camera, FOV_DEG, s).rgb, inputs)
-        whole = milliseconds(lambda p=points, a=look, s=size: dense(p[None], *a, camera, FOV_DEG, s), inputs)
-        print(f"{n:5d} Gaussians at {side} px: tiles {tiled:.1f} ms, dense {whole:.1f} ms, {whole / tiled:.1f} times")
+        points, *look = cloud(n, radius)
+        given = (points[None], *look, camera, FOV_DEG, (side, side))
+        ways = (lambda given=given: render(*given).rgb), (lambda given=given: dense(*given))
+        tiled, whole = seconds(*map(trained, ways), summary=min)
+        print(f"{n:5d} Gaussians at {side} px: tiles {1e3 * tiled:.1f} ms, dense {1e3 * whole:.1f} ms, ", end="")
+        print(f"{whole / tiled:.1f} times")
 
 
 if __name__ == "__main__":

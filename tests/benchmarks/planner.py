@@ -18,16 +18,17 @@ its seconds are said too low. GELU takes several times as long as a copy. Others
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from timing import machine
 
 from figures.cost import cost
 from figures.hardware import Device, measured
@@ -58,6 +59,9 @@ RUNS = {
 }
 ALLOCATORS = {"handed back": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "kept": {}}
 
+FORMS = (("mib", (".0f", ".2f")), ("seconds", (".2f", ".2f")))
+"""How each is written, and how its ratio."""
+
 
 def random_batch(system: str, preset):
     cfg = preset.model
@@ -75,26 +79,15 @@ def random_batch(system: str, preset):
 def one(name: str, steps: int) -> dict[str, float]:
     """Run alone in a process of its own."""
     system, stage, preset = RUNS[name]
+    ours, module = (FourRealVideo, training) if system == "four_real_video" else (FourDM, multiview)
     batch = random_batch(system, preset)
     torch.ones(64, 64) @ torch.ones(64, 64)  # libraries are loaded
-    before = peak_mib()
-    model = (FourRealVideo if system == "four_real_video" else FourDM)(preset.model)
-    recipe = Recipe(
-        model,
-        part=(lambda m: m.part(stage)) if system == "four_real_video" else (lambda m: m.motion),
-        steps=steps,
-        batch=lambda *_: batch,
-        loss=training.batch_loss if system == "four_real_video" else multiview.batch_loss,
-        rate=lambda number: 1e-4,
-        decay=0.99,
-        config=preset,
-        settings=asdict,
-    )
-    taken, began = [], time.process_time()
-    for _ in fit(recipe):
-        taken.append(time.process_time() - began)
-        began = time.process_time()
-    return dict(seconds=statistics.median(taken[1:]), mib=peak_mib() - before)
+    before, model = peak_mib(), ours(preset.model)
+    part = (lambda m: m.part(stage)) if system == "four_real_video" else (lambda m: m.motion)
+    about = dict(rate=lambda number: 1e-4, decay=0.99, config=preset, settings=asdict)
+    recipe = Recipe(model, part=part, steps=steps, batch=lambda *_: batch, loss=module.batch_loss, **about)
+    moments = [time.process_time(), *(time.process_time() for _ in fit(recipe))]
+    return dict(seconds=statistics.median(b - a for a, b in pairwise(moments[1:])), mib=peak_mib() - before)
 
 
 def alone(environment: dict[str, str], *arguments: str) -> dict:
@@ -103,42 +96,28 @@ def alone(environment: dict[str, str], *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def compare(name: str, environment: dict[str, str], steps: int) -> dict:
+def compare(name: str, allocator: str, steps: int) -> dict:
     system, stage, preset = RUNS[name]
-    device = Device(**alone(environment, "--device"))
+    device = Device(**alone(ALLOCATORS[allocator], "--device"))
     predicted = cost(find_stage(system, stage, preset), device)
-    found = alone(environment, "--one", name, "--steps", str(steps))
+    found = alone(ALLOCATORS[allocator], "--one", name, "--steps", str(steps))
     said = dict(seconds=predicted.seconds, mib=predicted.memory / 2**20)
-    return dict(device=asdict(device), predicted=said, measured=found)
+    ratios = {key: said[key] / found[key] for key in said}
+    print(f"{name}, freed memory is {allocator}: {ratios}", flush=True)
+    return dict(run=name, memory=allocator, ratios=ratios, device=asdict(device), predicted=said, measured=found)
 
 
 def page(numbers: list[dict], steps: int) -> str:
-    rows = []
-    for n in numbers:
-        said, found, ratios = n["predicted"], n["measured"], n["ratios"]
-        cells = [f"{said['mib']:.0f}", f"{found['mib']:.0f}", f"{ratios['mib']:.2f}"]
-        cells += [f"{said['seconds']:.2f}", f"{found['seconds']:.2f}", f"{ratios['seconds']:.2f}"]
-        rows.append([n["run"], n["memory"], *cells])
+    parts = ("predicted", "measured", "ratios")
     head = ["stage", "freed memory is", "MiB, predicted", "measured", "ratio", "seconds a step, predicted", "measured"]
-    made = f"Made by `OMP_NUM_THREADS=1 python tests/benchmarks/planner.py`, {datetime.now(UTC):%Y-%m-%d}, torch "
-    made += f"{torch.__version__}, one thread of a shared {platform.machine()} CPU, median of {steps - 1} steps, fp32."
+    rows = [
+        [n["run"], n["memory"], *(f"{n[part][key]:{form[part == 'ratios']}}" for key, form in FORMS for part in parts)]
+        for n in numbers
+    ]
+    made = f"Made by `OMP_NUM_THREADS=1 python tests/benchmarks/planner.py`, {datetime.now(UTC):%Y-%m-%d}, "
+    made += f"{machine()}, shared CPU, median of {steps - 1} steps, fp32."
     about = __doc__.split("\n\n", 2)[2].strip().split("\n\n")
     return "\n\n".join([made, table([*head, "ratio"], rows), *(text.replace("\n", " ") for text in about)]) + "\n"
-
-
-def main(out: Path | None, steps: int) -> None:
-    numbers = []
-    for allocator, environment in ALLOCATORS.items():
-        for name in RUNS:
-            entry = compare(name, environment, steps)
-            said, found = entry["predicted"], entry["measured"]
-            ratios = {key: said[key] / found[key] for key in said}
-            numbers.append(dict(run=name, memory=allocator, ratios=ratios, **entry))
-            print(f"{name}, freed memory is {allocator}: {ratios}", flush=True)
-    print(page(numbers, steps))
-    if out:
-        write_text(out / "plan_check.md", page(numbers, steps))
-        write_text(out / "plan_check.json", json.dumps(numbers, indent=1))
 
 
 if __name__ == "__main__":
@@ -149,9 +128,11 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.device:
-        print(json.dumps(asdict(measured())))
-    elif given.one:
-        print(json.dumps(one(given.one, given.steps)))
+    if given.device or given.one:
+        print(json.dumps(asdict(measured()) if given.device else one(given.one, given.steps)))
     else:
-        main(given.out, given.steps)
+        numbers = [compare(name, allocator, given.steps) for allocator in ALLOCATORS for name in RUNS]
+        print(page(numbers, given.steps))
+        if given.out:
+            write_text(given.out / "plan_check.md", page(numbers, given.steps))
+            write_text(given.out / "plan_check.json", json.dumps(numbers, indent=1))

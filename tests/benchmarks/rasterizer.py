@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from fourd_minimal.cameras import circular_trajectory
-from fourd_minimal.data import characters, gltf
-from fourd_minimal.data.animation import pose
+from fourd_minimal.data import gltf
+from fourd_minimal.data.assets.document import Document
+from fourd_minimal.data.assets.pose import pose
 from fourd_minimal.data.characters import load, sample_characters
 from fourd_minimal.data.collection import assets
-from fourd_minimal.data.gltf_document import Document
 from fourd_minimal.data.procedural import FOV_DEG, RADIUS
 
 SIZE, OVERSAMPLE = 64, 3
@@ -50,12 +50,12 @@ def best(call, repeats: int = 5) -> float:
 
 def grid(path: Path, views: int, times: int) -> dict:
     """What `gltf.render` takes for an asset's liveliest clip, seen by cameras on an arc."""
-    loaded = load(path)
-    clip = gltf.choose_clip(loaded.asset, None)
-    times_s = gltf.moments(gltf.clips(loaded.asset)[clip], times)
+    asset = load(path)
+    clip = gltf.choose_clip(asset, None)
+    times_s = gltf.moments(asset.clips[clip], times)
     c2w = circular_trajectory(torch.linspace(0, 50, views), 20.0, RADIUS)
-    options = dict(fov_deg=FOV_DEG, size=SIZE, oversample=OVERSAMPLE, drawn=loaded.surface)
-    return dict(asset=loaded.asset, clip=clip, times_s=times_s, c2w=c2w, **options)
+    options = dict(fov_deg=FOV_DEG, size=SIZE, oversample=OVERSAMPLE)
+    return dict(asset=asset, clip=clip, times_s=times_s, c2w=c2w, **options)
 
 
 def speed(found: dict[str, Path]) -> None:
@@ -72,14 +72,13 @@ def posing(found: dict[str, Path]) -> None:
     before, began = memory(), time.thread_time()
     for path in found.values():
         load(path)
-    kept = sum(n for _, n in load.kept.values())
-    print(f"\n{len(found)} assets: read in {time.thread_time() - began:.1f} s, {kept / 1e6:.0f} MB of arrays, ", end="")
+    print(f"\n{len(found)} assets: read in {time.thread_time() - began:.1f} s, ", end="")
     print(f"the process grew by {memory() - before:.0f} MB")
     costs = []
     for name, path in found.items():
-        asset = load(path).asset
+        asset = load(path)
         if asset.clips:
-            times_s = gltf.moments(gltf.clips(asset)[0], 8)
+            times_s = gltf.moments(asset.clips[0], 8)
             costs.append((1000 / 8 * best(lambda a=asset, t=times_s: pose(a, 0, t), 3), name))
     costs.sort()
     (median, _), (most, slowest) = costs[len(costs) // 2], costs[-1]
@@ -91,25 +90,22 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def batch(seed: int, only: str | None = None) -> int:
+def batch(seed: int) -> int:
     torch.set_num_threads(1)
-    sample_characters(2, 8, 8, SIZE, seed, only=only and [only], geometry=False)
+    sample_characters(2, 8, 8, SIZE, seed, geometry=False)
     return 2 * 64
 
 
-def sampling(found: dict[str, Path]) -> None:
+def sampling() -> None:
     """Frames a minute of wall clock on all cores, as training draws them: batches made ahead, in processes."""
-    cores = os.cpu_count() or 1
-    names = [group[0].id for group in characters.families("train").values()][:16]
+    cores, seeds = os.cpu_count() or 1, range(64)
     with ProcessPoolExecutor(cores) as pool:
-        list(pool.map(batch, range(len(names) * cores), names * cores))  # each has read its assets then
+        list(pool.map(batch, seeds))  # each process has read the assets then
         began = time.perf_counter()
-        frames = sum(pool.map(batch, range(4 * len(names)), names * 4))
+        frames = sum(pool.map(batch, seeds))
         pace = 60 * frames / (time.perf_counter() - began)
-    print(f"\n{len(names)} assets sampled by {cores} processes: {pace:,.0f} frames a minute (aim 25,000 on two cores)")
+    print(f"\nsampled by {cores} processes: {pace:,.0f} frames a minute (aim 25,000 on two cores)")
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    alone = [60 * 128 / best(lambda n=n: batch(0, n), 3) for n in names]
-    print(f"  in one thread's time: {cores * len(alone) / sum(1 / a for a in alone):,.0f} for {cores} cores")
     print(f"  load of the machine: {load_average:.1f}")
 
 
@@ -165,7 +161,7 @@ def main() -> None:
     found = {asset.id: asset.path for asset in assets()}
     posing(found)
     speed(found)
-    sampling(found)
+    sampling()
     if python := os.environ.get("FOURD_BLENDER_PYTHON"):
         against_blender(found, python)
 

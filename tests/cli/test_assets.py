@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from gltf_files import BOX, POST, POST_AT, SLIDE_FROM, SLIDE_TO, Buffer, asset_document, clip, write_gltf
+from refused import refused
 
-from fourd_minimal.cli.assets import find_assets, lively_window, named_clip, read_clips, write_clips
+from fourd_minimal.cli.assets import asset_names, lively_window, named_clip, read_clips, write_clips
 from fourd_minimal.data import gltf
-from fourd_minimal.training.tables import table
 
 TO = (BOX, "translation")
 CLIPS = {
@@ -36,14 +36,14 @@ def asset(tmp_path_factory):
 
 def test_clips_come_by_how_they_move(asset):
     """What stays before what leaves, what loops first of these; what hardly moves last, what rests not at all."""
-    names = [gltf.clips(asset)[i].name for i in gltf.liveliest(asset, 9)]
+    names = [asset.clips[i].name for i in gltf.liveliest(asset, 9)]
     assert names == ["hops", "waits", "rises", "flees", "trembles"]
     assert gltf.liveliest(asset, 2) == gltf.liveliest(asset, 9)[:2]
     assert gltf.choose_clip(asset, None) == gltf.liveliest(asset, 1)[0]
 
 
 def test_a_window_is_where_a_clip_moves(asset):
-    names = [c.name for c in gltf.clips(asset)]
+    names = [c.name for c in asset.clips]
     long = lively_window(asset, names.index("waits"), 5)
     np.testing.assert_allclose(long, np.linspace(6, 8, 5))
     short = lively_window(asset, names.index("rises"), 3)
@@ -71,25 +71,16 @@ def test_lists_of_clips_keep_every_name(tmp_path):
 @pytest.mark.parametrize("line", ["a.glb walk", "a\tb\tc", "a.glb\tends with \\"])
 def test_a_line_that_is_no_clip_is_named(line, tmp_path):
     (tmp_path / "kept.txt").write_text(f"a.glb\twalk\n{line}\n")
-    with pytest.raises(ValueError, match=r"with the line '.*'; expected asset<tab>clip"):
-        read_clips(tmp_path / "kept.txt")
+    refused(lambda: read_clips(tmp_path / "kept.txt"), "--kept", repr(line))
 
 
-def test_no_name_leaves_its_cell():
-    lines = table(["name", "next"], [[name, "x"] for name in ODD]).splitlines()
-    assert len(lines) == len(ODD) + 2
-    for line in lines:
-        bars = line.replace("\\\\", "").replace("\\|", "").count("|")
-        assert bars == 3 and line.encode()
-
-
-def test_assets_are_found_in_folders_and_nothing_else(tmp_path):
+def test_assets_are_found_in_folders_and_lists(tmp_path):
     for name in ("b.glb", "inside/a.GLTF", "notes.txt", "folder.glb/c.glb"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert find_assets(tmp_path) == ["b.glb", "folder.glb/c.glb", "inside/a.GLTF"]
-    with pytest.raises(ValueError, match="nowhere; expected a folder"):
-        find_assets(tmp_path / "nowhere")
+    assert asset_names(tmp_path, None) == ["b.glb", "folder.glb/c.glb", "inside/a.GLTF"]
+    (tmp_path / "notes.txt").write_text("id1\nid2\nid1\n")
+    assert asset_names(None, tmp_path / "notes.txt") == ["id1.glb", "id2.glb"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no \.glb and no \.gltf"):
-        find_assets(tmp_path / "empty")
+    refused(lambda: asset_names(tmp_path / "empty", None), "--assets", "empty")
+    refused(lambda: asset_names(None, None), "--assets", "--objaverse")

@@ -1,7 +1,6 @@
 """The command that scores assets: its table, its thumbnails, and what it says of files and networks that fail."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,14 +64,6 @@ def test_every_clip_has_its_line(assets, tmp_path, capsys):
     assert (out / "curation.png").stat().st_size > 1000
 
 
-def test_more_workers_and_fewer_clips_find_the_same(assets, tmp_path):
-    with pytest.warns(UserWarning):
-        Curate(assets, **SMALL, workers=3, out=tmp_path / "three").run()
-        Curate(assets, **SMALL, workers=1, clips=1, out=tmp_path / "one").run()
-    three, one = (json.loads((tmp_path / name / "curation.json").read_text()) for name in ("three", "one"))
-    assert one == [n for n in three if n["clip"] != "trembles"]
-
-
 def test_any_fault_of_one_asset_is_a_line_and_an_interrupt_keeps_what_was_found(assets, tmp_path, monkeypatch):
     def render(asset, *args, render=gltf.render, **options):
         if asset.path.stem == "rides":
@@ -95,17 +86,6 @@ def test_any_fault_of_one_asset_is_a_line_and_an_interrupt_keeps_what_was_found(
         Curate(assets, **SMALL, workers=1, out=tmp_path / "half").run()
     found = json.loads((tmp_path / "half/curation.json").read_text())
     assert [n["asset"] for n in found] == ["broken.glb", "inside/rides.gltf", "missing.gltf", "rests.glb"]
-
-
-def test_no_name_corrupts_table_or_list(tmp_path, capsys):
-    names = ["a\tb|c", "two\nlines", "x#y", os.fsdecode(b"bytes\xff")]
-    (tmp_path / "assets").mkdir()
-    for name in names:
-        write_gltf(tmp_path / f"assets/{name}.glb", *asset_document({f"clip {name}": SLIDES}))
-    Curate(tmp_path / "assets", **SMALL, out=tmp_path / "out").run()
-    assert sorted(read_clips(tmp_path / "out/kept.txt")) == sorted((f"{name}.glb", f"clip {name}") for name in names)
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.endswith("| kept |")]
-    assert len(rows) == 4 and all(row.replace("\\|", "").count("|") == 9 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +114,6 @@ def test_objaverse_is_asked_for_its_ids(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="has no b"):
         assert fetch_objaverse(["a", "b"]) == [Path("/data/a.glb")]
     assert asked == ["a", "b"]
-    with pytest.raises(ValueError, match="is empty"):
-        fetch_objaverse([])
 
 
 def test_objaverse_without_package_or_network_says_so(monkeypatch):

@@ -14,6 +14,7 @@ from fourd_minimal import __version__
 from fourd_minimal.cli.commands import COMMANDS, GROUPS, RENAMED
 from fourd_minimal.cli.main import load, main, parse
 from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.upsampler import UPSAMPLERS
 
 ROOT = Path(__file__).parents[2]
 LIGHT = """
@@ -52,6 +53,7 @@ def in_a_process(*arguments):
         (["curate", "--assets", __file__, "nowhere.glb"], 2, ["--assets", "nowhere.glb"]),
         (["evaluate", "--scenes", "8"], 2, ["python -m figures.four_real_video --scenes 8"]),
         (["surround", "--video", "a b.mp4"], 2, ["fourd multiview-video --video 'a b.mp4'"]),
+        (["train-4dm", "--preset", "cpu"], 2, ["fourd train --system four-diffusion --preset cpu"]),
     ],
 )
 def test_what_needs_no_model_is_answered_without_one(arguments, status, answers):
@@ -83,14 +85,19 @@ def test_the_table_says_what_the_commands_are():
             names[field] = own[0] if own else names.get(field, field)
         flags = {*names.values()}
         paths = {flag for field, flag in names.items() if Path in (hints[field], *get_args(hints[field]))}
-        flags |= {f"settings.{field.name}" for field in (fields(hints["settings"]) if "settings" in hints else ())}
+        if command.presets:
+            presets = load(command.presets)
+            systems = presets.values() if name == "train" else [presets]
+            assert all(set(each) >= set(PRESETS) for each in systems), name
+            flags |= {f"settings.{field.name}" for each in systems for field in fields(each["cpu"])}
+        elif "settings" in hints:
+            flags |= {f"settings.{field.name}" for field in fields(hints["settings"])}
         reads = set(command.reads.split())
         assert reads <= flags, name
         assert paths - {"out", "checkpoint", "runs"} <= reads, name
-        if command.presets:
-            assert set(load(command.presets)) >= set(PRESETS), name
     for old, new in RENAMED.items():
-        program, *_, name = new.split()
+        program, name = new.removeprefix("python -m ").split()[0], new.split()[1]
+        name = name if program == "fourd" else program
         assert old not in COMMANDS
         assert name in COMMANDS if program == "fourd" else (ROOT / f"{name.replace('.', '/')}.py").is_file()
 
@@ -100,10 +107,14 @@ def test_a_preset_is_the_default_of_its_settings(monkeypatch):
     assert parse(["train", "--preset=gpu"]).settings == PRESETS["gpu"]
     changed = parse(["train", "--preset", "gpu", "--settings.sync-batch", "8"])
     assert changed.settings.sync_batch == 8 and changed.settings.base_batch == PRESETS["gpu"].base_batch
+    assert parse(["train", "--system=upsampler", "--preset", "smoke"]).settings == UPSAMPLERS["smoke"]
+    assert parse(["train", "--system", "text-to-video", "--settings.lr", "1"]).settings.lr == 1
     monkeypatch.setenv("FOURD_PRESET", "smoke")
     assert parse(["train"]).settings == PRESETS["smoke"]
     with pytest.raises(SystemExit, match=r"^2$"):
         parse(["train", "--preset", "huge"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        parse(["train", "--system", "huge"])
 
 
 def test_without_a_command_it_is_the_main_job(monkeypatch, tmp_path, capsys):
@@ -171,9 +182,9 @@ def imported(module, seen):
     [
         ("generate", "training data.gltf anywidget pretrained figures"),
         ("train", "viewers pretrained torch.distributed.fsdp figures"),
-        ("train-wan", "viewers figures"),
-        ("distil-pretrained", "training pretrained.encoders figures"),
-        ("multiview-video", "training data.people figures"),
+        ("train-wan", "viewers figures cli"),
+        ("distil-pretrained", "training pretrained.encoders figures cli"),
+        ("multiview-video", "training figures"),
     ],
 )
 def test_a_command_imports_its_own_modules_only(command, never):

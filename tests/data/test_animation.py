@@ -5,9 +5,9 @@ import pytest
 from gltf_files import GltfFile, one_mesh
 from numpy.testing import assert_allclose
 
-from fourd_minimal.data.animation import matrices, node_transforms, pose, sample_tracks, slerp
-from fourd_minimal.data.gltf_document import Track
-from fourd_minimal.data.gltf_reader import read_asset
+from fourd_minimal.data.assets.animation import Track, sample_tracks
+from fourd_minimal.data.assets.pose import matrices, node_transforms, pose
+from fourd_minimal.data.assets.reader import read_asset
 
 interpolate = pytest.importorskip("scipy.interpolate")
 spatial = pytest.importorskip("scipy.spatial.transform")
@@ -61,23 +61,6 @@ def test_rotations_follow_the_shorter_arc():
     assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
 
 
-def test_slerp_has_constant_speed_and_holds_for_equal_ends():
-    a, b = np.array([0, 0, 0, 1.0]), np.array([np.sin(1.2), 0, 0, np.cos(1.2)])  # 2.4 radians apart
-    u = np.linspace(0, 1, 7)[:, None]
-    angles = 2 * np.arctan2(*slerp(np.tile(a, (7, 1)), np.tile(b, (7, 1)), u).T[[0, 3]])
-    assert_allclose(angles, 2.4 * u[:, 0], atol=1e-6)
-    assert_allclose(slerp(b, b, np.array([0.3])), b, atol=1e-12)
-
-
-@pytest.mark.parametrize("interpolation", ["LINEAR", "STEP", "CUBICSPLINE"])
-def test_before_the_first_key_and_after_the_last(interpolation):
-    shape = (4, 3, 1, 3) if interpolation == "CUBICSPLINE" else (4, 1, 3)
-    values = RNG.standard_normal(shape)
-    ends = values[:, 1] if interpolation == "CUBICSPLINE" else values
-    found = sample_tracks([track("scale", values, interpolation)], np.array([-9.0, 0.25, 2.0, 9.0]))
-    assert_allclose(found, ends[[0, 0, -1, -1]], atol=1e-6)
-
-
 def test_one_key_and_keys_at_one_time():
     single = track("scale", [[(1, 2, 3)]], keys=np.array([0.5]))
     assert_allclose(sample_tracks([single], np.array([0.0, 0.5, 3.0])), [[(1, 2, 3)]] * 3)
@@ -120,7 +103,7 @@ def tree(tmp_path, **last):
 
 def test_trees_of_nodes(tmp_path):
     found = tree(tmp_path)
-    world, _ = node_transforms(found, found.clips[0][1], np.array([0.0, 0.5]))
+    world, _ = node_transforms(found, found.clips[0].tracks, np.array([0.0, 0.5]))
     for t, turn in enumerate((np.eye(3), [[0, -1, 0], [1, 0, 0], [0, 0, 1]])):  # half of 180 degrees about z
         expected = affine(SHEAR, (1, 2, 3)) @ affine(2 * np.array(turn), (0, 0, 0)) @ affine(np.eye(3), (0, 0, 5))
         assert_allclose(world[0, t], expected, atol=1e-6)
@@ -213,10 +196,3 @@ def test_a_joint_of_scale_zero_hides_what_follows_it(tmp_path):
     found = read_asset(one_mesh(node=dict(scale=[0, 0, 0])).save(tmp_path / "a.glb"))
     positions, normals, _ = pose(found, None, np.zeros(1))
     assert not positions.any() and np.isfinite(normals).all()
-
-
-def test_normals_are_left_out_where_nobody_asks(tmp_path):
-    found = tree(tmp_path)
-    without = pose(found, 0, TIMES, normals=False)
-    assert without.normals is None
-    assert_allclose(without.positions, pose(found, 0, TIMES).positions)

@@ -3,8 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from gltf_files import CUBE, TRIANGLES, GltfFile
 from torch.testing import assert_close
 
 from fourd_minimal.data import characters, collection, gltf
-from fourd_minimal.data.characters import caption, families, sample_characters, window
+from fourd_minimal.data.characters import families, sample_characters, window
 from fourd_minimal.data.collection import Asset, GoodClip
 from fourd_minimal.data.procedural import RADIUS
 
@@ -65,18 +64,11 @@ def test_the_same_seed_gives_the_same_clips(made):
 
 def test_families_are_drawn_evenly_and_of_many_clips_the_first(made):
     draw = torch.Generator().manual_seed(0)
-    groups = characters._restricted(families(), None)
+    groups = list(families().values())
     drawn = [characters._draw_clip(groups, draw) for _ in range(600)]
     counts = Counter(asset.family for asset, _ in drawn)
     assert counts.keys() == {"crabs", "owls"} and abs(counts["owls"] - 300) < 50
     assert {clip.index for asset, clip in drawn if asset.family == "owls"} == {*range(12)}
-
-
-def test_restricted_to_ids_and_kinds(made):
-    assert {c.split(":")[0] for c in sample_characters(4, **GRID, seed=0, only=["owl"]).captions} == {"an owl"}
-    assert sample_characters(1, **GRID, seed=0, only=["crab3"]).captions[0].startswith("a crab")
-    with pytest.raises(ValueError, match="only has 'newt'; expected ids or kinds"):
-        sample_characters(1, **GRID, seed=0, only=["owl", "newt"])
 
 
 def test_a_window_of_a_clip():
@@ -122,13 +114,6 @@ def test_backgrounds(made):
     assert (graded[..., 0] - graded[..., 2]).abs().amax(1).min() > 0.05
 
 
-def test_what_is_left_out(made):
-    full, plain = (sample_characters(2, **GRID, seed=1, geometry=geometry) for geometry in (True, False))
-    assert torch.equal(full.rgb, plain.rgb) and not plain.depth.any() and plain.flow is None
-    single = sample_characters(2, views=1, times=1, size=16, seed=1)
-    assert single.rgb.shape == (2, 1, 1, 3, 16, 16)
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -144,36 +129,6 @@ def test_bad_arguments(made, changes, said):
         sample_characters(**{"n": 1, **GRID, "seed": 0, **changes})
 
 
-def test_parsed_assets_are_kept_up_to_a_number_of_bytes(made):
-    one = gltf.read_asset(made[0].path)
-    keep = characters._Cache(3 * (one.nbytes + 4))
-    first = keep(made[0].path)
-    assert keep(made[0].path) is first
-    for asset in made[1:4]:
-        keep(asset.path)
-    assert len(keep.kept) <= 3 and made[0].path not in keep.kept and made[3].path in keep.kept
-    assert keep(made[0].path) is not first
-
-
-def test_threads_may_ask_at_once(made):
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda seed: sample_characters(1, **GRID, seed=seed), [0, 1, 2, 3] * 2))
-    assert all(same(a, b) for a, b in zip(found[:4], found[4:], strict=True))
-
-
-def test_records_of_one_shape_are_joined(made):
-    a, b = (sample_characters(1, **GRID, seed=seed) for seed in (0, 1))
-    both = characters.join([a, b])
-    assert torch.equal(both.flow, torch.cat([a.flow, b.flow])) and both.captions == a.captions + b.captions
-    assert characters.join([replace(a, flow=None), replace(b, flow=None)]).flow is None
-
-
-def test_captions():
-    assert caption("dinosaur", "Armature|Triceratops_Walk") == "a dinosaur: triceratops walk"
-    assert caption("insect", "flyFast.001") == "an insect: fly fast"
-    assert caption("robot", "2") == "a robot"
-
-
 @real
 def test_another_process_draws_the_same():
     program = """
@@ -184,10 +139,3 @@ print(record.captions, record.rgb.double().sum().item(), record.flow.double().su
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     here = sample_characters(2, views=2, times=2, size=24, seed=3, folder=None)
     assert run.stdout.strip() == f"{here.captions} {here.rgb.double().sum().item()} {here.flow.double().sum().item()}"
-
-
-@real
-def test_splits_of_the_real_collection_share_no_family():
-    found = {split: families(split) for split in collection.SPLITS}
-    assert all(found.values())
-    assert sum(len(groups) for groups in found.values()) == len({name for groups in found.values() for name in groups})

@@ -1,8 +1,5 @@
 """Animated assets as grids: clips, the record against the exact renderer's, light, framing, and bad arguments."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +8,9 @@ import torch
 from gltf_files import CUBE, CUBE_HALF, POST_AT, POST_HALF, SLIDE_FROM, SLIDE_TO, GltfFile, one_mesh, write_gltf
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import circular_trajectory, project, rays
+from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.data import analytic_renderer, gltf
 from fourd_minimal.data.gltf import list_clips, read_asset, render, render_asset
-
-SHARED = Path(__file__).parents[3] / "shared/data"
-ASSETS = SHARED / "assets"
-needs_assets = pytest.mark.skipif(not ASSETS.is_dir(), reason="the assets of shared/data are not here")
 
 BOX_FACES = [(0, 1, 3), (0, 3, 2), (4, 6, 7), (4, 7, 5), (0, 4, 5), (0, 5, 1)]
 BOX_FACES += [(2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3)]
@@ -35,16 +28,7 @@ def test_clips_are_read_from_the_file(asset):
         ("clip_1", 0.5, 1.0, True),
         ("spline", 0.5, 1.0, True),  # by its tangents, though both keys are the same
     ]
-    assert gltf.clips(read_asset(asset)) == clips
-
-
-@needs_assets
-def test_clips_of_real_assets():
-    fox, pose = list_clips(ASSETS / "khronos_Fox.glb"), list_clips(ASSETS / "raylib_greenman.glb")[0]
-    assert [c.name for c in fox] == ["Survey", "Walk", "Run"] and all(c.moves for c in fox)
-    assert pose.name == "0_pose" and not pose.moves
-    assert len(list_clips(ASSETS / "kaykit_Knight.glb")) == 76
-    assert all(c.moves for c in list_clips(ASSETS / "khronos_MorphStressTest.gltf"))
+    assert read_asset(asset).clips == clips
 
 
 def box(*clips, **node) -> GltfFile:
@@ -69,7 +53,7 @@ def test_a_clip_is_chosen_by_what_is_seen(tmp_path):
         ({(0, "rotation"): [*TURN, TURN[0]]}, dict(name="turn and back", **there_and_back)),
     )
     found = read_asset(file.save(tmp_path / "a.glb"))
-    assert gltf.clips(found)[gltf.choose_clip(found, None)].name == "turn and back"
+    assert found.clips[gltf.choose_clip(found, None)].name == "turn and back"
     assert gltf.motion(found, 1).travel > 0.8 and gltf.motion(found, 1).size < 0.3 and not gltf.motion(found, 1).good
     assert gltf.motion(found, 4).loops and not gltf.motion(found, 3).loops
     assert not gltf.motion(found, 2).good
@@ -88,8 +72,6 @@ def test_clips_with_one_name_are_told_apart(tmp_path):
     ("changes", "said"),
     [
         ({"views": 1}, "views is 1; expected at least 2"),
-        ({"times": 1}, "times is 1; expected at least 2"),
-        ({"size": 7}, "size is 7; expected at least 8"),
         ({"oversample": 4}, "oversample is 4; expected odd"),
         ({"time_range": (0.5, 0.5)}, r"time_range is \(0.5, 0.5\); expected a rising pair"),
         ({"fov_deg": 180.0}, "fov_deg is 180.0; expected between"),
@@ -97,7 +79,6 @@ def test_clips_with_one_name_are_told_apart(tmp_path):
         ({"fill": 1.5}, r"fill is 1.5; expected in \(0, 1\]"),
         ({"background": (0.0, 0.0, 255.0)}, "background is .*; expected three numbers"),
         ({"clip": "run"}, "clip is 'run'; .* has rest, clip_1, spline, or an index from 0 to 2"),
-        ({"clip": 3}, "clip is 3; .* has rest"),
         ({"clip": -1}, "clip is -1; .* has rest"),
     ],
 )
@@ -118,9 +99,8 @@ def test_assets_that_do_not_move(tmp_path):
         render_asset(pose, 2, 2, 8, clip="pose")
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e33])
-def test_assets_without_a_size(tmp_path, scale):
-    path = box(({(0, "rotation"): TURN}, {}), scale=[scale] * 3).save(tmp_path / "a.glb")
+def test_assets_without_a_size(tmp_path):
+    path = box(({(0, "rotation"): TURN}, {}), scale=[1e-30] * 3).save(tmp_path / "a.glb")
     with pytest.raises(ValueError, match=r"a.glb', whose vertices reach over"):
         render_asset(path, 2, 2, 8)
 
@@ -163,39 +143,16 @@ def test_geometry_is_exact(rendered, exact):
         assert agree[hidden].float().mean() > 0.9, name
 
 
-def test_colours(rendered):
-    rgb, solid = rendered.rgb, (rendered.alpha == 1).expand_as(rendered.rgb)
-    assert rgb.min() >= 0 and rgb.max() <= 1
-    assert (rgb[(rendered.alpha == 0).expand_as(rgb)] == 1).all()
-    red, green, blue = (torch.where(solid, rgb, 0.0)[:, :, :, i] for i in range(3))
-    assert ((red > 0.5) & (green < 0.35)).sum() > 500 and ((green > 0.4) & (red < 0.35)).sum() > 200
-    assert (blue < 0.5).all()
-    assert ((rgb[:, :, 1:] - rgb[:, :, :-1]).abs().mean((0, 1, 3, 4, 5)) > 0.005).all()
-
-
 def test_the_same_call_gives_the_same_numbers_on_any_background(asset, rendered):
     black = render_asset(asset, 3, 4, 32, "clip_1", **GRID, background=(0.0, 0.0, 0.0))
     assert_close(black.rgb + 1 - black.alpha, rendered.rgb, atol=1e-6, rtol=0)
     assert torch.equal(black.depth, rendered.depth) and torch.equal(black.alpha, rendered.alpha)
 
 
-def test_another_process_gives_the_same_bytes(asset, rendered, tmp_path):
-    program = f"""
-import sys, numpy as np
-from fourd_minimal.data.gltf import render_asset
-r = render_asset({str(asset)!r}, 3, 4, 32, "clip_1", **{GRID!r})
-arrays = {{name: getattr(r, name).numpy() for name in ("rgb", "alpha", "depth", "flow", "visible", "in_fixed_view")}}
-np.savez({str(tmp_path / "r.npz")!r}, **arrays)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(gltf.__file__).parents[2])
-    with np.load(tmp_path / "r.npz") as found:
-        assert all((getattr(rendered, name).numpy() == found[name]).all() for name in found.files)
-
-
 def test_views_rendered_alone_are_the_same(asset, rendered):
     """Also at other numbers of views at once, and with one view or one time only."""
     found = read_asset(asset)
-    times_s = gltf.moments(gltf.clips(found)[1], 4, GRID["time_range"])
+    times_s = gltf.moments(found.clips[1], 4, GRID["time_range"])
     options = dict(fov_deg=GRID["fov_deg"], size=32, oversample=5)
     for v in range(3):
         alone = render(found, 1, times_s, rendered.c2w[0, v : v + 1], **options)
@@ -211,15 +168,6 @@ def test_without_geometry_the_pictures_are_the_same(asset, rendered):
     plain = render_asset(asset, 3, 4, 32, "clip_1", **GRID, geometry=False)
     assert torch.equal(plain.rgb, rendered.rgb) and torch.equal(plain.alpha, rendered.alpha)
     assert not plain.depth.any() and plain.flow is plain.visible is plain.in_fixed_view is None
-
-
-def test_fill_reaches_over_the_share_that_was_asked_for(asset):
-    record = render_asset(asset, 4, 4, 100, "clip_1", fill=0.8)
-    edge = 100 * (1 - 0.8) / 2  # pixels that stay free on each side
-    seen = record.alpha[0, :, :, 0].amax((0, 1)) > 0
-    y, x = seen.nonzero().unbind(-1)
-    margin = min(int(values) for values in (x.min(), y.min(), 99 - x.max(), 99 - y.max()))
-    assert abs(margin - edge) <= 1
 
 
 def quad(file_options=None, normal=(0, 0, 1), **material) -> GltfFile:
@@ -264,26 +212,6 @@ def test_light_stays_with_the_world_and_backs_have_their_own(tmp_path):
     assert (turned < front - 0.1).all()
 
 
-def test_one_side_is_seen_from_the_front_only(tmp_path):
-    white = torch.ones(3)
-    assert not torch.equal(picture(quad(colour=(0, 0, 0, 1)), tmp_path), white)
-    assert torch.equal(picture(quad(colour=(0, 0, 0, 1)), tmp_path, 180.0), white)
-
-
-MIRRORED = {
-    "a node": dict(scale=[-1, 1, 1]),
-    "a matrix": dict(matrix=[-1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]),
-}
-
-
-@pytest.mark.parametrize("node", MIRRORED.values(), ids=MIRRORED.keys())
-def test_mirrored_nodes_keep_their_front(node, tmp_path):
-    """Section 3.7.4: of a node whose determinant is negative, triangles run clockwise; the front stays the front."""
-    plain = picture(quad(colour=(0.3, 0.3, 0.3, 1)), tmp_path)
-    assert_close(picture(quad(node, colour=(0.3, 0.3, 0.3, 1)), tmp_path), plain, atol=1e-5, rtol=0)
-    assert torch.equal(picture(quad(node), tmp_path, 180.0), torch.ones(3))
-
-
 def test_a_clip_that_mirrors_and_a_skin_that_mirrors(tmp_path):
     """From the front and from behind, before and after x is mirrored in time; by a node, and by a joint."""
     for skinned in (False, True):
@@ -303,26 +231,6 @@ def test_a_clip_that_mirrors_and_a_skin_that_mirrors(tmp_path):
         assert_close(record.rgb[0, 0, 0, :, 4, 4], record.rgb[0, 0, 1, :, 4, 4], atol=1e-5, rtol=0)
 
 
-def test_what_is_not_shown_does_not_count(tmp_path):
-    """A node of another scene, one of no scene, and a collider: neither drawn nor part of the size."""
-
-    def file():
-        file = box(({(0, "rotation"): TURN}, {}))
-        file.add("scenes", nodes=[0])
-        return file
-
-    plain = render_asset(file().save(tmp_path / "plain.glb"), 2, 2, 24)
-    more = file()
-    mesh = more.mesh(CUBE * 5 + 30, BOX_FACES)
-    more.add("scenes", nodes=[more.node(mesh=mesh)])
-    more.node(mesh=mesh)
-    more.lists["nodes"][0]["children"] = [more.node(mesh=mesh, name="Body_Collider")]
-    found = render_asset(more.save(tmp_path / "more.glb"), 2, 2, 24)
-    assert torch.equal(found.rgb, plain.rgb)
-    other = render_asset(more.save(tmp_path / "other.glb", scene=1), 2, 2, 24, clip=0)
-    assert not torch.equal(other.rgb, plain.rgb)
-
-
 def test_tensors_are_made_on_the_device_that_was_given(asset):
     """Any that is made on the default device instead would be a meta tensor, and end in an error or as one."""
     found = read_asset(asset)
@@ -332,47 +240,3 @@ def test_tensors_are_made_on_the_device_that_was_given(asset):
         record = render(found, 1, np.array([0.5, 1.0]), c2w, 40.0, 16, device="cpu")
     for name in ("rgb", "alpha", "depth", "flow", "visible", "in_fixed_view"):
         assert torch.equal(getattr(record, name), getattr(expected, name)), name
-
-
-@needs_assets
-@pytest.mark.parametrize(
-    ("name", "clip", "colour"),
-    [
-        ("khronos_Fox.glb", "Run", (0.72, 0.42, 0.18)),  # a skin
-        ("khronos_MorphStressTest.gltf", "TheWave", (0.8, 0.2, 0.55)),  # morph targets
-        ("kenney_character/character.glb", "walk", (0.5, 0.3, 0.8)),  # nodes; a texture beside the file
-    ],
-)
-def test_real_assets_agree_between_views(name, clip, colour):
-    record = render_asset(ASSETS / name, 2, 3, 48, clip, azimuth_sweep_deg=20.0, time_range=(0.0, 0.7))
-    alpha, depth, rgb = record.alpha[0], record.depth[0, :, :, 0], record.rgb[0]
-    assert alpha[..., 0, :].max() == alpha[..., :, 0].max() == 0  # in frame
-    assert (rgb[:, 0] - rgb[:, 1]).abs().mean() > 0.005
-    assert (rgb - torch.tensor(colour)[:, None, None]).abs().amax(2).min() < 0.12
-    assert ((depth > 0) == (alpha[:, :, 0] > 0.5)).float().mean() > 0.98
-    origins, directions = rays(record.c2w[0], record.fov_deg, (48, 48))
-    for t in range(3):
-        hit = depth[0, t] > 0
-        points = origins[0] + depth[0, t][hit][:, None] * directions[0][hit]
-        assert points.norm(dim=-1).max() <= 1 + 1e-4
-        xy, expected = project(points, record.c2w[0, 1], record.fov_deg, (48, 48))
-        x, y = xy.long().clamp(0, 47).unbind(-1)
-        found = depth[1, t][y, x]
-        on_object, behind = found > 0, found < expected + 0.05
-        assert on_object.float().mean() > 0.85 and behind.float().mean() > 0.9
-        assert ((found - expected).abs() < 0.05)[on_object].float().mean() > 0.7
-
-
-@needs_assets
-@pytest.mark.skipif(not (SHARED / "characters/INDEX.json").is_file(), reason="no index of characters here")
-def test_motion_is_what_the_index_measured():
-    """By another program, at 8 moments as well."""
-    entries = {e["id"]: e for e in json.loads((SHARED / "characters/INDEX.json").read_text(encoding="utf-8"))}
-    apart = []
-    for name in ("dcl_hummingbird", "q_platformer_Bouncer", "kenney_soldier"):
-        known, found = entries[name]["motion"], read_asset(SHARED / "characters" / entries[name]["file"])
-        for i, clip in enumerate(gltf.clips(found)):
-            if clip.name in known:
-                how = gltf.motion(found, i)
-                apart.append((abs(how.most - known[clip.name]["max"]), abs(how.size - known[clip.name]["size"])))
-    assert len(apart) > 5 and np.median(apart) < 0.01

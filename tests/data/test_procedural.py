@@ -1,4 +1,3 @@
-import colorsys
 import math
 from functools import partial
 
@@ -8,10 +7,9 @@ import torch.nn.functional as F
 from refused import refused
 from torch.testing import assert_close
 
-from fourd_minimal.cameras import pixel_grid, rays
+from fourd_minimal.cameras import pixel_grid
 from fourd_minimal.data import procedural
-from fourd_minimal.data.analytic_renderer import render
-from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, colour_name, hue, rotation, sample_scenes
+from fourd_minimal.data.procedural import FAMILIES, FOV_DEG, RADIUS, sample_scenes
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -67,13 +65,6 @@ def test_finer_grids_show_the_same_scene(family):
 
 
 @every_family
-def test_every_scene_moves(family):
-    rgb = sample_scenes(16, 1, 4, 16, seed=2, family=family, geometry=False).rgb
-    moving = (rgb[:, :, 1:] - rgb[:, :, :1]).abs().amax((1, 2, 3)) > 0.1
-    assert (moving.flatten(1).float().mean(1) > 0.01).all()
-
-
-@every_family
 def test_the_next_frame_pulled_back_by_the_flow_is_this_one(family):
     """Compared by hue alone: a surface that turns keeps its colour and changes its light."""
     size = 48
@@ -112,73 +103,11 @@ def test_a_longer_clip_and_a_given_arc():
     assert_close(orbit.c2w[:, 0], short.c2w[:, 0])
 
 
-def test_families_differ_as_they_say():
-    simple, hard, creature, ground, plain = (sample_scenes(16, 1, 4, 24, 1, family) for family in FAMILIES)
-    background = creature.alpha.expand_as(creature.rgb) == 0
-    assert (creature.rgb[background] == 1).all(), "a creature stands on white"
-    assert ground.alpha[..., -4, 8:16].mean() > 0.9 > 0.3 > simple.alpha[..., -4, 8:16].mean(), "a ground lies below"
-
-    origins, directions = rays(creature.c2w, FOV_DEG, (24, 24))
-    points = origins[:, :, None, None, None] + creature.depth[:, :, :, 0, ..., None] * directions[:, :, None]
-    height = torch.where(creature.depth[:, :, :, 0] > 0, points[..., 1], 0.0)
-    assert height.amin((1, 2, 3, 4)).max() < -0.45, "it stands on its legs"
-
-    def depth_of_centre(record):
-        return (record.depth.sum((3, 4, 5)) / (record.depth > 0).sum((3, 4, 5))).std(2).mean()
-
-    assert depth_of_centre(hard) > depth_of_centre(simple)
-
-    def names(record):
-        pairs = zip(record.rgb[:, 0, 0], record.alpha[:, 0, 0, 0] == 1, strict=True)
-        return [{colour_name(colorsys.rgb_to_hsv(*c)[0]) for c in rgb[:, inside].T.tolist()} for rgb, inside in pairs]
-
-    assert all(len(seen) == 1 and seen <= set(c.split()) for seen, c in zip(names(plain), plain.captions, strict=True))
-    assert max(map(len, names(simple))) > 2
-
-
-@pytest.fixture
-def objects_of(monkeypatch):
-    """What is behind the pictures of a family: 32 scenes at 5 times."""
-
-    def look(family):
-        seen = []
-        monkeypatch.setattr(procedural, "render", lambda objects, *rest: seen.append(objects) or render(objects, *rest))
-        sample_scenes(32, 1, 5, 4, seed=1, family=family)
-        return seen[0]
-
-    return look
-
-
-@every_family
-def test_parts_keep_their_volume_and_light_comes_from_above(objects_of, family):
-    objects = objects_of(family)
-    volume = torch.linalg.det(objects.to_world[..., :3])
-    assert_close(volume, volume[:, :1].expand_as(volume), atol=1e-12, rtol=1e-4)
-    assert_close(objects.light.norm(dim=-1), torch.ones(32))
-    assert (objects.light[:, 1] > 0.5).all()
-    assert objects.colours.min() >= 0 and objects.colours.max() <= 1
-
-
-def test_hue_runs_around_the_circle():
-    circle = [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]]
-    assert_close(hue(torch.arange(7) / 6, saturation=1.0, value=1.0), torch.tensor(circle).float(), atol=1e-6, rtol=0)
-    assert_close(hue(torch.tensor(0.0), 0.25, 0.8), torch.tensor([0.8, 0.6, 0.6]))
-
-
-@pytest.mark.parametrize(("axis", "start", "end"), [("x", 1, 2), ("y", 2, 0), ("z", 0, 1)])
-def test_rotation_is_right_handed(axis, start, end):
-    quarter = rotation(torch.tensor(torch.pi / 2), axis)
-    assert_close(quarter[:, start], torch.eye(3)[end], atol=1e-6, rtol=0)
-    assert_close(quarter @ quarter.T, torch.eye(3), atol=1e-6, rtol=0)
-
-
 def test_bad_input_is_named():
     given = dict(n=1, views=1, times=1, size=4, seed=0)
     for name, value in dict(n=0, views=0, times=0, size=0, antialias=0, family="desert", corrupted="dull").items():
         refused(partial(sample_scenes, **given | {name: value}), name, value)
-    angles = torch.zeros(1, 3)
-    refused(lambda: sample_scenes(1, 3, 1, 4, 5, azimuths_deg=angles, sweep_deg=90), "azimuths_deg", "sweep_deg")
-    refused(lambda: sample_scenes(1, 4, 1, 4, 5, azimuths_deg=angles), "azimuths_deg", (1, 3))
+    refused(lambda: sample_scenes(1, 4, 1, 4, 5, azimuths_deg=torch.zeros(1, 3)), "azimuths_deg", (1, 3))
 
 
 def test_cameras_may_stand_where_one_likes():

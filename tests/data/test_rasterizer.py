@@ -1,15 +1,13 @@
 """Triangles as pictures: coverage, depth, flow, visibility, textures and half-transparency, against closed forms."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, project, rays
-from fourd_minimal.data.rasterizer import LAYERS, draw
-from fourd_minimal.data.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, soft, srgb
+from fourd_minimal.data.assets.rasterizer import LAYERS, draw
+from fourd_minimal.data.assets.surface import BLEND, CLAMP, MASK, MIRROR, OPAQUE, REPEAT, Surface, soft, srgb
 
 FOV = 40.0
 CAMERA = circular_trajectory(torch.tensor([0.0]), 0.0, 4.0)
@@ -87,20 +85,6 @@ def test_triangles_that_share_edges_leave_no_gap_and_no_overlap(seed):
         assert_close(alpha, torch.full_like(alpha, colour), atol=1e-6, rtol=0)
 
 
-def test_triangles_between_samples_are_not_drawn_and_do_no_harm():
-    tiny = QUAD * 1e-6 + torch.tensor([0.01, 0.003, 0.0])
-    flat = torch.zeros(4, 3)
-    for points in (tiny, flat):
-        frames = shown(surface(), points[None])
-        assert not frames.alpha.any() and not frames.depth.any() and frames.visible.all()
-
-
-def test_what_reaches_behind_the_camera_is_not_drawn():
-    long = torch.tensor([(-1.0, -1, 0), (1, -1, 0), (0, 0, 9.0)])
-    frames = shown(surface(torch.tensor([(0, 1, 2)]), both_sides=torch.ones(1, dtype=torch.bool)), long[None])
-    assert not frames.alpha.any()
-
-
 TILTED = QUAD @ torch.tensor([[1, 0, 0], [0, 0.5, 0.8], [0, 0.3, -0.9]]).T * 1.3
 """A square whose upper edge leans back."""
 
@@ -162,18 +146,6 @@ def test_srgb_has_its_published_values():
     assert_close(srgb(surface().linear), torch.arange(256) / 255, atol=1e-5, rtol=0)
 
 
-def test_bright_light_bends_towards_white():
-    """As it is up to 0.4, rising, smooth, 1 at 1.6; and only where light falls."""
-    x = torch.linspace(0, 1.6, 161)
-    assert torch.equal(soft(x)[:41], x[:41]) and soft(x)[-1] == pytest.approx(1)
-    slope = soft(x).diff() / 0.01
-    assert (slope > 0).all() and (slope.diff() < 1e-4).all() and (slope.diff().abs() < 0.01).all()
-    light = torch.full((1, 1, 4), 1.2)
-    for lit, expected in ((True, 1.2 - 0.8**2 / 2.4), (False, 1.0)):
-        rgb = shown(surface(lit=torch.full((4,), lit)), light=light).rgb[0, 0, 0, 8, 8]
-        assert rgb.item() == pytest.approx(srgb(torch.tensor(expected)).item(), abs=1e-5)
-
-
 def test_colours_and_light_of_the_corners_are_interpolated():
     """Left edge dark, right edge bright: the middle is the mean, in linear light."""
     light = torch.tensor([[[0.2, 0.6, 0.6, 0.2]]])
@@ -181,13 +153,6 @@ def test_colours_and_light_of_the_corners_are_interpolated():
     lit = torch.ones(4, dtype=torch.bool)
     rgb = shown(surface(colours=colours, lit=lit), light=light, size=15, k=1).rgb[0, 0, :, 7, 7]
     assert_close(rgb, srgb(torch.tensor([0.75 * 0.4, 0.4, 0.4])), atol=1e-4, rtol=0)
-
-
-def test_glow_is_added_to_what_light_shows():
-    look = textured(torch.full((1, 1, 4), 255, dtype=torch.uint8), glow=torch.tensor([[0.1, 0.0, 0.3]]).expand(4, 3))
-    look = replace(look, lit=torch.ones(4, dtype=torch.bool))
-    rgb = shown(look, light=torch.full((1, 1, 4), 0.25)).rgb[0, 0, :, 8, 8]
-    assert_close(rgb, srgb(torch.tensor([0.35, 0.25, 0.55])), atol=1e-5, rtol=0)
 
 
 RED, GREEN, BLUE = (1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)
@@ -202,20 +167,6 @@ def test_two_half_transparent_squares_before_an_opaque_one(order):
     assert_close(frames.rgb[0, 0, :, 8, 8], srgb(torch.tensor([0.25, 0.75 * 0.5, 0.75 * 0.5])), atol=1e-5, rtol=0)
     assert_close(frames.alpha[0, 0, 0, 8, 8], torch.tensor(1.0))
     assert_close(frames.depth[0, 0, 0, 8, 8], torch.tensor(4.0))  # of the nearest that is at least half there
-
-
-def test_two_half_transparent_squares_before_nothing():
-    look, positions = squares((0.5, (*RED, 0.25), BLEND), (0, (*GREEN, 0.4), BLEND))
-    frames = shown(look, positions)
-    over = torch.tensor([0.25, 0.75 * 0.4, 0])
-    assert_close(frames.alpha[0, 0, 0, 8, 8], over.sum())
-    assert_close(frames.rgb[0, 0, :, 8, 8], srgb(over / over.sum()), atol=1e-5, rtol=0)
-    assert not frames.depth.any()
-
-
-def test_a_half_transparent_square_behind_an_opaque_one_is_not_seen():
-    look, positions = squares((0, (*BLUE, 1), OPAQUE), (-0.5, (*RED, 0.5), BLEND))
-    assert_close(shown(look, positions).rgb[0, 0, :, 8, 8], torch.tensor(BLUE), atol=1e-5, rtol=0)
 
 
 def test_the_nearest_layers_are_seen():
@@ -239,14 +190,6 @@ def test_holes_show_what_is_behind():
     assert frames.alpha[0, 0, 0, 8, 9] == 1 and frames.depth[0, 0, 0, 8, 9] == pytest.approx(4)
 
 
-def test_surfaces_with_holes_are_seen_in_the_fixed_view():
-    """Several cameras at once, and one after the other."""
-    c2w = circular_trajectory(torch.tensor([0.0, 10.0, 20.0]), 0.0, 4.0)
-    small, large = shown(masked(), c2w=c2w, size=16), shown(masked(), QUAD.expand(6, 4, 3), c2w=c2w, size=128)
-    for frames in (small, large):
-        assert frames.in_fixed_view[frames.depth > 0].float().mean() > 0.95
-
-
 def test_a_surface_is_seen_from_its_front_or_from_both_sides():
     behind = circular_trajectory(torch.tensor([180.0]), 0.0, 4.0)
     both = surface(both_sides=torch.tensor([True, False]))
@@ -257,13 +200,6 @@ def test_a_surface_is_seen_from_its_front_or_from_both_sides():
         sheet = surface(both_sides=torch.ones(2, dtype=torch.bool), lit=torch.ones(4, dtype=torch.bool))
         found = shown(sheet, c2w=c2w, light=light).rgb[0, 0, :, 8, 8]
         assert_close(found, srgb(soft(torch.full((3,), expected))), atol=1e-5, rtol=0)
-
-
-def test_mirrored_triangles_turn_their_front():
-    flipped = torch.ones(1, 2, dtype=torch.bool)
-    behind = circular_trajectory(torch.tensor([180.0]), 0.0, 4.0)
-    assert not shown(surface(), mirrored=flipped).alpha.any()
-    assert shown(surface(), c2w=behind, mirrored=flipped).alpha[0, 0, 0, 8, 8] == 1
 
 
 def test_flow_follows_the_surface():
@@ -301,21 +237,6 @@ def test_batches_of_cameras_do_not_matter(monkeypatch):
     positions = torch.cat([positions, positions * 0.9])
     c2w = circular_trajectory(torch.linspace(0, 40, 5), 10.0, 4.0)
     together = shown(look, positions, c2w)
-    monkeypatch.setattr("fourd_minimal.data.rasterizer.AT_ONCE", 1)
+    monkeypatch.setattr("fourd_minimal.data.assets.rasterizer.AT_ONCE", 1)
     for ours, theirs in zip(shown(look, positions, c2w), together, strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_nothing_to_see():
-    frames = shown(surface(), QUAD[None] + 100)
-    assert not frames.rgb.any() and not frames.alpha.any() and not frames.in_fixed_view.any()
-
-
-def test_an_even_number_of_samples_has_no_middle():
-    with pytest.raises(ValueError, match="oversample is 2; expected odd"):
-        shown(surface(), k=2)
-
-
-def test_a_surface_moves_to_a_device():
-    there = surface().to("cpu")
-    assert there.faces.device.type == "cpu" and surface().to("meta").uv.device.type == "meta"

@@ -8,8 +8,9 @@ from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory, pixel_grid, project, rays
+from fourd_minimal.data.poses import flow_tracks, triangulate
 from fourd_minimal.data.procedural import FOV_DEG, HELD_OUT, RADIUS, sample_scenes
-from fourd_minimal.data.tracks import flow_tracks, track_points, triangulate, true_depth, true_tracks
+from fourd_minimal.data.tracks import track_points, true_depth, true_tracks
 
 
 @pytest.fixture(scope="module")

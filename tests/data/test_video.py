@@ -1,6 +1,5 @@
 import math
 from functools import partial
-from pathlib import Path
 
 import av
 import numpy as np
@@ -11,8 +10,6 @@ from refused import refused
 
 from fourd_minimal.data import video
 from fourd_minimal.data.video import read_video, write_video
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "videos"
 
 
 @pytest.fixture
@@ -69,12 +66,6 @@ def test_a_still_clip_keeps_its_frames_and_its_pace(tmp_path, name):
         assert [frame.time for frame in container.decode(video=0)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_a_gif_with_holes(tmp_path):
-    hole, red = Image.new("RGBA", (8, 8)), Image.new("RGBA", (8, 8), "red")
-    hole.save(tmp_path / "holes.gif", save_all=True, append_images=[red])
-    assert read_video(tmp_path / "holes.gif").alpha.mean((1, 2, 3)).tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("frames", "chosen"),
     [(None, range(7)), (1, [0]), (3, [0, 3, 6]), (slice(1, None, 2), [1, 3, 5]), ([4, 0, -1, 4], [4, 0, 6, 4])],
@@ -101,20 +92,6 @@ def test_png_of_every_kind(tmp_path):
     rgb, alpha = read_video(tmp_path)
     torch.testing.assert_close(rgb, torch.full_like(rgb, 128 / 255), atol=1.01 / 255, rtol=0)
     torch.testing.assert_close(alpha.mean((1, 2, 3)), torch.tensor([1, 1, 1, 64 / 255]))
-
-
-def test_size_crops_about_the_centre(tmp_path):
-    stripes = (torch.arange(96) // 32 == 1).float().expand(1, 3, 32, 96)
-    write_video(stripes, tmp_path / "stripes")
-    assert read_video(tmp_path / "stripes", size=8).rgb.min() == 1
-    assert read_video(tmp_path / "stripes", size=(4, 12)).rgb.shape == (1, 3, 4, 12)
-
-
-def test_shrinking_does_not_alias(tmp_path):
-    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2
-    write_video(checks.float().expand(1, 3, 64, 64), tmp_path / "checks")
-    small = read_video(tmp_path / "checks", size=8).rgb
-    torch.testing.assert_close(small, torch.full_like(small, 0.5), atol=0.02, rtol=0)
 
 
 def test_transparent_pixels_lend_no_colour(tmp_path):
@@ -147,6 +124,12 @@ def test_what_stood_there_is_replaced(clip, tmp_path):
     refused(lambda: write_video(rgb, tmp_path / "clip"), "path", "clip")
 
 
+def test_a_percent_sign_in_a_folders_name_is_no_frame_number(clip, tmp_path):
+    (tmp_path / "50% done").mkdir()
+    write_video(clip[0], tmp_path / "50% done/view 0")
+    assert torch.equal(read_video(tmp_path / "50% done/view 0").rgb, clip[0])
+
+
 def test_a_failed_write_leaves_nothing(clip, tmp_path, monkeypatch):
     rgb, _ = clip
     write_video(rgb[:2], tmp_path / "clip.mp4")
@@ -163,12 +146,9 @@ CLIP = torch.full((2, 3, 8, 8), 0.5)
 def test_what_cannot_be_written(tmp_path):
     for arguments, *said in (
         (dict(rgb=CLIP[0]), "rgb", (3, 8, 8)),
-        (dict(rgb=CLIP[:0]), "rgb", (0, 3, 8, 8)),
         (dict(rgb=CLIP.byte()), "rgb", "torch.uint8"),
         (dict(rgb=CLIP * math.nan), "rgb", "nan"),
-        (dict(rgb=CLIP * 2 - 1.5), "rgb", -0.5),
         (dict(rgb=CLIP * 3), "rgb", 1.5),
-        (dict(alpha=CLIP), "alpha", (2, 3, 8, 8)),
         (dict(alpha=CLIP[:1, :1]), "alpha", (1, 1, 8, 8)),
         (dict(alpha=CLIP[:, :1], path="clip.mp4"), "path", "clip.mp4", "alpha"),
         (dict(path="clip.avi"), "path", "clip.avi"),
@@ -202,20 +182,3 @@ def test_what_is_no_video_is_named(clip, tmp_path):
     for i in (4, 6):
         Image.new("RGB", (4, i)).save(tmp_path / f"folder/{i}.png")
     refused(lambda: read_video(tmp_path / "folder", size=4), "path", "4x4", "4x6")
-
-
-@pytest.mark.skipif(not REAL.exists(), reason=f"the real videos are not at {REAL}")
-@pytest.mark.parametrize("name", ["l4gm_000070_fg.mp4", "l4gm_000370_fg.mp4", "mdn_flower.mp4"])
-def test_real_videos(name):
-    rgb, alpha = read_video(REAL / name, size=64, frames=8)
-    assert rgb.shape == (8, 3, 64, 64) and 0 <= rgb.min() < 0.2 and rgb.max() <= 1 and alpha is None
-    assert (rgb[1:] - rgb[:-1]).abs().mean((1, 2, 3)).min() > 1e-3  # it moves
-    if name.startswith("l4gm"):
-        assert rgb[..., :2, :2].min() > 0.98  # on white
-
-
-@pytest.mark.skipif(not REAL.exists(), reason=f"the real videos are not at {REAL}")
-def test_a_real_dancer_cut_out():
-    rgb, alpha = read_video(REAL / "simpl_dancer1_rgba256")
-    assert rgb.shape == (32, 3, 256, 256) and 0.05 < alpha.mean() < 0.5
-    assert rgb.min() == 0 and alpha.min() == 0 and alpha.max() == 1

@@ -3,37 +3,24 @@
 import json
 import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
 from refused import refused
 from torch import nn
 
-from figures.ablation import Ablate
-from figures.ablation_runs import (
-    ARMS,
-    RATE_LIMITS,
-    RATE_SEED,
-    VALIDATION,
-    Ablation,
-    Arm,
-    flops,
-    next_rate,
-    preset_of,
-    score,
-    validation_batches,
-)
-from figures.verdicts import (
+from figures.ablation import (
     BEST_TRIVIAL,
     CLAIMS,
+    Ablate,
     judge,
-    one_exam,
     paired_gain,
     pooled_psnr,
     pooled_ssim,
     share_of_flat_data,
+    together,
 )
+from figures.ablation_runs import ARMS, Ablation, Arm, preset_of, score
 from fourd_minimal.configs.four_real_video import PRESETS
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.systems.four_real_video import FourRealVideo
@@ -47,10 +34,10 @@ from fourd_minimal.training.evaluation import (
     psnr,
     reprojection_error,
 )
-from fourd_minimal.training.four_real_video import batch_loss, grid_batch, train
+from fourd_minimal.training.four_real_video import grid_batch, train
 
 SMOKE = PRESETS["smoke"]
-FEW = {name: ARMS[name] for name in ("average, eq. 12", "hard", "soft", "soft, 3D only, everything unfrozen")}
+FEW = {name: ARMS[name] for name in ("average, eq. 12", "hard", "soft, 3D only, everything unfrozen")}
 
 
 def an_ablation(folder, **options):
@@ -76,7 +63,7 @@ def finished(tmp_path_factory):
 
 def test_it_goes_on_where_it_stopped(finished, tmp_path):
     ablation, whole = finished
-    assert len(whole) == 4 + 1 + 3 * (1 + 2)  # truth and copies; one untrained; three trained: a rate, two seeds
+    assert len(whole) == 4 + 1 + 2 * (1 + 2)  # truth and copies; one untrained; two trained: a rate, two seeds
     cut = an_ablation(tmp_path).run(FEW)
     begun = [next(cut) for _ in range(7)]
     cut.close()
@@ -93,7 +80,7 @@ def test_results_are_those_of_the_run_they_name(finished):
     results = ablation.results(FEW)
     moving = lambda run, n: run["scores"][f"simple, {n}"]["moving"][0]  # noqa: E731
     trained = [run for name in FEW for run in results[name]]
-    assert len({tuple(moving(run, 1)) for run in trained}) == len(trained) == 1 + 3 * 2
+    assert len({tuple(moving(run, 1)) for run in trained}) == len(trained) == 1 + 2 * 2
     assert all(moving(run, 1) != moving(run, 8) for run in trained)
     for name, part in (("hard", "sync"), ("soft, 3D only, everything unfrozen", "joint")):
         rate = json.loads((ablation.folder / f"{name.replace(' ', '_').replace(',', '_')}__rate.json").read_text())
@@ -111,29 +98,6 @@ def test_results_are_those_of_the_run_they_name(finished):
     assert moving(results["truth"][0], 1) == [0, 0]
 
 
-def test_the_rate_is_chosen_on_other_scenes_by_another_seed(finished):
-    ablation, _ = finished
-    losses = json.loads((ablation.folder / "soft__rate.json").read_text())["losses"]
-    batches = validation_batches(SMOKE, ("simple",))
-    *_, last = train("sync", preset_of(ARMS["soft"], SMOKE, 2, 1e-3, RATE_SEED), base=ablation.base)
-    with torch.no_grad():
-        assert losses["0.001"] == pytest.approx(batch_loss(last.averaged(), batches).item(), rel=1e-4)
-    assert RATE_SEED > 100 and HELD_OUT + 10_000 < VALIDATION
-    (batch,) = batches
-    assert batch.sigma.max() == 1 and batch.sigma.min() < 0.9
-    assert (batch.noisy - batch.clean).abs().mean() > 0.1
-
-
-def test_the_search_for_a_rate_ends_between_worse_ones(finished):
-    ablation, _ = finished
-    for path in ablation.folder.glob("*__rate.json"):
-        losses = {float(rate): loss for rate, loss in json.loads(path.read_text())["losses"].items()}
-        beyond = next_rate(losses)
-        assert beyond is None or not RATE_LIMITS[0] < beyond < RATE_LIMITS[1]
-    assert next_rate({1e-3: 1.0, 1e-2: 2.0}) == 3e-4 and next_rate({1e-3: 2.0, 7e-3: 1.0}) == 2e-2
-    assert next_rate({1e-3: 2.0, 3e-3: 1.0, 1e-2: torch.inf}) is None and next_rate({1e-3: 1.0}) is None
-
-
 def test_results_of_other_settings_are_not_mixed(tmp_path):
     next(an_ablation(tmp_path).run(FEW))
     next(an_ablation(tmp_path, seeds=(0, 1, 2)).run(FEW))  # more seeds are welcome, and so are more arms
@@ -141,7 +105,7 @@ def test_results_of_other_settings_are_not_mixed(tmp_path):
     other = an_ablation(tmp_path, steps=4)
     nn.init.zeros_(other.base.base.patch_in.weight)
     refused(lambda: next(other.run(FEW)), tmp_path.name, "steps, base")
-    refused(lambda: next(an_ablation(tmp_path).run({"soft": Arm("hard", 0.0)})), "soft")
+    refused(lambda: next(an_ablation(tmp_path).run({"hard": Arm("hard", 0.0)})), "hard")
 
 
 def test_all_arms_see_the_same_data():
@@ -197,29 +161,17 @@ def test_paired_gain_of_a_constant_factor_is_exact():
     assert paired_gain(b, a, "simple, 1", "moving") == pytest.approx((-10, -10, -10), abs=1e-4)
 
 
-def test_paired_gain_covers_seeds():
-    """Seeds that differ carry the interval (Student's t), unless both arms' runs differ alike: runs are paired too."""
-    even, uneven = runs_with([1.0] * 400, [1.0] * 400), runs_with([1.0] * 400, [2.0] * 400)
-    middle, low, high = paired_gain(uneven, even, "simple, 1", "moving")
-    half = 12.71 * 3.0103 / 2  # of the gains 0 and -3.01 dB
-    assert middle == pytest.approx(-10 * math.log10(1.5))
-    assert (low, high) == pytest.approx((middle - half, middle + half), rel=1e-3)
-    better = runs_with([0.5] * 400, [1.0] * 400)
-    assert paired_gain(better, uneven, "simple, 1", "moving") == pytest.approx((3.01, 3.01, 3.01), abs=0.01)
-    refused(lambda: paired_gain(even, runs_with([1.0], [1.0], [1.0]), "simple, 1", "moving"), "ours", 2, "other", 3)
-
-
 def test_a_95_percent_interval_covers_the_truth_95_times_of_100():
     """Three seeds each, noise of seeds and of scenes, no true gain; a bootstrap over three seeds covers 76 of 100."""
     generator, covered = torch.Generator().manual_seed(0), 0
-    for _ in range(200):
+    for _ in range(100):
         arms = []
         for _ in range(2):
             dB = 0.1 * torch.randn(3, 1, generator=generator) + 0.1 * torch.randn(3, 40, generator=generator)
             arms.append(runs_with(*(10 ** (dB / 10)).tolist()))
-        _, low, high = paired_gain(*arms, "simple, 1", "moving", draws=200)
+        _, low, high = paired_gain(*arms, "simple, 1", "moving")
         covered += low < 0 < high
-    assert covered / 200 == pytest.approx(0.95, abs=0.04)
+    assert covered / 100 == pytest.approx(0.95, abs=0.05)
 
 
 def test_every_claim_is_about_arms_that_are_there_and_is_judged_on_all_families():
@@ -231,37 +183,19 @@ def test_every_claim_is_about_arms_that_are_there_and_is_judged_on_all_families(
 
     results = {"soft": families([1.0, 1.0]), "hard": families([2.0, 2.0]), "copy row": families([4.0, 4.0])}
     results |= {"copy column": families([3.0, 3.0]), "soft, pseudo-4D only": families([1.5, 1.5])}
-    assert len(one_exam(results, "8")["soft"][0]["scores"]["exam"]["hidden"][0]) == 4
+    assert len(together(results, "8")["soft"][0]["scores"]["all"]["hidden"][0]) == 4
     judged = judge(results, ["1", "8"])
     assert len(judged) == 4 and judged["soft beats hard"]["8"] == pytest.approx((3.01, 3.01, 3.01), abs=0.01)
     results |= {"weighted, eq. 13": families([4.0, 4.0]), "soft, 3D only": families([1.0, 1.0])}
     assert share_of_flat_data(results, "8") == pytest.approx(math.log(4 / 1.5) / math.log(4))
 
 
-def test_flops_are_those_of_the_matrix_products():
-    """The difference of two depths is that of the blocks: every product of a block, attention included, by hand."""
-    cpu = PRESETS["cpu"].model
-    deep, shallow = (
-        flops(FourRealVideo(replace(cpu, sync="weighted", dit=replace(cpu.dit, depth=depth)))) for depth in (6, 3)
-    )
-    videos, tokens, d, frames = 8, 4 * 36, 96, 4
-    per_token = 2 * (4 * d * d + 2 * 4 * d * d)  # q, k, v, out; two layers of the mlp
-    attention = 2 * 2 * tokens * tokens * d
-    block = videos * (tokens * per_token + attention + frames * 2 * d * 6 * d)
-    assert deep - shallow == 3 * block
-    sequential = flops(FourRealVideo(replace(cpu, sync="sequential")))
-    assert sequential == deep  # one stream that passes every block twice
-
-
-def test_the_table_is_the_numbers():
+def test_the_table_is_the_numbers_and_bad_options_are_named(tmp_path):
     results = dict(hard=runs_with([2e-4, 2e-4], [2e-4, 2e-4]), soft=runs_with([1e-4, 1e-4], [1e-4, 1e-4]))
-    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(results)
+    text = Ablate(preset="smoke", seeds=2, steps=3, scenes=2).report(results)[-1]
     (hard,) = (line for line in text.splitlines() if line.startswith("| hard |"))
     for value in ("36.99", "26.99", "16.99", "0.300", "0.1000", "0.2000", "3.00", "0.002", "-3.01"):
         assert value in hard  # PSNR of all, moving and hidden pixels; SSIM, flicker, reprojection; cost; gain over soft
-
-
-def test_errors_name_the_argument(tmp_path):
-    for name, value in (("steps", 0), ("rate_steps", 0), ("rates", ()), ("rates", (math.nan,)), ("seeds", ())):
-        refused(partial(an_ablation, tmp_path, **{name: value}), name, value)
-    refused(lambda: preset_of(Arm("average"), SMOKE, 3, 1e-3, 0), "arm", "average")
+    for name, value in dict(steps=0, rates=(math.nan,), seeds=11, arms=("harder",)).items():
+        shown = value[0] if name == "arms" else value
+        refused(Ablate(**{name: value}).run, f"--{name}", shown)

@@ -6,7 +6,7 @@ from figures import diagrams
 
 
 def test_pictures_are_written(tmp_path):
-    diagrams.write(tmp_path)
+    diagrams.Diagrams(tmp_path).run()
     names = {"two_streams", "motion_module", "sds_loop"}
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.png" for name in names}
     for file in tmp_path.iterdir():

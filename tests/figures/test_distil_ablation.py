@@ -1,4 +1,4 @@
-"""evaluate-distil and ablate-distil: from start to end with the smallest model; what their numbers mean."""
+"""The programs of distillation: from start to end with the smallest model; what their numbers mean."""
 
 import json
 
@@ -10,18 +10,13 @@ from figures import distil_ablation
 from figures.distil import EvaluateDistil
 from figures.distil_ablation import (
     ARMS,
-    AWARE,
     BOTH,
-    FIT4,
     QUESTIONS,
-    UNMASKED,
     AblateDistil,
     judged,
     recorded,
-    settings,
 )
 from fourd_minimal.anchor_loss import ssim
-from fourd_minimal.configs.scene_distillation import SCENES
 from fourd_minimal.data.video import write_video
 from fourd_minimal.pretrained.perceptual import Perceptual
 from fourd_minimal.systems.four_diffusion import FourDM
@@ -51,16 +46,7 @@ def test_every_way_is_scored_and_a_second_run_reads_what_the_first_made(weights,
     assert [r["seed"] for r in results if r["arm"] == BOTH] == [0, 1]
     assert (tmp_path / "out" / "distil_ablation.png").exists()
     other = AblateDistil(seeds=(0,), **given | dict(anchor=0.5))
-    refused(other.run, "--runs", "0_0_fit_of_4_anchor.safetensors")
-
-
-def test_ways_differ_in_what_they_are_named_after():
-    cpu = SCENES["cpu"]
-    of = {name: settings(arm, cpu, 0.25) for name, arm in ARMS.items()}
-    assert (of[FIT4].n_steps, of[FIT4].sds, of[FIT4].anchor, of[FIT4].mask) == (0, 0, 0, cpu.mask)
-    assert (of[AWARE].n_steps, of[AWARE].sds, of[AWARE].anchor) == (cpu.n_steps, cpu.sds, 0)
-    assert (of[BOTH].sds, of[BOTH].anchor, of[UNMASKED].mask) == (cpu.sds, 0.25, 0)
-    assert {better for better, _ in QUESTIONS.values()} <= set(ARMS)
+    refused(other.run, "--runs", "0_0_fit_of_4___anchor.safetensors")
 
 
 def test_errors_are_those_of_the_pixels(weights):

@@ -1,4 +1,4 @@
-"""multiview-video, train-4dm, evaluate-4dm, ablate-curation: from start to end with the smallest model."""
+"""multiview-video, evaluate-4dm, ablate-curation: from start to end with the smallest model."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,6 @@ from torch.testing import assert_close
 from figures.curation_ablation import CURATED, WHOLE, AblateCuration, collection, judged
 from figures.four_diffusion import EvaluateFourDM, asset_orbit
 from fourd_minimal.cli.multiview_video import MultiviewVideo
-from fourd_minimal.cli.train_four_dm import TrainFourDM
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.data.gltf import render_asset
 from fourd_minimal.data.procedural import CORRUPTED, RADIUS
@@ -32,26 +31,6 @@ def video(tmp_path_factory):
     return path
 
 
-def test_training_leaves_both_files_and_how_they_were_made(weights):
-    assert {f.name for f in weights.glob("*.safetensors")} >= {"base.safetensors", "motion.safetensors"}
-    *_, notes = load_weights(weights / "motion.safetensors", type(SMOKE.model))
-    assert notes["made_by"] == "fourd train-4dm --preset smoke --stage motion"
-    FourDM.from_pretrained(weights)
-
-
-@pytest.mark.parametrize("stage", ["base", "motion"])
-def test_either_part_can_be_trained_on(stage, weights, tmp_path):
-    TrainFourDM("smoke", stage, tmp_path, weights, SMOKE).run()
-    tensors, _, notes = load_weights(tmp_path / f"{stage}.safetensors", type(SMOKE.model))
-    assert notes["after"]["made_by"].endswith(f"--stage {stage}")
-    before, *_ = load_weights(weights / f"{stage}.safetensors", type(SMOKE.model))
-    learned = {k: (tensors[k] - v).abs().max() for k, v in before.items()}
-    assert 0 < max(learned.values()) < 0.05  # four steps of at most 0.002 from the old weights, not from new ones
-    if stage == "motion":
-        FourDM.from_pretrained(tmp_path)
-    refused(lambda: TrainFourDM("smoke", stage, weights, weights, SMOKE).run(), "--start-from", "--out")
-
-
 @pytest.mark.parametrize("frames", [None, 10])
 def test_a_video_becomes_multiview_videos(frames, video, weights, tmp_path):
     MultiviewVideo(video, frames=frames, steps=2, weights=str(weights), out=tmp_path / "out").run()
@@ -68,7 +47,7 @@ def test_the_evaluation_writes_tables_and_pictures(video, weights, tmp_path, cap
         "four_diffusion_real.png",
     }  # fmt: skip
     assert len(json.loads((tmp_path / "four_diffusion.json").read_text())) == 2
-    refused(lambda: EvaluateFourDM(scenes=1).run(), "--scenes", "1, 10")
+    refused(EvaluateFourDM(scenes=1).run, "--scenes", 1)
 
 
 def test_an_assets_views_are_none_of_them_the_video(tmp_path):
@@ -82,13 +61,6 @@ def test_an_assets_views_are_none_of_them_the_video(tmp_path):
     both = render_asset(path, 2, 8, 16, "clip_1", **at, elevation_deg=20.0, radius=RADIUS).rgb[:, [0, 1]] * 2 - 1
     assert_close(video, both[:, 0], atol=1e-3, rtol=0)
     assert_close(truth[:, :, 1], both[:, 1], atol=1e-3, rtol=0)
-
-
-def test_an_asset_is_evaluated(weights, tmp_path, capsys):
-    asset = f"{write_gltf(tmp_path / 'box.glb')}#clip_1"
-    EvaluateFourDM(str(weights), 2, (0,), 1, assets=(asset,), out=tmp_path / "out").run()
-    assert f"### Real asset: {asset}" in capsys.readouterr().out
-    assert (tmp_path / "out/four_diffusion_real.png").exists()
 
 
 def test_a_collection_is_mostly_bad_and_curation_finds_the_good():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from figures import real_cameras
-from figures.real_cameras import Cameras, fit_without, predict, trivial
+from figures.real_cameras import Cameras, fit_without, predict
+from figures.recording import Recording
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
-from fourd_minimal.data.recording import Recording
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +24,6 @@ def test_the_camera_left_out_is_never_looked_at(recording):
     ours, theirs = (predict(fit_without(r, 1, n_steps=4), r, 1)[0] for r in (recording, other))
     assert (ours - theirs).abs().max() < 1e-4 and ours.shape == (3, 3, 20, 20)  # threads add up in any order
     assert (ours - predict(fit_without(other, 2, n_steps=4), other, 1)[0]).abs().max() > 1e-3
-
-
-def test_trivial_predictions(recording):
-    found = trivial(recording, 2)
-    assert (found["nobody"] == 1).all()
-    errors = (recording.rgb - recording.rgb[2]).square().flatten(1).mean(1)
-    errors[2] = torch.inf
-    assert torch.equal(found["the closest other"], recording.rgb[errors.argmin()])
-    assert torch.allclose(found["mean of the others"], recording.rgb[[0, 1, 3]].mean(0))
 
 
 def test_the_table_and_the_picture(recording, tmp_path, monkeypatch, capsys):

@@ -1,19 +1,13 @@
 """Reconstructions: what is bent is bent as the tracks say, estimated depth is wrong only over edges, arms differ."""
 
-import re
-from dataclasses import replace
-
 import pytest
 import torch
-from refused import refused
 from torch.testing import assert_close
 
 from figures import reconstruction
-from figures.deformable_gaussians import QUESTIONS, Scenes, arms_table, verdict_table
-from figures.reconstruction import Line, bent, cases, estimated, even_views, measure, reconstruct
+from figures.reconstruction import bent, cases, estimated, even_views, measure
 from fourd_minimal.data.procedural import HELD_OUT, sample_scenes
 from fourd_minimal.data.tracks import true_depth, true_tracks
-from fourd_minimal.systems.deformable_gaussians import DeformableGaussians, random_scene
 from fourd_minimal.systems.four_real_video import FourRealVideo
 
 
@@ -68,63 +62,8 @@ def test_every_kind_of_grid_has_its_tracks(model, record):
     assert_close(twice[0], once[0], atol=1e-6, rtol=0)
 
 
-def test_arms_do_what_they_say(record):
-    given = even_views(record)
-    case = bent(given, 0)
-    cloud = reconstruction.track_points(case.grid[:, 0], given.c2w[0], record.fov_deg, case.tracker, case.depth)
-    fits = {
-        (way, floaters): reconstruct(case.grid, given.c2w[0], record.fov_deg, cloud, way, floaters, n_steps=3)
-        for way in ("none", "tracked", "optimised")
-        for floaters in (True, False)
-    }
-    assert fits["none", True].view_offsets is None
-    assert torch.equal(fits["tracked", True].view_offsets, cloud.view_offsets)
-    moved = fits["optimised", True].view_offsets
-    assert moved.abs().max() > 0 and not torch.equal(moved, cloud.view_offsets)
-    assert all(len(fits[way, False].points) < len(fits[way, True].points) for way in ("none", "tracked", "optimised"))
-    ball = reconstruct(case.grid, given.c2w[0], record.fov_deg, n_steps=1)
-    assert len(ball.points) == 400 and ball.view_offsets is None
-
-
-def test_tables_have_every_arm_and_question(model, record, monkeypatch):
-    asked = []
-
-    def quick(grid, c2w, fov_deg, cloud, compensation, floaters, n_steps, seed):
-        asked.append((cloud is None, compensation, floaters, n_steps, seed))
-        offsets = None if compensation == "none" else torch.zeros(len(c2w), 20, 3)
-        start = random_scene(20)
-        scene = DeformableGaussians(start.points, torch.rand(20, 3), start.log_radius.exp(), offsets)
-        return scene.requires_grad_(False)
-
-    monkeypatch.setattr(reconstruction, "reconstruct", quick)
-    lines = list(measure(model, record, fit_steps=1, seed=5))
-    arms = [(True, "none", True), *((False, way, True) for way in ("none", "tracked", "optimised"))]
-    arms += [(False, way, False) for way in ("none", "tracked")]
-    assert asked == [(*arm, 1, 5) for _ in range(5) for arm in arms for _ in range(2)]
-    kinds = {line.grids for line in lines}
-    assert len(lines) == 9 * len(kinds) and len(kinds) == 5
-    assert all(len(line.errors) == 2 and 0 < line.moving_pixels <= line.all_pixels + 30 for line in lines)
-    assert len(arms_table(lines).splitlines()) == 2 + 9
-    verdicts = verdict_table(lines).splitlines()
-    assert len(verdicts) == 2 + len(QUESTIONS)
-    assert all(cell.count(" dB") or "(" in cell for cell in verdicts[2].split("|")[2:-1])
-
-
-def test_a_verdict_says_which_arm_is_better():
-    def line(start, compensation, free, error):
-        return Line("g", start, compensation, free, 0.0, 0.0, (error, 1.1 * error, 0.9 * error))
-
-    lines = [line(s, c, f, 1.0) for s, c, f in {arm for pair in QUESTIONS.values() for arm in pair}]
-    worse = [
-        replace(a, errors=(2.0, 2.2, 1.8)) if (a.start, a.compensation) == ("tracks", "none") else a for a in lines
-    ]
-    gains = [float(re.search(r"[+-]\d\.\d\d", row)[0]) for row in verdict_table(worse).splitlines()[2:]]
-    assert len(gains) == len(QUESTIONS) and {3.01, -3.01, 0.0} <= set(gains)
-    refused(lambda: Scenes(scenes=1), "--scenes", 1)
-
-
 def test_moving_errors_are_those_of_the_hidden_views(record, monkeypatch):
-    """A scene that shows the truth has no error: the exam asks for the odd views at the right times."""
+    """A scene that shows the truth has no error: the odd views are compared at the right times."""
     truth = {}
 
     class Oracle:

@@ -1,11 +1,10 @@
-"""Training the toy features: it resumes exactly, is told what captions say, and learns."""
+"""Training the toy features: it resumes exactly, and learns what captions say."""
 
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from refused import refused
 from resuming import killed_and_resumed
 from torch.testing import assert_close
 
@@ -15,9 +14,7 @@ from figures.train_features import (
     FEATURES,
     LABELS,
     STILL,
-    FeaturePreset,
     TrainFeatures,
-    accuracies,
     answers,
     batch_loss,
     make_batch,
@@ -88,12 +85,6 @@ def test_questions_without_an_answer_do_not_count():
     assert_close(batch_loss(model, only), -scores.log_softmax(1)[:, 0].mean() / 5)  # of five terms, one is asked
 
 
-def test_it_learns():
-    preset = replace(SMOKE, steps=40, groups=3, group=4, lr=5e-3, families=(("plain", 0.5), ("creature", 0.5)))
-    losses = [step.loss for step in train_features(preset)]
-    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
-
-
 def test_whitened_features_say_the_same():
     torch.manual_seed(0)
     model = ToyFeatures(SMOKE.model).requires_grad_(False)
@@ -103,21 +94,6 @@ def test_whitened_features_say_the_same():
     assert_close(found.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
     assert_close(found.T.cov(), torch.eye(4), atol=1e-2, rtol=0)
     assert_close(model(videos)[1], before, atol=1e-4, rtol=1e-4)
-    refused(lambda: whitened(model, videos[:4]), "videos", 4)
-
-
-def test_accuracy_is_beside_the_commonest_answer():
-    torch.manual_seed(0)
-    model = ToyFeatures(SMOKE.model).requires_grad_(False)
-    model.of_video["shape"].weight.zero_()
-    model.of_video["shape"].bias.copy_(torch.tensor([0.0, 0, 1, 0]))  # always "animal"
-    preset = replace(SMOKE, families=(("creature", 0.7), ("plain", 0.3)), share_still=0.0, share_camera=0.0)
-    found = accuracies(model, preset, batches=10)
-    assert found["shape"].asked == 40 and found["shape"].chance == 0.7
-    assert found["shape"].right == pytest.approx(0.7)
-    assert set(found) == {"shape", "colour", "motion", "shape, one frame", "colour, one frame"}
-    everything = accuracies(model, replace(preset, families=(("ground", 1.0),)), batches=2)
-    assert "colour" not in everything and everything["shape"].right == 0
 
 
 def test_the_command_leaves_weights_and_says_how_good_they_are(tmp_path, capsys):
@@ -127,7 +103,3 @@ def test_the_command_leaves_weights_and_says_how_good_they_are(tmp_path, capsys)
     assert (
         notes["made_by"] == "python -m figures.train_features --preset smoke" and "chance" in notes["accuracy"]["shape"]
     )
-
-
-def test_bad_values_are_named():
-    refused(lambda: FeaturePreset(groups=0), "groups", 0)

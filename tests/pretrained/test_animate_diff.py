@@ -130,21 +130,6 @@ def test_a_place_that_the_file_lacks_is_the_identity_and_is_reported(still):
     assert torch.equal(run_ours(filled, x, t, text), run_ours(model, x, t, text))
 
 
-def test_there_are_21_places_at_full_size():
-    with torch.device("meta"):
-        places, motion = MultiviewUNet(MultiviewUNetConfig()), MotionAdapter()
-    names = place_names(places)
-    assert len(names) == len(places.places) == 21
-    expected = {name.removesuffix(".norm.weight"): len(p) for name, p in motion.named_parameters() if ".norm." in name}
-    expected = {name: n for name, n in expected.items() if not name.endswith("bias")}
-    assert dict(zip(names, places.places, strict=True)) == expected
-
-
-def test_a_clip_beyond_the_files_positions_is_refused(still):
-    model, _ = ours(still, adapter(frames=2).state_dict())
-    refused(lambda: run_ours(model, *inputs()), "x", 3)
-
-
 def test_joined_views_are_those_of_the_multi_view_unet(still):
     motion = adapter()
     theirs, (model, _) = UNetMotionModel.from_unet2d(still, motion), ours(still, motion.state_dict())

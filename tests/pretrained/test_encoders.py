@@ -84,14 +84,6 @@ def test_the_caption_is_read_by_stable_diffusion(encoder_folders, encoders):
     assert Encoders.from_pretrained(*encoder_folders, None).text is None
 
 
-def test_what_is_to_be_learned_is_not_rounded(encoders):
-    """Whatever the precision of the model that learns it."""
-    given, noise = frames(2), torch.zeros(2, 4, 8, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = encoders.latents(given, noise), encoders.tokens(given)
-    assert_close(found, (encoders.latents(given, noise), encoders.tokens(given)), atol=0, rtol=0)
-
-
 def test_what_does_not_fit_a_model_is_named(encoders):
     encoders.refuse_others(4, 8, 12, 16)
     refused(lambda: encoders.refuse_others(3, 8, 12, 16), "encoders", 4, "latents", 3)

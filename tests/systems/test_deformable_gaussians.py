@@ -68,15 +68,6 @@ def test_where_a_camera_stands_among_the_others():
     assert between_views(others, c2w[:1]).eq(0).all()
 
 
-def test_any_number_of_cameras_and_times():
-    scene = moved(torch.randn(20, 3) * 0.3)
-    c2w = cameras(6).reshape(2, 3, 4, 4)
-    seen = scene.render(c2w, FOV_DEG, torch.rand(2, 3), 16)
-    assert seen.rgb.shape == (2, 3, 3, 16, 16) and seen.alpha.shape == seen.depth.shape == (2, 3, 1, 16, 16)
-    time = torch.tensor(0.25)
-    assert_close(scene.render(c2w, FOV_DEG, time, 16).rgb[1, 2], scene.render(c2w[1, 2], FOV_DEG, 0.25, 16).rgb)
-
-
 def a_grid(seed=HELD_OUT + 3, size=24):
     """A held-out scene: a grid of 4x4, and the true views between."""
     record = sample_scenes(1, 7, 4, size, seed)
@@ -97,16 +88,6 @@ def test_a_fit_shows_views_between_the_training_views():
     assert psnr(seen, between) > 23
     mean = grid.mean((0, 1), keepdim=True).expand_as(between)
     assert psnr(seen, between) > psnr(mean, between) + 4
-
-
-def test_a_fitted_scene_can_be_fitted_on_and_freed_of_floaters():
-    grid, c2w, *_ = a_grid(size=16)
-    scene = fit(grid, c2w, FOV_DEG, n_points=50, n_steps=5)
-    before = scene.points.clone()
-    assert not torch.equal(fit(grid, c2w, FOV_DEG, scene, n_steps=5).points, before)
-    assert scene.fitted_height == 16
-    fewer = remove_floaters(scene, grid[:, 0], c2w, FOV_DEG, n_steps=2, keep=0.1)
-    assert 0 < len(fewer.points) <= 50
 
 
 def test_view_compensation_is_kept_unless_asked():

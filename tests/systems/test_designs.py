@@ -77,24 +77,6 @@ def test_only_the_trained_layers_get_gradients_and_all_of_them_do(blocks, inputs
     assert all(p.grad is None for p in blocks.parameters())
 
 
-def test_fused_has_no_weight_but_the_blocks_and_fused_attention_tunes_theirs(blocks, inputs):
-    x, conditions, _ = inputs
-    weight = torch.randn(B, V, T, N, D)
-    fused = build("fused", blocks, D)
-    assert {id(p) for p in fused.parameters()} == {id(p) for p in blocks.parameters()}
-    tuned = build("fused_attention", blocks, D)
-    of_blocks = torch.autograd.grad((fused(x[0], *conditions) * weight).sum(), list(blocks.parameters()))
-    changes = dict(trained_layers(tuned).named_parameters())
-    of_changes = torch.autograd.grad((tuned(x[0], *conditions) * weight).sum(), list(changes.values()))
-    names = [name for name, _ in blocks.named_parameters()]
-    by_name = {
-        name.replace(".attention.", "."): g for name, g in zip(names, of_blocks, strict=True) if ".attention." in name
-    }
-    assert by_name.keys() == {name.replace("change.", "").replace("/", ".") for name in changes}
-    for name, gradient in zip(changes, of_changes, strict=True):
-        assert_close(gradient, by_name[name.replace("change.", "").replace("/", ".")])
-
-
 def test_tuned_attention_is_a_block_with_other_attention_weights(blocks):
     """The change is added to every weight of the attention and to no other; later changes of the base show through."""
     tuned, other = TunedAttention(blocks[0]), Block(D, 2)
@@ -113,9 +95,3 @@ def test_tuned_attention_is_a_block_with_other_attention_weights(blocks):
     gradients = [torch.autograd.grad((o * weight).sum(), x)[0] for o in (ours, theirs)]
     assert_close(*gradients)
     assert len(list(tuned.parameters())) == len(list(other.attention.parameters()))
-
-
-def test_every_layer_of_a_trained_design_is_trained(blocks):
-    for design in set(get_args(Design)) - set(UNTRAINED):
-        names = {name.split(".")[0] for name, _ in trained_layers(build(design, blocks, D)).named_parameters()}
-        assert names == {"0", "1", "2"}, design

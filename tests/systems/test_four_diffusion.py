@@ -69,14 +69,6 @@ def test_what_is_not_shown_is_not_seen(model):
     assert torch.equal(found[1], other[1])
 
 
-def test_tokens_may_come_from_elsewhere(model):
-    z, t, video = inputs()
-    cameras = model.cameras([0, 90, 180, 270])[None]
-    own = model.tokens(video.flatten(0, 1))[None]
-    assert_close(model.denoise(z, t, cameras, video, tokens=own), model.denoise(z, t, cameras, video))
-    assert (model.denoise(z, t, cameras, video, tokens=-own) - model.denoise(z, t, cameras, video)).abs().max() > 1e-4
-
-
 def test_guidance_moves_away_from_what_was_shown_nothing(model):
     """One step of DDIM from pure noise ends at the guided prediction itself."""
     z, _, video = inputs()
@@ -150,15 +142,12 @@ def test_the_same_seed_gives_the_same_views_and_another_others(model):
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
-def test_saved_and_loaded_it_is_the_same(model, tmp_path):
-    model.save_pretrained(tmp_path, "base", torch.float32)
-    model.save_pretrained(tmp_path, "motion", torch.float32)
-    found = FourDM.from_pretrained(tmp_path)
-    assert_close(found.state_dict(), model.state_dict(), rtol=0, atol=0)
+def test_the_base_is_loaded_without_motion_modules(model, tmp_path):
+    model.save_pretrained(tmp_path)
     base = FourDM.from_pretrained(tmp_path, motion=False)
     assert not [name for name in base.state_dict() if "temporal" in name]
     (tmp_path / "motion.safetensors").unlink()
-    refused(lambda: FourDM.from_pretrained(tmp_path), "motion.safetensors", error=(ValueError, FileNotFoundError))
+    refused(lambda: FourDM.from_pretrained(tmp_path, motion=True), "motion.safetensors")
 
 
 def test_the_shipped_weights_make_better_views_than_pasting_and_steadier_ones_than_the_base():
@@ -169,15 +158,6 @@ def test_the_shipped_weights_make_better_views_than_pasting_and_steadier_ones_th
     assert scores[OWN].psnr_object > scores[PASTE].psnr_object + 1.5
     assert scores[OURS].psnr_object > scores[OWN].psnr_object
     assert scores[OURS].change(2) < 0.88 * scores[OWN].change(2)
-
-
-def test_objects_of_a_batch_have_noise_levels_of_their_own(model):
-    z, _, video = inputs(b=2)
-    cameras = model.cameras([0, 90, 180, 270]).expand(2, -1, -1, -1)
-    both = model.denoise(z, torch.tensor([50, 900]), cameras, video)
-    for i, t in enumerate((50, 900)):
-        alone = model.denoise(z[[i]], torch.tensor([t]), cameras[[i]], video[[i]])
-        assert_close(both[[i]], alone, atol=1e-4, rtol=1e-3)
 
 
 def test_motion_belongs_to_its_base(model, tmp_path):
@@ -239,4 +219,3 @@ def test_configurations_and_counts_that_do_not_fit_are_named(model):
     z, t, video = inputs()
     cameras = model.cameras([0, 90, 180, 270])[None]
     refused(lambda: model.denoise(z, t, cameras, video[:, :2]), "reference", 2, "z", 3)
-    refused(lambda: next(model.denoising(video[:, :2], cameras, noise=z)), "noise", 3, "reference", 2)

@@ -41,12 +41,6 @@ def test_every_caption_of_our_worlds_can_be_read(model, family):
     assert len(captions) == 40 and (model.encode(captions) > 0).any(1).all()
 
 
-def test_words_matter_and_their_order_does_not(model):
-    one, other, blue = (model.sample([c], "dynamic", n_steps=2) for c in ("red ball", "ball red", "blue ball"))
-    assert_close(one, other)
-    assert not torch.allclose(one, blue, atol=1e-3)
-
-
 def test_guidance_is_a_straight_line_from_no_words_to_words(model):
     """Over one step, and where nothing is clamped."""
     with torch.no_grad():
@@ -66,12 +60,6 @@ def test_both_videos_start_at_the_same_picture(model):
     assert torch.equal(fixed_view[0], freeze_time[0])
     assert fixed_view.min() >= 0 and fixed_view.max() <= 1
     assert not torch.equal(freeze_time[0], freeze_time[1])
-
-
-def test_the_freeze_time_video_has_noise_of_its_own(model):
-    fixed, freeze = model.generate("red ball", n_steps=1, seed=5)
-    by_hand = model.sample(["red ball"], "freeze", fixed[None, 0] * 2 - 1, n_steps=1, seed=6)
-    assert_close(freeze, (by_hand[0].clamp(-1, 1) + 1) / 2)
 
 
 def test_a_batch_of_captions_is_the_captions_one_by_one(model):
@@ -99,13 +87,6 @@ def test_it_starts_as_the_base_it_was_given():
     words = model.encode(["a red ball", "a box"])
     expected = base.denoise_video(x, sigma, seen, clean, "dynamic")
     assert_close(model.denoise(x, sigma, seen, clean, "dynamic", words), expected)
-
-
-def test_saved_and_loaded_it_is_the_same(model, tmp_path):
-    model.save_pretrained(tmp_path, torch.float32)
-    again = TextToVideo.from_pretrained(tmp_path)
-    assert again.config == CONFIG
-    assert torch.equal(again.sample(["box"], "dynamic", n_steps=1), model.sample(["box"], "dynamic", n_steps=1))
 
 
 def test_what_it_cannot_take_is_refused(model):

@@ -1,12 +1,24 @@
 """Weights on disk: what is read is what was written, and whatever else is there gets one clear sentence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
 from refused import refused
 from safetensors.torch import save_file
+from tiny import shaken
+from torch.testing import assert_close
 
+from fourd_minimal.configs.four_diffusion import FOUR_DM
+from fourd_minimal.configs.four_real_video import PRESETS
+from fourd_minimal.configs.text_to_video import TEXT_TO_VIDEO
+from fourd_minimal.configs.upsampler import UPSAMPLERS
+from fourd_minimal.pretrained.toy_features import ToyFeatures, ToyFeaturesConfig
+from fourd_minimal.systems.four_diffusion import FourDM
+from fourd_minimal.systems.four_real_video import FourRealVideo
+from fourd_minimal.systems.text_to_video import TextToVideo
+from fourd_minimal.systems.upsampler import Upsampler
 from fourd_minimal.systems.weights import load_weights, save_weights, whole_file
 
 
@@ -74,3 +86,30 @@ def test_weights_are_as_readable_as_any_other_file(tmp_path):
     (tmp_path / "plain").write_text("")
     path = save_weights(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, Config(Inner()))
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+LABELS = (("shape", ("ball", "box")), ("motion", ("still", "bouncing")))
+MODELS = {
+    "4Real-Video": partial(FourRealVideo, PRESETS["smoke"].model),
+    "4Real-Video, nothing trained": partial(FourRealVideo, replace(PRESETS["smoke"].model, sync="weighted")),
+    "4DM": partial(FourDM, FOUR_DM["smoke"].model),
+    "4DM's base": partial(FourDM, FOUR_DM["smoke"].model, motion=False),
+    "upsampler": partial(Upsampler, UPSAMPLERS["smoke"].model),
+    "text to video": partial(TextToVideo, TEXT_TO_VIDEO["smoke"].model),
+    "toy features": partial(ToyFeatures, ToyFeaturesConfig(LABELS, image_size=16, widths=(8,))),
+}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_what_a_model_saves_it_loads_without_another_argument(make, tmp_path):
+    """Over older weights of the same model, too; in the 16 bits it is saved in, and frozen."""
+    shaken(make()).save_pretrained(tmp_path)
+    model = shaken(make())
+    model.save_pretrained(tmp_path, made_by="a test")
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.config == model.config and loaded.notes["made_by"] == "a test"
+    assert_close(loaded.state_dict(), model.half().float().state_dict(), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    refused(lambda: type(model).from_pretrained(tmp_path), "safetensors")

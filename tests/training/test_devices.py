@@ -11,15 +11,13 @@ import pytest
 import torch
 from refused import refused
 from safetensors.torch import load_file
-from torch import nn
 from torch.testing import assert_close
 
 from fourd_minimal.configs.four_diffusion import FOUR_DM
 from fourd_minimal.configs.four_real_video import PRESETS
-from fourd_minimal.systems.four_diffusion import FourDM
 from fourd_minimal.systems.four_real_video import FourRealVideo
 from fourd_minimal.systems.weights import save_weights
-from fourd_minimal.training.devices import Devices, Scale, blocks, recompute
+from fourd_minimal.training.devices import Devices, Scale, recompute
 from fourd_minimal.training.four_diffusion import make_batch
 from fourd_minimal.training.four_real_video import base_batch, batch_loss, grid_batch, train
 from fourd_minimal.training.loop import seeded
@@ -143,22 +141,10 @@ def test_what_is_recomputed_has_the_same_gradients():
     assert kept[1] < kept[0] / 2
 
 
-def test_blocks_of_the_systems():
-    model = FourRealVideo(PRESET.model)
-    assert {*blocks(model)} >= {*model.base.blocks, *model.streams.sync}
-    unet = FourDM(FOUR_DM["smoke"].model).unet
-    assert {*unet.temporal} < {*blocks(unet)}
-    assert not any(isinstance(block, (nn.ModuleList, nn.ModuleDict, nn.Identity)) for block in blocks(unet))
-
-
 def test_half_precision_is_near():
     exact, half = ([s.loss for s in train("base", PRESET, scale=Scale(precision=p))] for p in ("fp32", "bf16"))
     assert exact != half
     assert_close(half, exact, rtol=0.05, atol=0)
-
-
-def test_sharding_wants_several_processes():
-    refused(lambda: Devices(Scale(shard=True)), "shard", "torchrun")
 
 
 def test_processes_share_parts_evenly(monkeypatch):
@@ -166,3 +152,4 @@ def test_processes_share_parts_evenly(monkeypatch):
     devices.rank, devices.count = 1, 2
     assert [*devices.mine(6)] == [1, 3, 5]
     refused(lambda: devices.mine(5), "parts", 5, 2)
+    refused(lambda: Devices(Scale(shard=True)), "shard", "torchrun")

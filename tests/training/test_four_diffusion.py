@@ -8,24 +8,16 @@ import pytest
 import torch
 from refused import refused
 from resuming import killed_and_resumed, last
-from safetensors.torch import save_file
-from tiny import unet_2d
-from torch import nn
 from torch.testing import assert_close
 
-from figures import hardware
 from fourd_minimal.cameras import circular_trajectory
 from fourd_minimal.cli.render_shards import RenderShards
-from fourd_minimal.cli.train_four_dm import TrainFourDM, published
 from fourd_minimal.configs.four_diffusion import FOUR_DM, FourDMPreset
 from fourd_minimal.data.procedural import RADIUS, sample_scenes
 from fourd_minimal.data.shards import Shards, sample, write_tar
 from fourd_minimal.multiview_unet import MultiviewUNetConfig
-from fourd_minimal.pretrained import image_dream_unet as image_dream
-from fourd_minimal.pretrained import stable_diffusion_unet as stable_diffusion
 from fourd_minimal.pretrained.encoders import Encoders
 from fourd_minimal.systems.four_diffusion import FourDM, FourDMConfig
-from fourd_minimal.systems.weights import load_weights
 from fourd_minimal.training.four_diffusion import batch_loss, make_batch, orbits, train_four_dm
 
 SMOKE = FOUR_DM["smoke"]
@@ -36,13 +28,6 @@ def test_killed_and_resumed_equals_uninterrupted(part, tmp_path):
     preset = replace(SMOKE, base_steps=5, motion_steps=5)
     base = None if part == "base" else FourDM(preset.model, motion=False)
     killed_and_resumed(partial(train_four_dm, part, preset, base=base), tmp_path)
-
-
-def test_a_checkpoint_of_other_clips_is_refused(tmp_path):
-    base = FourDM(SMOKE.model, motion=False)
-    last(train_four_dm("motion", SMOKE, tmp_path, base))
-    others = replace(SMOKE, clips=((1, None),))
-    refused(lambda: next(train_four_dm("motion", others, tmp_path, base)), "motion_checkpoint.safetensors", "clips")
 
 
 def test_motion_leaves_the_base_alone():
@@ -89,13 +74,6 @@ def test_batches_of_a_collection_hold_its_clips():
     clean = make_batch("motion", still, 0).clean
     assert_close(clean, clean[:, :1].expand_as(clean))
     assert not torch.equal(make_batch("motion", replace(SMOKE, clips=((1, None),)), 0).clean[:, 0], clean[:1, 0])
-
-
-def test_batches_are_a_function_of_seed_part_and_number():
-    one, again = make_batch("base", SMOKE, 3), make_batch("base", SMOKE, 3)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    for other in (make_batch("base", SMOKE, 4), make_batch("base", replace(SMOKE, seed=1), 3)):
-        assert not torch.equal(one.eps, other.eps) and not torch.equal(one.clean, other.clean)
 
 
 def test_levels_and_withheld_references_are_drawn_as_said():
@@ -203,24 +181,6 @@ def test_batches_of_shards_are_views_of_them(shards):
     assert not torch.equal(batch.draws[:, :, :4], batch.eps)
 
 
-def test_no_draw_decides_two_things(shards, monkeypatch):
-    """The source of views and times is none of those of the steps' noise."""
-    made = []
-    source = torch.Generator
-
-    class Noted(source):
-        def manual_seed(self, seed):
-            made.append(seed)
-            return super().manual_seed(seed)
-
-    monkeypatch.setattr(torch, "Generator", Noted)
-    preset = replace(LATENT, shards=str(shards))
-    for stage in ("base", "motion"):
-        made.clear()
-        make_batch(stage, preset, 3, 1)
-        assert len(made) == len(set(made)) >= 3
-
-
 def test_the_loss_is_that_of_latents(encoders, monkeypatch):
     """The model sees latents, drawn with the batch's noise, and tokens of the video; the caption for each."""
     model = FourDM(LATENT.model)
@@ -262,62 +222,6 @@ def test_the_full_configuration_agrees_with_what_is_rendered():
     assert rendered.times >= cfg.times
     assert (cfg.unet.image_channels, cfg.unet.token_dim, cfg.unet.text_dim) == (4, 1280, 1024)
     assert cfg.object_frame and not FOUR_DM["cpu"].model.object_frame  # cameras as ImageDream's
-
-
-def test_a_base_can_begin_with_published_weights(tmp_path, monkeypatch):
-    """Stable Diffusion's names, or ImageDream's; the rest begins as it always does."""
-    cfg = LATENT.model.unet
-    theirs = unet_2d(cfg.widths, (1,), (2, 4), 1, 16, use_linear_projection=True).state_dict()
-    save_file(theirs, tmp_path / "stable.safetensors")
-    base, untrained = published(LATENT, tmp_path / "stable.safetensors")
-    assert torch.equal(base.unet.conv_in.weight, theirs["conv_in.weight"])
-    torch.manual_seed(LATENT.seed)
-    own = FourDM(LATENT.model, motion=False).unet.state_dict()
-    assert {"of_camera.0.weight", "resampler.queries"} < set(untrained)
-    assert all(torch.equal(base.unet.state_dict()[name], own[name]) for name in untrained)
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.conv_in.bias))
-    base, untrained = published(LATENT, tmp_path / "dream.safetensors")
-    assert untrained == [] and base.unet.conv_in.bias.eq(1).all() and len(base.motion) == len(base.unet.places)
-    (tmp_path / "broken.safetensors").write_bytes(b"half of it")
-    for name in ("broken.safetensors", "nowhere.safetensors"):
-        refused(partial(published, LATENT, tmp_path / name), name)
-
-
-def test_the_command_trains_a_model_of_latents(encoder_folders, encoders, shards, tmp_path, monkeypatch):
-    """From published weights to motion; interrupted and run again it is the same; refusals."""
-    monkeypatch.setattr(hardware, "kind_here", lambda: "T4")  # measuring this CPU's bf16 takes minutes
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.ones_(unet.out[2].bias))
-    save_file({"input_blocks.0.0.weight": torch.ones(1)}, tmp_path / "dream.safetensors")
-    preset = replace(LATENT, base_steps=0, shards=str(shards))
-    options = dict(settings=preset, encoders=encoder_folders, base_weights=tmp_path / "dream.safetensors")
-    TrainFourDM("full", "all", tmp_path / "whole", **options).run()
-    whole = FourDM.from_pretrained(tmp_path / "whole")
-    assert whole.unet.out[2].bias.eq(1).all()
-    base = FourDM.from_pretrained(tmp_path / "whole", motion=False)
-    killed = train_four_dm("motion", preset, tmp_path / "killed", base, checkpoint_every=1, encoders=encoders)
-    next(killed)
-    killed.close()
-    for _ in range(2):  # the second time there is nothing left to do
-        TrainFourDM("full", "motion", tmp_path / "killed", **options).run()
-        again = FourDM.from_pretrained(tmp_path / "killed")
-        assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    *_, notes = load_weights(tmp_path / "whole/motion.safetensors", FourDMConfig)
-    assert notes["made_by"].endswith(f"--stage motion --encoders {' '.join(encoder_folders)}")
-    for folder in ("whole", "killed"):
-        assert load_weights(tmp_path / folder / "base.safetensors", FourDMConfig)[2]["made_from"] == "dream.safetensors"
-    monkeypatch.setattr(image_dream, "load_image_dream", lambda unet, state: nn.init.zeros_(unet.out[2].bias))
-    other, both = (
-        TrainFourDM("full", "motion", tmp_path / a, b, **options)
-        for a, b in (("killed", None), ("out", tmp_path / "whole"))
-    )
-    refused(other.run, "base.safetensors", "dream.safetensors")
-    refused(both.run, "--start-from", "--base-weights")
-    monkeypatch.setattr(image_dream, "is_image_dreams", lambda state: False)
-    monkeypatch.setattr(stable_diffusion, "load_stable_diffusion", lambda unet, state: ["of_camera.0.weight"])
-    for stage in ("all", "motion"):
-        refused(TrainFourDM("full", stage, tmp_path / "out", **options).run, 1, "of_camera.0.weight")
-    assert not (tmp_path / "out").exists()
 
 
 def test_cameras_can_be_told_in_the_objects_own_frame(shards):

@@ -108,28 +108,22 @@ def test_orbits_are_even_views_and_a_video_from_another(ring):
 
 
 def test_a_ring_is_told_from_an_arc():
-    for views in 3, 8:
-        for elevation in 0.0, 25.0:
-            for begin in 0.0, 13.0:
-                around = begin + torch.arange(views) * (360 / views)
-                assert is_ring(circular_trajectory(around, elevation, 3.4))
-                assert is_ring(circular_trajectory(-around, elevation, 3.4))
-                assert not is_ring(circular_trajectory(around * 0.9, elevation, 3.4))
-                assert not is_ring(circular_trajectory(torch.linspace(0, 360, views), elevation, 3.4))
+    for views, elevation in ((3, 0.0), (8, 25.0)):
+        around = 13 + torch.arange(views) * (360 / views)
+        assert is_ring(circular_trajectory(around, elevation, 3.4))
+        assert is_ring(circular_trajectory(-around, elevation, 3.4))
+        assert not is_ring(circular_trajectory(around * 0.9, elevation, 3.4))
+        assert not is_ring(circular_trajectory(torch.linspace(0, 360, views), elevation, 3.4))
 
 
-def test_frames_are_fitted_whole_or_cut_but_never_stretched():
+def test_frames_are_fitted_whole_and_never_stretched():
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
     frames = torch.stack([y, x, x + y]).expand(2, -1, -1, -1) / 32
-    assert torch.equal(fitted(frames, (12, 16)), frames) and torch.equal(fitted(frames, (12, 16), "cover"), frames)
-    inside = fitted(frames, (12, 24), background=(0.0, 1.0, 0.5))
-    assert torch.equal(inside[..., 4:20], frames)
-    assert (inside[:, :, :, [0, 3, 20, 23]] == torch.tensor([0.0, 1.0, 0.5])[:, None, None]).all()
-    assert torch.equal(fitted(frames, (8, 16), "cover"), frames[:, :, 2:10])
-    small = fitted(frames, (6, 8), "cover")
-    assert_close(small[..., 1:-1, 1:-1], (frames[..., ::2, ::2] + frames[..., 1::2, 1::2])[..., 1:-1, 1:-1] / 2)
+    assert torch.equal(fitted(frames, (12, 16)), frames)
+    inside = fitted(frames, (12, 24))
+    assert torch.equal(inside[..., 4:20], frames) and (inside[..., [0, 3, 20, 23]] == 1).all()
     for size in (7, 30), (30, 7), (36, 64):
-        assert fitted(frames, size).shape == fitted(frames, size, "cover").shape == (2, 3, *size)
+        assert fitted(frames, size).shape == (2, 3, *size)
     checks = ((y + x) % 2).expand(1, 3, -1, -1)
     assert_close(fitted(checks, (3, 4)), torch.full((1, 3, 3, 4), 0.5), atol=0.02, rtol=0)  # no aliasing
 
@@ -137,8 +131,8 @@ def test_frames_are_fitted_whole_or_cut_but_never_stretched():
 def test_bad_input_is_named(ring, arc, tmp_path):
     refused(lambda: grids(ring, 1, 13, 2, (8, 8), 0), "shards", 12)
     refused(lambda: orbits(ring, CONFIG, 1, 9, 0), "shards", 8)
-    refused(lambda: orbits(arc, CONFIG, 1, 2, 0), "shards", "cameras")
-    refused(lambda: orbits(made(tmp_path, elevation_deg=5.0), CONFIG, 1, 2, 0), "elevation", "5.0")
+    refused(lambda: orbits(arc, CONFIG, 1, 2, 0), "shards", "around")
+    refused(lambda: orbits(made(tmp_path, elevation_deg=5.0), CONFIG, 1, 2, 0), "elevation", 5.0)
     record = labelled(0)
     few = SceneRecord(record.rgb[:, :4], record.alpha[:, :4], record.depth[:, :4], record.c2w[:, :4], 36.0)
     write_tar(tmp_path / "0.tar", sample("0", few))

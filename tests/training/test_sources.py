@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fourd_minimal.data import collection
 from fourd_minimal.data.procedural import sample_scenes
 from fourd_minimal.data.video import write_video
-from fourd_minimal.training.sources import Grids, Sources, video_clips, videos_in
+from fourd_minimal.training.sources import Sources, video_clips, videos_in
 
 
 def generator(seed=0):
@@ -107,16 +107,6 @@ def test_the_fingerprint_is_of_what_names_do_not_say(videos):
     write_video(torch.rand(9, 3, 16, 16), videos / "c.mp4")
     videos_in.cache_clear()
     assert Sources([(f"videos:{videos}", 1.0)]).fingerprint != before
-
-
-def test_a_mixture_is_a_dataset_for_other_loaders():
-    data = Grids([("simple", 1.0)], length=5, views=2, times=3, size=(16, 16), seed=1)
-    batches = list(DataLoader(data, batch_size=2))
-    assert [len(b) for b in batches] == [2, 2, 1] and all(0 <= b.min() <= b.max() <= 1 for b in batches)
-    assert torch.equal(batches[1][1], data[3]) and torch.equal(data[-2], data[3])
-    assert not torch.equal(data[0], data[1])
-    with pytest.raises(IndexError):
-        data[5]
 
 
 @pytest.mark.skipif(not collection.BESIDE.is_dir(), reason="the collection of characters is not here")
