@@ -35,7 +35,7 @@ def ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tens
     if min(a.shape[-2:]) < WINDOW:
         raise ValueError(f"pictures are {a.shape[-2]} x {a.shape[-1]} pixels; expected at least {WINDOW} x {WINDOW}.")
     for name, picture in () if torch.compiler.is_compiling() else (("a", a), ("b", b)):
-        if not picture.is_floating_point() or not (picture.min() >= -0.1 and picture.max() <= 1.1):
+        if not picture.is_floating_point() or not (picture.min() >= -0.5 and picture.max() <= 1.5):
             low, high = picture.min().item(), picture.max().item()
             raise ValueError(f"{name} has type {picture.dtype} and lies in [{low:.4g}, {high:.4g}]; expected [0, 1].")
     with torch.autocast(

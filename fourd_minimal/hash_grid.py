@@ -27,7 +27,9 @@ from torch import Tensor, nn
 PRIMES = (1, 2654435761, 805459861, 3674653429)
 
 
-def corners(x: Float[Tensor, "n d"], scale: float, size: int) -> tuple[Int[Tensor, "c n"], Float[Tensor, "c n"]]:
+def corners(
+    x: Float[Tensor, "n d"], scale: Tensor | float, size: int
+) -> tuple[Int[Tensor, "c n"], Float[Tensor, "c n"]]:
     """The 2^d entries around every point on one level, and the weight of each; differentiable in `x`.
 
     Args:

@@ -1,4 +1,7 @@
-"""Frames in from mp4, webm, gif or a folder of PNG, and out again; alpha is kept where the format can hold it."""
+"""Frames in from mp4, webm, gif or a folder of pictures, and out again; alpha is kept where the format can hold it.
+
+Frames are upright and of the shape that players show: rotation, mirroring and the pixels' aspect ratio are applied.
+"""
 
 import os
 import re
@@ -6,16 +9,19 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 import av
+import numpy as np
 import torch
 import torch.nn.functional as F
 from av.video.reformatter import Colorspace
 from einops import rearrange
 from jaxtyping import Float
+from PIL import Image, ImageOps
 from torch import Tensor
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these two drop the alpha
@@ -26,9 +32,10 @@ FORMATS = {  # (suffix, lossless, with alpha): codec, pixels, codec options, fil
     (".webm", False, False): ("libvpx-vp9", "yuv420p", {"crf": "16", "b": "0"}, {}),
     (".webm", False, True): ("libvpx-vp9", "yuva420p", {"crf": "16", "b": "0"}, {}),
     (".gif", False, False): ("gif", "pal8", {}, {}),
-    ("", True, False): ("png", "rgb24", {}, {"start_number": "0"}),
-    ("", True, True): ("png", "rgba", {}, {"start_number": "0"}),
+    ("", True, False): None,
+    ("", True, True): None,
 }
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class Video(NamedTuple):
@@ -48,9 +55,11 @@ def read_video(
     """Read a clip.
 
     Args:
-        path: a video or GIF file, or a folder of PNG, taken in the order a person would count them (2 before 10).
+        path: a video or GIF file, or a folder of pictures, taken in the order a person would count them (2 before 10);
+            a folder with one video and no pictures is that video.
         size: `s` or `(h, w)` in pixels: crop to that shape about the centre, then resize without aliasing.
-        frames: how many, evenly spaced from the first to the last; or which, as a slice or indices; None is all.
+        frames: how many, evenly spaced in time from the first to the last; or which, as a slice or indices; None is
+            all.
 
     Raises:
         FileNotFoundError: nothing is at `path`.
@@ -61,14 +70,15 @@ def read_video(
     ...     read_video(f"{folder}/noise.mp4", size=16, frames=3).rgb.shape
     torch.Size([3, 3, 16, 16])
     """
-    path = Path(path)
-    expected = _choose(frames, count_frames(path), path)
-    read = {
-        i: _pixels(frame) if size is None else _crop_resize(_pixels(frame), size)
-        for i, frame in enumerate(islice(_decode(path), max(expected) + 1))
-        if i in expected
-    }
-    rgb, alpha = torch.stack([read[i] for i in expected]).split([3, 1], dim=1)
+    times = _times(path)
+    chosen, result = _choose(frames, len(times), path, times), None
+    for i, frame in enumerate(islice(_frames(path), max(chosen) + 1)):
+        places = [place for place, index in enumerate(chosen) if index == i]
+        if places:
+            pixels = _pixels(frame) if size is None else _crop_resize(_pixels(frame), size)
+            result = torch.empty(len(chosen), *pixels.shape) if result is None else result
+            result[places] = pixels
+    rgb, alpha = result.split([3, 1], dim=1)
     return Video(rgb, None if alpha.min() > 1 - 1e-3 else alpha)
 
 
@@ -78,10 +88,7 @@ def count_frames(path: str | os.PathLike) -> int:
     Raises:
         FileNotFoundError, ValueError: as there.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path is {path}, where nothing is; expected a video, a GIF or a folder of PNG.")
-    return sum(1 for _ in _decode(path))
+    return len(_times(path))
 
 
 def opaque(path: Path, size: tuple[int, int] | None = None, most: int | None = None) -> Float[Tensor, "t 3 h w"]:
@@ -135,54 +142,102 @@ def write_video(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing_") as temporary:
         written = Path(temporary, path.name)
-        if not suffix:
+        if suffix:
+            _encode(pictures, written, fps, *FORMATS[form])
+        else:
             written.mkdir()
-        _encode(pictures, written if suffix else Path(str(written).replace("%", "%%"), "%04d.png"), fps, *FORMATS[form])
+            for i, picture in enumerate(pictures):
+                Image.fromarray(_bytes(picture[None])[0]).save(written / f"{i:04d}.png")
         if path.is_dir():
             path.rename(Path(temporary, "replaced"))
         written.replace(path)
 
 
-def _decode(path: Path) -> Iterator[av.VideoFrame]:
-    """Every frame at `path`, all of one size."""
-    files = sorted(path.glob("*.png"), key=_counted) if path.is_dir() else [path]
-    first = None
-    for i, frame in enumerate(frame for file in files for frame in _decode_file(file)):
-        first = first or frame
-        if (frame.width, frame.height) != (first.width, first.height):
-            sizes = f"{first.width}x{first.height} and frame {i} of {frame.width}x{frame.height}"
-            raise ValueError(f"path is {path} with frame 0 of {sizes}; expected frames of one size.")
-        yield frame
-    if first is None:
-        raise ValueError(f"path is {path}, which holds no frame; expected a video, a GIF or a folder of PNG.")
+Frame = tuple[av.VideoFrame, Fraction] | Path
+"""A decoded frame and the aspect ratio of its pixels; or a picture's file."""
+
+
+def _frames(path: str | os.PathLike) -> Iterator[Frame]:
+    """What is at `path`, frame by frame, before any conversion of pixels.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_video`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path is {path}, where nothing is; expected a video, a GIF or a folder of pictures.")
+    if not path.is_dir():
+        yield from _decode(path)
+        return
+    files = sorted((f for f in path.iterdir() if f.is_file() and not f.name.startswith(".")), key=_counted)
+    pictures = [file for file in files if file.suffix.lower() in PICTURES]
+    videos = [file for file in files if file.suffix.lower() in (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")]
+    if not pictures and len(videos) != 1:
+        raise ValueError(f"path is {path}, a folder without pictures; expected some of {', '.join(sorted(PICTURES))}.")
+    yield from pictures or _decode(videos[0])
 
 
 def _counted(file: Path) -> list[int | str]:
     """The order a person would count in: frame 2 before frame 10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.stem)] + [file.suffix]
 
 
-def _decode_file(file: Path) -> Iterator[av.VideoFrame]:
+def _times(path: str | os.PathLike) -> list[float]:
+    """When each frame is shown, in seconds; of pictures, and of videos that do not say it, their numbers.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_video`; frames of several sizes.
+    """
+    times, sizes = [], []
+    for frame in _frames(path):
+        if isinstance(frame, Path):
+            size, time = _opened(frame).size, None
+        else:
+            size, time = (frame[0].width, frame[0].height), frame[0].time
+        times.append(time)
+        sizes.append(size)
+        if size != sizes[0]:
+            found = "{}x{} and frame {} of {}x{}".format(*sizes[0], len(sizes) - 1, *size)
+            raise ValueError(f"path is {path} with frame 0 of {found}; expected frames of one size.")
+    if not times:
+        raise ValueError(f"path is {path}, which holds no frame; expected a video, a GIF or a folder of pictures.")
+    known = None not in times and all(a < b for a, b in pairwise(times))
+    return times if known else [float(i) for i in range(len(times))]
+
+
+def _decode(file: Path) -> Iterator[Frame]:
+    if not file.is_file():
+        raise ValueError(f"path is {file}, which is no file; expected a video, a GIF or a folder of pictures.")
+    n, total = 0, 0
     try:
-        with av.open(str(file)) as container:
+        with av.open(f"file:{file}") as container:  # whatever the name looks like, it is a file's
             if not container.streams.video or container.format.name == "tty":  # FFmpeg plays any text as a terminal
                 raise ValueError(f"path is {file}, which holds no pictures; expected a video.")
             stream = container.streams.video[0]
-            decoder = stream.codec_context
+            decoder, total = stream.codec_context, stream.frames
+            aspect = stream.sample_aspect_ratio or decoder.sample_aspect_ratio or Fraction(1)
             if decoder.name in ALPHA_DECODERS:
                 decoder = av.CodecContext.create(ALPHA_DECODERS[decoder.name], "r")
                 decoder.extradata = stream.codec_context.extradata
             for packet in container.demux(stream):
-                yield from decoder.decode(packet)
+                for frame in decoder.decode(packet):
+                    n += 1
+                    yield frame, aspect
     except av.FFmpegError as error:
-        raise ValueError(f"path is {file}, which cannot be read ({error.strerror}); expected a video.") from error
+        of = f", {n} of {total} frames of which can be read" if total else ", which cannot be read"
+        raise ValueError(f"path is {file}{of} ({error.strerror}); expected a video.") from error
 
 
-def _choose(frames: int | slice | Sequence[int] | None, count: int, path: Path) -> list[int]:
-    """The indices meant by `frames` in a clip of `count`."""
+def _choose(
+    frames: int | slice | Sequence[int] | None, count: int, path: str | os.PathLike, times: list[float] | None = None
+) -> list[int]:
+    """The indices meant by `frames` in a clip of `count`, whose frames are shown at `times`, the file's by default."""
     everything = range(count)
     if isinstance(frames, int):
-        chosen = torch.linspace(0, count - 1, frames).round().int().tolist() if 1 <= frames <= count else []
+        times = _times(path) if times is None else times
+        even = np.linspace(times[0], times[-1], max(frames, 1))
+        places = np.interp(even, times, everything).round(6)  # between two frames, the nearer one
+        chosen = places.round().astype(int).tolist() if 1 <= frames <= count else []
     elif frames is None or isinstance(frames, slice):
         chosen = list(everything[frames or slice(None)])
     else:
@@ -192,10 +247,40 @@ def _choose(frames: int | slice | Sequence[int] | None, count: int, path: Path) 
     return chosen
 
 
-def _pixels(frame: av.VideoFrame) -> Float[Tensor, "4 h w"]:
-    """Colour and alpha in [0, 1], upright as the camera was held."""
-    upright = torch.rot90(torch.from_numpy(frame.to_ndarray(format="rgba")), frame.rotation // 90)
-    return rearrange(upright, "h w c -> c h w") / 255
+def _opened(file: Path) -> Image.Image:
+    """A picture, upright; its pixels are not read yet."""
+    try:
+        return ImageOps.exif_transpose(Image.open(file))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"path is {file}, which cannot be read as a picture ({error}).") from None
+
+
+def _pixels(frame: Frame) -> Float[Tensor, "4 h w"]:
+    """Colour and alpha in [0, 1], as players show it."""
+    if isinstance(frame, Path):
+        picture, aspect = _opened(frame), Fraction(1)
+        if picture.mode.startswith("I"):  # 16 bits
+            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+        picture = torch.from_numpy(np.array(picture.convert("RGBA")))
+    else:
+        picture, aspect = torch.from_numpy(frame[0].to_ndarray(format="rgba")), frame[1]
+    rgba = rearrange(picture, "h w c -> c h w") / 255
+    if aspect > 0 and aspect != 1:  # pixels that are not square: the shorter side of each is stretched
+        (h, w), wide = rgba.shape[1:], float(aspect)
+        shape = (h, ceil(w * wide)) if wide > 1 else (ceil(h / wide), w)
+        rgba = F.interpolate(rgba[None], shape, mode="bilinear", align_corners=False)[0]
+    return rgba if isinstance(frame, Path) else _upright(rgba, frame[0])
+
+
+def _upright(rgba: Float[Tensor, "4 _ _"], frame: av.VideoFrame) -> Float[Tensor, "4 _ _"]:
+    """Turned and mirrored by the nearest right angle, as the file's display matrix says."""
+    found = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    if not found:
+        return rgba
+    a, b, _, c, d = np.frombuffer(found[0], "<i4")[:5].astype(float)  # x' = a x + c y, y' = b x + d y
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        rgba, a, d = rgba.mT, c, b
+    return rgba.flip([axis for axis, sign in ((2, a), (1, d)) if sign < 0])
 
 
 def _crop_resize(rgba: Float[Tensor, "4 _ _"], size: int | tuple[int, int]) -> Float[Tensor, "4 h w"]:
@@ -213,14 +298,18 @@ def _crop_resize(rgba: Float[Tensor, "4 _ _"], size: int | tuple[int, int]) -> F
     return torch.cat([small[:3] / small[3:].clamp(min=1e-6), small[3:]]).clamp(0, 1)
 
 
+def _bytes(pictures: Float[Tensor, "t c h w"]) -> np.ndarray:
+    images = (pictures.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+    return rearrange(images, "t c h w -> t h w c").contiguous().numpy()
+
+
 def _encode(pictures: Float[Tensor, "t c h w"], path: Path, fps: float, codec: str, pixels: str, *options) -> None:
     """Write frames; `options` are those of the codec, then of the file."""
     if codec == "libx264":  # it stores colour once per 2x2 pixels
         pictures = F.pad(pictures, (0, pictures.shape[3] % 2, 0, pictures.shape[2] % 2), mode="replicate")
-    images = (pictures.detach().clamp(0, 1) * 255).round().to("cpu", torch.uint8)
-    images = rearrange(images, "t c h w -> t h w c").contiguous().numpy()
+    images = _bytes(pictures)
     frames = (av.VideoFrame.from_ndarray(image, format="rgba" if image.shape[2] == 4 else "rgb24") for image in images)
-    with av.open(str(path), "w", options=options[1]) as container:
+    with av.open(f"file:{path}", "w", options=options[1]) as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options[0])
         stream.height, stream.width, stream.pix_fmt = images.shape[1], images.shape[2], pixels
         if pixels == "pal8":

@@ -60,7 +60,7 @@ def test_what_cannot_be_combined_is_said_before_any_work(weights, tmp_path, caps
     out = ["--out", tmp_path / "out"]
     for nothing in ("", "on the ground"):
         said = refused(capsys, "generate", *out, "--text", nothing)
-        assert f"fourd: --text: {nothing!r} has none of the words it learned" in said
+        assert said.startswith(f"fourd: --text: {nothing!r}")
     for flag, by in (("--text-weights", ["--text", "box"]), ("--upsampler-weights", ["--upsample"])):
         assert "No weights at" in refused(capsys, "generate", *out, *by, flag, tmp_path)
     assert not (tmp_path / "out").exists()
@@ -153,4 +153,4 @@ def test_windows_take_all_frames(tmp_path, capsys):
 def test_a_caption_becomes_a_grid(tmp_path, capsys):
     main(["generate", "--text", "a red ball bouncing", "--out", str(tmp_path / "out"), "--steps", "1"])
     assert "4 views x 4 times of 24x24" in capsys.readouterr().out
-    assert "'mauve' of 'a mauve ball' is not among" in refused(capsys, "generate", "--text", "a mauve ball")
+    assert "'mauve' of 'a mauve ball'" in refused(capsys, "generate", "--text", "a mauve ball")

@@ -1,4 +1,6 @@
 import math
+import os
+from fractions import Fraction
 from functools import partial
 
 import av
@@ -112,6 +114,73 @@ def test_a_phone_held_upright(clip, tmp_path):
     track = track.replace(turn(1, 0, 0, 0, 1), turn(0, 1, 0, -1, 0), 1)  # shown a quarter turn clockwise
     (tmp_path / "phone.mp4").write_bytes(header + b"tkhd" + track)
     assert torch.equal(read_video(tmp_path / "phone.mp4").rgb, rgb.rot90(-1, (2, 3)))
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0), (0.02, 1, -1, 0.02)])
+def test_a_display_matrix_turns_and_mirrors(clip, tmp_path, matrix):
+    """x' = a x + c y, y' = b x + d y, to the nearest right angle; checked place by place against that formula."""
+    rgb = clip[0][:1, :, :32, :46]
+    with av.open(tmp_path / "clip.mp4", "w") as container:
+        stream = container.add_stream("libx264rgb", rate=8, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 46, 32, "rgb24"
+        a, b, c, d = (round(value * 65536) for value in matrix)
+        stream.set_display_matrix(np.array([a, b, 0, c, d, 0, 0, 0, 2**30], np.int32).tolist())
+        image = (rgb[0].permute(1, 2, 0) * 255).round().byte().contiguous().numpy()
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    found = read_video(tmp_path / "clip.mp4").rgb[0]
+    a, b, c, d = (round(value) for value in matrix)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(46), indexing="ij")
+    to_x, to_y = a * x + c * y, b * x + d * y
+    assert torch.equal(found[:, to_y - to_y.min(), to_x - to_x.min()], rgb[0])
+
+
+def test_pixels_that_are_not_square_are_stretched(clip, tmp_path):
+    with av.open(tmp_path / "clip.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 46, 32, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        container.mux(stream.encode(av.VideoFrame(46, 32, "yuv420p")))
+        container.mux(stream.encode())
+    assert read_video(tmp_path / "clip.mp4").rgb.shape[2:] == (32, 92)
+
+
+def test_frames_are_spread_over_time_and_not_over_their_number(clip, tmp_path):
+    """Seven frames, the last of them a long time after the others: of three, the middle one is near half time."""
+    rgb, _ = clip
+    write_video(rgb, tmp_path / "even.mp4", lossless=True)
+    with av.open(tmp_path / "even.mp4") as even, av.open(tmp_path / "late.mp4", "w") as late:
+        stream = late.add_stream_from_template(even.streams.video[0])
+        for packet in even.demux(video=0):
+            if packet.dts is not None:
+                step = packet.duration
+                packet.pts, packet.dts = (t if t < 6 * step else 12 * step for t in (packet.pts, packet.dts))
+                packet.stream = stream
+                late.mux(packet)
+    assert torch.equal(read_video(tmp_path / "late.mp4", frames=5).rgb[:, :, :33, :47], rgb[[0, 3, 5, 6, 6]])
+
+
+def test_pictures_of_any_format_are_frames(clip, tmp_path):
+    for i, suffix in enumerate((".png", ".jpg", ".webp", ".bmp")):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"{i}{suffix}")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert (read_video(tmp_path).rgb[:, 0].mean((1, 2)) * 255).round().tolist() == pytest.approx(
+        [0, 40, 80, 120], abs=2
+    )
+
+
+def test_a_name_is_never_an_address(clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(clip[0], "http:clip.mp4")
+    assert len(read_video("http:clip.mp4").rgb) == 7
+
+
+def test_a_pipe_and_a_cut_file_are_named(clip, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(lambda: read_video(tmp_path / "pipe"), "path", "pipe")
+    write_video(clip[0], tmp_path / "clip.webm")
+    (tmp_path / "short.mp4").write_bytes((tmp_path / "clip.webm").read_bytes()[:200])
+    refused(lambda: read_video(tmp_path / "short.mp4"), "path", "short.mp4")
 
 
 def test_what_stood_there_is_replaced(clip, tmp_path):
