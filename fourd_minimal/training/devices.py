@@ -47,8 +47,9 @@ def world() -> tuple[int, int]:
 
 
 def leave() -> None:
-    """End the group of processes, where there is one."""
+    """End the group of processes, where there is one, once all of them are done with it."""
     if dist.is_available() and dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
