@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gltf_files import CUBE, CUBE_HALF, POST_AT, POST_HALF, SLIDE_FROM, SLIDE_TO, GltfFile, one_mesh, write_gltf
+from refused import refused
 from torch.testing import assert_close
 
 from fourd_minimal.cameras import circular_trajectory
@@ -71,38 +72,33 @@ def test_clips_with_one_name_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"views": 1}, "views is 1; expected at least 2"),
-        ({"oversample": 4}, "oversample is 4; expected odd"),
-        ({"time_range": (0.5, 0.5)}, r"time_range is \(0.5, 0.5\); expected a rising pair"),
-        ({"fov_deg": 180.0}, "fov_deg is 180.0; expected between"),
-        ({"radius": 1.0}, "radius is 1.0; expected above 1"),
-        ({"fill": 1.5}, r"fill is 1.5; expected in \(0, 1\]"),
-        ({"background": (0.0, 0.0, 255.0)}, "background is .*; expected three numbers"),
-        ({"clip": "run"}, "clip is 'run'; .* has rest, clip_1, spline, or an index from 0 to 2"),
-        ({"clip": -1}, "clip is -1; .* has rest"),
+        ({"views": 1}, ("views", 1)),
+        ({"oversample": 4}, ("oversample", 4)),
+        ({"time_range": (0.5, 0.5)}, ("time_range", (0.5, 0.5))),
+        ({"fov_deg": 180.0}, ("fov_deg", 180)),
+        ({"radius": 1.0}, ("radius", 1)),
+        ({"fill": 1.5}, ("fill", 1.5)),
+        ({"background": (0.0, 0.0, 255.0)}, ("background", 255)),
+        ({"clip": "run"}, ("clip", "run", "rest", "clip_1", "spline")),
+        ({"clip": -1}, ("clip", -1, "rest")),
     ],
 )
 def test_bad_arguments(asset, changes, said):
-    with pytest.raises(ValueError, match=said):
-        render_asset(**{"path": asset, "views": 2, "times": 2, "size": 8, **changes})
+    refused(lambda: render_asset(**{"path": asset, "views": 2, "times": 2, "size": 8, **changes}), *said)
 
 
 def test_assets_that_do_not_move(tmp_path):
-    with pytest.raises(ValueError, match="holds no animation"):
-        render_asset(box().save(tmp_path / "a.glb"), 2, 2, 8)
+    refused(lambda: render_asset(box().save(tmp_path / "a.glb"), 2, 2, 8), "a.glb")
     still = box(({(0, "translation"): STILL}, {})).save(tmp_path / "b.glb")
-    with pytest.raises(ValueError, match="in which nothing moves"):
-        render_asset(still, 2, 2, 8)
+    refused(lambda: render_asset(still, 2, 2, 8), "b.glb")
     assert render_asset(still, 2, 2, 8, clip=0).alpha.max() == 1
     pose = box(({(0, "translation"): [(1, 0, 0)]}, dict(times=[0.5], name="pose"))).save(tmp_path / "c.glb")
-    with pytest.raises(ValueError, match="clip is 'pose', which holds a single pose"):
-        render_asset(pose, 2, 2, 8, clip="pose")
+    refused(lambda: render_asset(pose, 2, 2, 8, clip="pose"), "clip", "pose")
 
 
 def test_assets_without_a_size(tmp_path):
     path = box(({(0, "rotation"): TURN}, {}), scale=[1e-30] * 3).save(tmp_path / "a.glb")
-    with pytest.raises(ValueError, match=r"a.glb', whose vertices reach over"):
-        render_asset(path, 2, 2, 8)
+    refused(lambda: render_asset(path, 2, 2, 8), "a.glb")
 
 
 GRID = dict(time_range=(0.25, 1.0), elevation_deg=15.0, fov_deg=40.0)

