@@ -31,7 +31,11 @@ from fourd_minimal.training.tables import made_by, table
 ROOT = Path(__file__).resolve().parents[1]
 RUN = 3600  # seconds a notebook may take
 MOVE = 60  # seconds until something that was moved shows it
-HARMLESS: dict[str, str] = {}
+ATTACHED = "JupyterLab asks for attachment:NAME as an address before it takes the picture from the cell"
+HARMLESS = {
+    f"Failed to load resource: net::ERR_UNKNOWN_URL_SCHEME ({name}.png)": ATTACHED
+    for name in ("two_streams", "motion_module", "sds_loop")
+}
 """Console errors that are no fault of ours: the exact text, and why."""
 SHOWN = re.compile(r"\.\./figures/[\w./-]+\.(?:svg|png|gif|jpe?g|webp|mp4|webm)")
 SETTINGS = {
